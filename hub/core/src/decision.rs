@@ -1,0 +1,47 @@
+//! What a step of the hub asks its driver to do: write down, then send, then tell (protocol R8).
+
+use proto::{ClusterName, FromHub, Inventory, PlacementId, PlacementName, VolumeState, WallTime};
+use serde::{Deserialize, Serialize};
+
+use crate::explain::{Happening, OperationView, PlacementView};
+use crate::journal::Entry;
+
+#[derive(Debug, Default)]
+pub struct Decision {
+    /// To be durable before anything is sent.
+    pub record: Vec<Entry>,
+    /// Newest-wins values to be durable together with `record`.
+    pub remember: Vec<Remembered>,
+    pub send: Vec<Send>,
+    pub explain: Vec<Explanation>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Send {
+    pub to: ClusterName,
+    pub message: FromHub,
+}
+
+/// What the hub keeps of a placement beside the journal, one value per placement, the newest wins: the copy of the
+/// manifests, and the times that exist only at a primary (storage.md, rule 9).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Remembered {
+    pub placement: PlacementId,
+    pub name: PlacementName,
+    /// The cluster that reported it, as holder.
+    pub from: ClusterName,
+    pub inventory: Inventory,
+    pub volumes: Vec<VolumeState>,
+    /// When the hub received `volumes`.
+    pub received: WallTime,
+}
+
+/// One finding, told in every form: status, Kubernetes event, metric and log line print the same value.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Explanation {
+    Placement(Box<PlacementView>),
+    Operation(Box<OperationView>),
+    Happened(Happening),
+    /// The release of a deleted DRPlacement is complete: its finalizer may go.
+    Released(PlacementId, PlacementName),
+}

@@ -1,0 +1,26 @@
+//! Everything that can happen to the hub. An event updates what is known; what to do is read from the whole state.
+
+use proto::{Acknowledgement, ClusterName, Heartbeat, Hello, PlacementId, Report};
+
+use crate::fleet::Cluster;
+use crate::placement::{Placement, Refused};
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A DRPlacement as it now is, parsed at the door.
+    PlacementSeen(Box<Placement>),
+    /// A DRPlacement whose spec cannot be understood: the last good one stays in force, and its status says why.
+    PlacementRefused(Box<Refused>),
+    /// The DRPlacement object no longer exists.
+    PlacementGone(PlacementId),
+    ClusterSeen(Cluster),
+    ClusterGone(ClusterName),
+    /// A stream has begun; everything said before on another stream of this cluster is over.
+    Connected(Hello),
+    Disconnected(ClusterName),
+    Heartbeat(Heartbeat),
+    Report(Box<Report>),
+    Acknowledged(Acknowledgement),
+    /// Time has passed.
+    Tick,
+}

@@ -1,0 +1,44 @@
+//! What one placement asks of one cluster: a whole value, the newest wins.
+
+use serde::{Deserialize, Serialize};
+
+use crate::epoch::Epoch;
+use crate::names::{ClusterName, PlacementId, PlacementName, Selector};
+use crate::policy::Policy;
+use crate::volume::Inventory;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Protect {
+    pub volumes: Selector,
+    pub workloads: Selector,
+}
+
+/// Another cluster of the same placement.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    pub cluster: ClusterName,
+    /// The uid in its certificate's identity.
+    pub identity: String,
+    /// `host:port` of its agent's peer service; none: agents cannot reach each other, and a silent hub ends the lease.
+    pub peer_endpoint: Option<String>,
+    /// `host:port` of its API server or of other things whose answer is a sign of life.
+    pub probe_endpoints: Vec<String>,
+    /// Whether a promotion there is possible, so that a hold needs its promise.
+    pub eligible: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assignment {
+    pub placement: PlacementId,
+    pub name: PlacementName,
+    /// The current ownership; zero and none before the first.
+    pub epoch: Epoch,
+    pub holder: Option<ClusterName>,
+    pub protect: Protect,
+    /// Name of the VolumeReplicationClass.
+    pub replication_class: String,
+    pub policy: Policy,
+    pub peers: Vec<Peer>,
+    /// What a standby keeps staged: the hub's copy of the holder's claims and volumes. None for the holder itself.
+    pub inventory: Option<Inventory>,
+}

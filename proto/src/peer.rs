@@ -1,0 +1,24 @@
+//! What agents say to each other when the hub is silent (protocol §4, "Hub silent").
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::epoch::Epoch;
+use crate::names::{ClusterName, PlacementId};
+
+/// The holder asks a target to refrain from promotion for a while.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldRequest {
+    pub holder: ClusterName,
+    pub placement: PlacementId,
+    pub epoch: Epoch,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HoldAnswer {
+    /// The holder's deadline may move to its own send instant plus `hold`.
+    Promised { hold: Duration },
+    /// This target has seen another epoch, or does not know the placement.
+    Refused { epoch_seen: Epoch },
+}
