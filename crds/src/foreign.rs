@@ -1,0 +1,44 @@
+//! The kinds of csi-addons that Understudy reads and writes, by name only: their shapes are their owners'.
+
+use kube::core::{ApiResource, GroupVersionKind};
+
+pub const REPLICATION_GROUP: &str = "replication.storage.openshift.io";
+pub const REPLICATION_VERSION: &str = "v1alpha1";
+pub const VOLUME_REPLICATION: &str = "VolumeReplication";
+pub const VOLUME_REPLICATIONS: &str = "volumereplications";
+pub const VOLUME_REPLICATION_CLASS: &str = "VolumeReplicationClass";
+pub const VOLUME_REPLICATION_CLASSES: &str = "volumereplicationclasses";
+
+pub const CSI_ADDONS_GROUP: &str = "csiaddons.openshift.io";
+pub const CSI_ADDONS_VERSION: &str = "v1alpha1";
+pub const CSI_ADDONS_NODE: &str = "CSIAddonsNode";
+pub const CSI_ADDONS_NODES: &str = "csiaddonsnodes";
+
+/// Parameter of a VolumeReplicationClass of Ceph: how often a copy is taken, in m, h or d.
+pub const SCHEDULING_INTERVAL: &str = "schedulingInterval";
+
+/// Namespaced.
+pub fn volume_replication() -> ApiResource {
+    resource(REPLICATION_GROUP, REPLICATION_VERSION, VOLUME_REPLICATION, VOLUME_REPLICATIONS)
+}
+
+/// Cluster-scoped.
+pub fn volume_replication_class() -> ApiResource {
+    resource(REPLICATION_GROUP, REPLICATION_VERSION, VOLUME_REPLICATION_CLASS, VOLUME_REPLICATION_CLASSES)
+}
+
+/// Namespaced.
+pub fn csi_addons_node() -> ApiResource {
+    resource(CSI_ADDONS_GROUP, CSI_ADDONS_VERSION, CSI_ADDONS_NODE, CSI_ADDONS_NODES)
+}
+
+fn resource(group: &str, version: &str, kind: &str, plural: &str) -> ApiResource {
+    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural)
+}
+
+/// The values of `spec.replicationState`.
+pub mod replication_state {
+    pub const PRIMARY: &str = "primary";
+    pub const SECONDARY: &str = "secondary";
+    pub const RESYNC: &str = "resync";
+}

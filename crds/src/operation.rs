@@ -1,0 +1,170 @@
+//! DROperation: one proposed, running or past operation, with its plan, its evidence and its receipt.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::shape;
+
+/// What one operation on a placement is. Written by the hub, and never changed.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "understudy.dev",
+    version = "v1alpha1",
+    kind = "DROperation",
+    plural = "droperations",
+    shortname = "dro",
+    category = "dr",
+    namespaced,
+    status = "DROperationStatus",
+    derive = "PartialEq",
+    doc = "One proposed, running or past operation on a placement: its plan with its steps and their times, its evidence, what was lost, and its result. Written by the hub."
+)]
+#[serde(rename_all = "camelCase")]
+pub struct DROperationSpec {
+    /// Name of the DRPlacement in this namespace.
+    #[schemars(schema_with = "shape::label")]
+    pub placement: String,
+    pub kind: OperationKind,
+    /// The cluster that the placement leaves. None in a Deploy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::label")]
+    pub from: Option<String>,
+    /// The cluster that takes over. None in a Release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::label")]
+    pub to: Option<String>,
+    /// The epoch that is entered by it.
+    #[schemars(range(min = 0))]
+    pub epoch: i64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OperationKind {
+    /// Adopts an application where it runs.
+    Deploy,
+    FailOver,
+    /// Lets go; everything stays as it is.
+    Release,
+    Migrate,
+    FailBack,
+}
+
+/// How far the operation is, and how it went.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DROperationStatus {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<OperationPhase>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::word")]
+    pub reason: Option<String>,
+    /// Begins with the object and ends with what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::text")]
+    pub message: Option<String>,
+    /// The steps, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "atomic"))]
+    pub plan: Vec<StepStatus>,
+    /// What spoke for the operation when it was decided, one fact each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "shape::texts")]
+    pub evidence: Vec<String>,
+    /// How the old holder is known to be stopped: NeverHeld, Acknowledged, LeaseExpired, Storage or Asserted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::word")]
+    pub fence_proof: Option<String>,
+    /// What was lost, per volume. Frozen when the operation ends.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["claim"]))]
+    pub loss_receipt: Vec<VolumeLossStatus>,
+    /// When the old holder was last heard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::time")]
+    pub lost_at: Option<MicroTime>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::time")]
+    pub started: Option<MicroTime>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::time")]
+    pub finished: Option<MicroTime>,
+    /// One word for how it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::word")]
+    pub result: Option<String>,
+    /// How long each part of it took.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "atomic"))]
+    pub durations: Vec<PhaseDuration>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OperationPhase {
+    /// Waits for an approval.
+    Proposed,
+    Running,
+    /// Runs, and a step does not end; the reason says why.
+    Stuck,
+    Succeeded,
+    /// Given up before the point of no return.
+    Aborted,
+    Failed,
+}
+
+/// One step of the plan.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StepStatus {
+    #[schemars(schema_with = "shape::word")]
+    pub name: String,
+    pub state: StepState,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::time")]
+    pub started: Option<MicroTime>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::time")]
+    pub finished: Option<MicroTime>,
+    /// What is missing until it is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::text")]
+    pub waiting_for: Option<String>,
+    /// What showed that it is done, or why it cannot be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::text")]
+    pub evidence: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum StepState {
+    Pending,
+    Running,
+    Done,
+    Stuck,
+}
+
+/// What one volume has lost.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeLossStatus {
+    /// Name of its PersistentVolumeClaim.
+    #[schemars(schema_with = "shape::name")]
+    pub claim: String,
+    /// When the copy was taken that the application goes on with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::time")]
+    pub last_sync_time: Option<Time>,
+    /// The writes of this span are lost; or "unknown".
+    #[schemars(schema_with = "shape::word")]
+    pub lost: String,
+}
+
+/// How long one part of an operation took.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PhaseDuration {
+    #[schemars(schema_with = "shape::word")]
+    pub phase: String,
+    pub seconds: f64,
+}

@@ -1,0 +1,315 @@
+//! DRPlacement: one protected application, where its user wants it, and what is true of it now.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::shape;
+
+/// An application whose volumes are replicated to another cluster: which cluster should run it, what belongs to it, and
+/// how it moves when a cluster is lost.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "understudy.dev",
+    version = "v1alpha1",
+    kind = "DRPlacement",
+    plural = "drplacements",
+    shortname = "drp",
+    category = "dr",
+    namespaced,
+    status = "DRPlacementStatus",
+    derive = "PartialEq",
+    doc = "An application whose volumes are replicated to another cluster: which cluster should run it, what belongs to it, and how it moves when a cluster is lost."
+)]
+#[serde(rename_all = "camelCase")]
+pub struct DRPlacementSpec {
+    /// The cluster that should run the application when all is well. One of `clusters`.
+    #[schemars(schema_with = "shape::label")]
+    pub preferred_cluster: String,
+    /// The clusters that may run it, in order of preference: two to eight names of DRClusters, each once.
+    #[schemars(schema_with = "shape::clusters")]
+    pub clusters: Vec<String>,
+    /// What belongs to the application.
+    pub protect: ProtectSpec,
+    /// How its volumes are replicated.
+    pub replication: ReplicationSpec,
+    /// What happens when the cluster that runs it is lost.
+    #[serde(default)]
+    pub failover: FailoverSpec,
+    /// What happens when the preferred cluster is back.
+    #[serde(default)]
+    pub failback: FailbackSpec,
+    /// Nothing is begun while this is true: no failover, no failback, no first deployment. Leases go on. Default: false.
+    #[serde(default)]
+    pub paused: bool,
+}
+
+/// What belongs to the application, in the placement's namespace.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProtectSpec {
+    /// The PersistentVolumeClaims to replicate.
+    pub volumes: LabelSelectorSpec,
+    /// The workloads to stop and start: anything with a scale subresource, and CronJobs.
+    pub workloads: LabelSelectorSpec,
+}
+
+/// Labels that must all match.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LabelSelectorSpec {
+    /// One to sixteen labels with their values.
+    #[schemars(schema_with = "shape::labels")]
+    pub match_labels: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplicationSpec {
+    /// Name of the VolumeReplicationClass, the same in every cluster.
+    #[schemars(schema_with = "shape::name")]
+    pub volume_replication_class: String,
+}
+
+/// What happens when the cluster that runs the application is lost.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FailoverSpec {
+    /// Automatic: the hub acts alone when it is safe. Confirm: it proposes, a human approves. Manual: only on request.
+    /// Default: Confirm.
+    #[serde(default)]
+    pub mode: FailoverMode,
+    /// The most recent writes that may be lost, as a span of time such as 10m. A failover that would lose more needs a
+    /// human. Default: three scheduling intervals of the VolumeReplicationClass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::span")]
+    pub max_data_loss: Option<String>,
+    /// How a lost cluster is known to have stopped. Default: SelfFence.
+    #[serde(default)]
+    pub fencing: FencingLevel,
+    /// What the running cluster does when neither the hub nor its peers answer: stop the application, or go on. Default:
+    /// Stop in mode Automatic, which needs it; Continue otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_silence: Option<OnSilence>,
+    /// How long leases, waits and suspicion take. Default: the profile Default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timing: Option<TimingSpec>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum FailoverMode {
+    Automatic,
+    #[default]
+    Confirm,
+    Manual,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum FencingLevel {
+    None,
+    #[default]
+    SelfFence,
+    Gate,
+    Storage,
+    External,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OnSilence {
+    Stop,
+    Continue,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TimingProfile {
+    Fast,
+    #[default]
+    Default,
+    Conservative,
+}
+
+/// A profile, and what differs from it. Spans are written as 500ms, 20s or 1m30s.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TimingSpec {
+    /// Where values that are not given here come from. Default: Default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<TimingProfile>,
+    /// How often an agent renews its lease. Profiles: 2s, 5s, 60s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::span")]
+    pub renew: Option<String>,
+    /// How long one call may take. Profiles: 2s, 5s, 10s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::span")]
+    pub rpc: Option<String>,
+    /// How long a lease lasts from the sending of the renewal that it answers. Profiles: 20s, 45s, 600s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::span")]
+    pub ttl: Option<String>,
+    /// How long the promise of a peer lasts while the hub is silent. Profiles: 15s, 30s, 300s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::span")]
+    pub hold: Option<String>,
+    /// The longest terminationGracePeriodSeconds of the protected pods. Profiles: 10s, 30s, 60s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::span")]
+    pub grace: Option<String>,
+    /// From the end of a lease until the application has certainly stopped. Profiles: 25s, 60s, 90s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::span")]
+    pub stop: Option<String>,
+    /// Silence after which a cluster is suspected. Profiles: 6s, 15s, 180s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::span")]
+    pub suspect: Option<String>,
+    /// Silence after which a suspected cluster may be declared lost. Profiles: 12s, 30s, 360s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::span")]
+    pub unreachable: Option<String>,
+    /// By how much a clock may run fast or slow, in parts per million. Profiles: 10000 (1 %).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100_000))]
+    pub clock_rate_error_ppm: Option<u32>,
+}
+
+/// What happens when the preferred cluster is back.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FailbackSpec {
+    /// Manual: only on request. Automatic: once the copy there is protected and stable again. Default: Manual.
+    #[serde(default)]
+    pub mode: FailbackMode,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum FailbackMode {
+    #[default]
+    Manual,
+    Automatic,
+}
+
+/// What is true of the placement now, as the hub knows it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DRPlacementStatus {
+    /// The generation of the spec that this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// The cluster that owns the placement.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::label")]
+    pub active_cluster: Option<String>,
+    /// The number of the current ownership; it only grows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub epoch: Option<i64>,
+    /// One word for what is going on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<Phase>,
+    /// How long the application would be away if its cluster were lost now: detection, wait, promotion and start.
+    #[serde(default, rename = "expectedRTO", skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::word")]
+    pub expected_rto: Option<String>,
+    /// What would be lost if the cluster were lost now: the age of the worst volume's copy, or "unknown".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::word")]
+    pub expected_loss: Option<String>,
+    /// The oldest of the volumes' last complete copies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::time")]
+    pub last_sync_time: Option<Time>,
+    /// The other clusters that could take over, in order of preference.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "shape::few_clusters")]
+    pub standby: Vec<String>,
+    /// Name of the DROperation that runs or waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::name")]
+    pub operation: Option<String>,
+    /// Its current step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::word")]
+    pub step: Option<String>,
+    /// The reason that matters most now; it is that of a condition.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::word")]
+    pub reason: Option<String>,
+    /// Ready, Available, Protected, FailoverReady, AutomaticFailoverArmed; Reconciling and Stalled only while true.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "shape::conditions")]
+    pub conditions: Vec<Condition>,
+    /// Each protected volume at the active cluster.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["claim"]))]
+    pub volumes: Vec<VolumeStatus>,
+}
+
+/// One word for what is going on with a placement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Phase {
+    /// Not begun: no cluster owns it yet.
+    Pending,
+    /// Being adopted where it runs.
+    Deploying,
+    /// Runs, and its copy meets the bound.
+    Protected,
+    /// Runs, and its copy does not meet the bound.
+    Unprotected,
+    FailingOver,
+    Migrating,
+    FailingBack,
+    /// An operation waits for an approval.
+    WaitingForApproval,
+    /// Nothing moves until a human has looked.
+    NeedsHuman,
+    Paused,
+    /// Being let go.
+    Releasing,
+}
+
+impl Phase {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Phase::Pending => "Pending",
+            Phase::Deploying => "Deploying",
+            Phase::Protected => "Protected",
+            Phase::Unprotected => "Unprotected",
+            Phase::FailingOver => "FailingOver",
+            Phase::Migrating => "Migrating",
+            Phase::FailingBack => "FailingBack",
+            Phase::WaitingForApproval => "WaitingForApproval",
+            Phase::NeedsHuman => "NeedsHuman",
+            Phase::Paused => "Paused",
+            Phase::Releasing => "Releasing",
+        }
+    }
+}
+
+/// One protected volume.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeStatus {
+    /// Name of its PersistentVolumeClaim.
+    #[schemars(schema_with = "shape::name")]
+    pub claim: String,
+    /// The cluster that this line was seen in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::label")]
+    pub cluster: Option<String>,
+    /// State of its VolumeReplication: Primary, Secondary or Unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::word")]
+    pub state: Option<String>,
+    /// When its last complete copy was taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::time")]
+    pub last_sync_time: Option<Time>,
+    /// How old that copy was when this status was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::word")]
+    pub lag: Option<String>,
+}
