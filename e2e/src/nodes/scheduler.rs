@@ -1,0 +1,76 @@
+//! Stands in for the scheduler: binds a waiting pod to a live node once all of its claims are bound.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, Taint, Toleration};
+
+use super::{action::Action, registration::Registration, settings::Settings, view::View};
+
+/// Set on a node that just came up, and taken back by the controller manager some time later. The scheduler is in
+/// one process with the nodes here, and knows better that they live.
+const STARTING: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
+
+pub fn decide(view: &View, settings: &Settings) -> Vec<Action> {
+    let mut load = load(view, settings);
+    let mut actions = Vec::new();
+    for pod in view.pods() {
+        let Some(specification) = pod.spec.as_ref().filter(|_| is_waiting(&pod)) else { continue };
+        if view.volumes_of(&pod).is_none() {
+            continue;
+        }
+        let fitting = load.iter_mut().filter(|(node, _)| fits(view, node, specification));
+        let Some((node, pods)) = fitting.min_by_key(|(_, pods)| **pods) else { continue };
+        *pods += 1;
+        actions.extend(Action::bind(&pod, node));
+    }
+    actions
+}
+
+/// How many pods each node that takes pods has.
+fn load(view: &View, settings: &Settings) -> BTreeMap<String, usize> {
+    let roomy = view.own_nodes().iter().filter(|node| !settings.full_nodes.contains(node));
+    let mut load: BTreeMap<String, usize> = roomy.map(|node| (node.clone(), 0)).collect();
+    for pod in view.pods() {
+        let node = pod.spec.as_ref().and_then(|specification| specification.node_name.as_ref());
+        if let Some(pods) = node.and_then(|node| load.get_mut(node)) {
+            *pods += 1;
+        }
+    }
+    load
+}
+
+fn is_waiting(pod: &Pod) -> bool {
+    let Some(specification) = &pod.spec else { return false };
+    pod.metadata.deletion_timestamp.is_none()
+        && specification.node_name.as_deref().is_none_or(str::is_empty)
+        && specification.scheduler_name.as_deref().is_none_or(|name| name == "default-scheduler")
+        && specification.scheduling_gates.as_ref().is_none_or(Vec::is_empty)
+}
+
+fn fits(view: &View, node: &str, specification: &PodSpec) -> bool {
+    let labels = Registration::labels(node);
+    let selector = specification.node_selector.iter().flatten();
+    let Some(object) = view.node(node) else { return false };
+    selector.clone().all(|(key, value)| labels.get(key) == Some(value)) && takes(&object, specification)
+}
+
+fn takes(node: &Node, specification: &PodSpec) -> bool {
+    let Some(node) = &node.spec else { return true };
+    let tolerations = specification.tolerations.as_deref().unwrap_or_default();
+    let repels = |taint: &Taint| {
+        taint.effect != "PreferNoSchedule"
+            && !STARTING.contains(&taint.key.as_str())
+            && !tolerations.iter().any(|toleration| tolerates(toleration, taint))
+    };
+    node.unschedulable != Some(true) && !node.taints.iter().flatten().any(repels)
+}
+
+fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+    let same = |wish: &Option<String>, fact: &str| {
+        wish.as_deref().is_none_or(|wish| wish.is_empty() || wish == fact)
+    };
+    let any_value = toleration.operator.as_deref() == Some("Exists");
+    same(&toleration.key, &taint.key)
+        && same(&toleration.effect, &taint.effect)
+        && (any_value || toleration.value == taint.value)
+}
