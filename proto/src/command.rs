@@ -66,7 +66,7 @@ impl fmt::Display for CommandId {
 /// Why the old holder is known to be stopped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FenceProof {
-    /// There was no holder before (the first deployment).
+    /// No other cluster can hold it: the first deployment, or the return to a holder that was never replaced.
     NeverHeld,
     /// It said so: pods and attachments gone, volumes secondary.
     Acknowledged,

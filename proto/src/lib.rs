@@ -16,6 +16,11 @@ pub mod policy;
 pub mod report;
 pub mod volume;
 
+#[cfg(feature = "wire")]
+pub mod convert;
+#[cfg(feature = "wire")]
+pub mod wire;
+
 pub use acknowledgement::{Acknowledgement, Outcome, Refusal};
 pub use assignment::{Assignment, Peer, Protect};
 pub use clock::{Mark, Moment, WallTime};
