@@ -1,0 +1,3 @@
+//! The hub around its core: one conversation per file.
+
+pub mod journal_store;
