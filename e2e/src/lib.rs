@@ -1,1 +1,9 @@
-
+pub mod assets;
+pub mod process;
+pub mod relay;
+pub mod nodes;
+pub mod control_plane;
+pub mod application;
+pub mod array;
+pub mod csi_addons;
+pub mod history;

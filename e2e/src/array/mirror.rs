@@ -1,0 +1,288 @@
+//! Stand-in for a storage array: the conversation between the two sites' mirror daemons.
+//!
+//! Each side asks the other, again and again: what do you offer, give me the bytes of that snapshot, and hear how
+//! far I am. A question and an answer are a line of JSON each; bytes follow theirs raw. Every wait has a deadline,
+//! so a link that was cut ends a round and nothing more; the next round is a new connection.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream},
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
+
+use super::{
+    image::{Image, Offer, Report, Role, Snapshot, Sync},
+    serve::Site,
+    settings::Settings,
+    shelf::Shelf,
+};
+
+const LINE_LIMIT: u64 = 8 * 1024 * 1024;
+const DEADLINE: Duration = Duration::from_secs(2);
+
+#[derive(Serialize, Deserialize)]
+enum Question {
+    Offers,
+    Bytes { handle: String, snapshot: Snapshot, from: u64 },
+    Hear(Vec<(String, Report)>),
+}
+
+#[derive(Serialize, Deserialize)]
+enum Answer {
+    Offers(Vec<Offer>),
+    Bytes(u64),
+    Heard,
+    NoSuchSnapshot,
+}
+
+/// Answers the peer for as long as the array runs.
+pub async fn serve(site: Arc<Site>, listener: TcpListener) -> Result<(), io::Error> {
+    loop {
+        let (stream, _) = listener.accept().await?;
+        let site = site.clone();
+        tokio::spawn(async move {
+            if let Err(error) = answer_round(&site, stream).await {
+                tracing::debug!(%error, "a round of the peer broke off");
+            }
+        });
+    }
+}
+
+async fn answer_round(site: &Site, stream: TcpStream) -> Result<(), io::Error> {
+    let mut link = Link(BufStream::new(stream));
+    while let Some(question) = link.receive::<Question>().await? {
+        let mut bytes = Vec::new();
+        let answer = match question {
+            Question::Offers => Answer::Offers(site.shelf.lock().await.offers()),
+            Question::Bytes { handle, snapshot, from } => {
+                match bytes_of(&*site.shelf.lock().await, &handle, &snapshot, from)? {
+                    Some(found) => {
+                        bytes = found;
+                        Answer::Bytes(bytes.len() as u64)
+                    }
+                    None => Answer::NoSuchSnapshot,
+                }
+            }
+            Question::Hear(reports) => {
+                site.shelf.lock().await.note_reports(reports)?;
+                Answer::Heard
+            }
+        };
+        link.send(&answer, &bytes).await?;
+    }
+    Ok(())
+}
+
+fn bytes_of(
+    shelf: &Shelf,
+    handle: &str,
+    snapshot: &Snapshot,
+    from: u64,
+) -> Result<Option<Vec<u8>>, io::Error> {
+    let Some(slot) = shelf.slot(handle) else { return Ok(None) };
+    let knows = |known: &Snapshot| known.tenure == snapshot.tenure && known.number >= snapshot.number;
+    let known = slot.image.head.iter().chain(&slot.image.parents).any(knows);
+    if !known || slot.length() < snapshot.length {
+        return Ok(None);
+    }
+    slot.read(from, snapshot.length).map(Some)
+}
+
+/// Asks the peer for as long as the array runs.
+pub async fn follow(site: Arc<Site>, peer: String) -> Result<(), io::Error> {
+    let mut transfers = Transfers::default();
+    loop {
+        let settings = match Settings::read(&site.directory) {
+            Ok(settings) => settings,
+            Err(error) => {
+                tracing::warn!(%error, "mirroring goes on with default settings");
+                Settings::default()
+            }
+        };
+        if let Err(error) = ask_round(&site, &peer, &settings, &mut transfers).await {
+            tracing::debug!(%error, "a round with the peer broke off");
+        }
+        tokio::time::sleep(settings.mirror_poll.max(Duration::from_millis(5))).await;
+    }
+}
+
+/// The snapshot of each image that is under way, and when it arrives: one at a time, however many are offered.
+#[derive(Default)]
+struct Transfers(BTreeMap<String, (Offer, Instant)>);
+
+impl Transfers {
+    /// Begins a transfer unless one is under way; gives it out when its time is over.
+    fn arrived(&mut self, offer: &Offer, delay: Duration) -> Option<(Offer, Instant)> {
+        let begun =
+            self.0.entry(offer.handle.clone()).or_insert_with(|| (offer.clone(), Instant::now())).clone();
+        (begun.1.elapsed() >= delay).then(|| {
+            self.0.remove(&offer.handle);
+            begun
+        })
+    }
+
+    fn forget(&mut self, handle: &str) {
+        self.0.remove(handle);
+    }
+}
+
+async fn ask_round(
+    site: &Site,
+    peer: &str,
+    settings: &Settings,
+    transfers: &mut Transfers,
+) -> Result<(), io::Error> {
+    let stream = timeout(DEADLINE, TcpStream::connect(peer)).await.map_err(|_| silent("connecting"))??;
+    let mut link = Link(BufStream::new(stream));
+    let Answer::Offers(offers) = link.ask(&Question::Offers).await? else { return Err(unexpected("offers")) };
+    {
+        let mut shelf = site.shelf.lock().await;
+        shelf.remember_offers(offers.clone());
+        discard_what_must_go(&mut shelf, &offers, settings)?;
+    }
+    for offer in &offers {
+        copy_if_due(site, &mut link, offer, settings, transfers).await?;
+    }
+    let reports = site.shelf.lock().await.reports(settings);
+    match link.ask(&Question::Hear(reports)).await? {
+        Answer::Heard => Ok(()),
+        Answer::Offers(_) | Answer::Bytes(_) | Answer::NoSuchSnapshot => Err(unexpected("to be heard")),
+    }
+}
+
+/// A secondary goes when its primary ends the mirroring, and before it is made anew by a resync.
+fn discard_what_must_go(shelf: &mut Shelf, offers: &[Offer], settings: &Settings) -> Result<(), io::Error> {
+    let to_resync: Vec<String> = shelf
+        .slots_mut()
+        .filter(|slot| slot.image.resync_requested)
+        .map(|slot| slot.image.handle.clone())
+        .collect();
+    for handle in to_resync {
+        tracing::info!(%handle, "resync: the image is discarded");
+        shelf.discard(&handle, Some(Instant::now() + settings.resync_delay))?;
+    }
+    for offer in offers.iter().filter(|offer| !offer.mirroring && offer.role == Role::Primary) {
+        let follows = shelf.slot(&offer.handle).is_some_and(|slot| {
+            slot.image.role == Role::Secondary && slot.image.mirroring && slot.image.same_or_behind(offer)
+        });
+        if follows {
+            tracing::info!(handle = %offer.handle, "mirroring ended at the primary: the copy is removed");
+            shelf.discard(&offer.handle, None)?;
+        }
+    }
+    Ok(())
+}
+
+async fn copy_if_due(
+    site: &Site,
+    link: &mut Link,
+    offer: &Offer,
+    settings: &Settings,
+    transfers: &mut Transfers,
+) -> Result<(), io::Error> {
+    let wanted = from_where(&*site.shelf.lock().await, offer);
+    let stalled = settings.stall_replication.contain(&offer.handle);
+    let (Some(from), true, false) = (wanted, offer.mirroring, stalled) else {
+        transfers.forget(&offer.handle);
+        return Ok(());
+    };
+    let Some((offer, begun)) = transfers.arrived(offer, settings.sync_delay) else { return Ok(()) };
+    let Some(snapshot) = offer.head.clone() else { return Ok(()) };
+    let question = Question::Bytes { handle: offer.handle.clone(), snapshot: snapshot.clone(), from };
+    let length = match link.ask(&question).await? {
+        Answer::Bytes(length) => length,
+        Answer::NoSuchSnapshot => return Ok(()),
+        Answer::Offers(_) | Answer::Heard => return Err(unexpected("bytes")),
+    };
+    let bytes = link.bytes(length).await?;
+    let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let sync = Sync { snapshot, bytes: length, milliseconds };
+    take_over(&mut *site.shelf.lock().await, &offer, sync, from, &bytes, settings)
+}
+
+/// From which byte on the peer's snapshot is wanted here, if it is.
+fn from_where(shelf: &Shelf, offer: &Offer) -> Option<u64> {
+    match shelf.slot(&offer.handle) {
+        Some(slot) => slot.image.follows(offer).then(|| slot.length()),
+        None => (offer.role == Role::Primary && !shelf.is_away(&offer.handle)).then_some(0),
+    }
+}
+
+/// The image may have changed while its bytes were on the way: then they are of no use.
+fn take_over(
+    shelf: &mut Shelf,
+    offer: &Offer,
+    sync: Sync,
+    from: u64,
+    bytes: &[u8],
+    settings: &Settings,
+) -> Result<(), io::Error> {
+    if from_where(shelf, offer) != Some(from) {
+        return Ok(());
+    }
+    match shelf.slot_mut(&offer.handle) {
+        Some(slot) => slot.replay(offer, sync, bytes),
+        None => {
+            let image = Image::copied(offer, sync, Timestamp::now());
+            shelf.put_anew(image, bytes, Instant::now() + settings.resync_delay)
+        }
+    }
+}
+
+/// One connection, either end of it.
+struct Link(BufStream<TcpStream>);
+
+impl Link {
+    async fn ask(&mut self, question: &Question) -> Result<Answer, io::Error> {
+        self.send(question, &[]).await?;
+        self.receive().await?.ok_or_else(|| io::Error::other("the peer closed the connection"))
+    }
+
+    async fn send(&mut self, line: &impl Serialize, bytes: &[u8]) -> Result<(), io::Error> {
+        let mut message = serde_json::to_vec(line)?;
+        message.push(b'\n');
+        let sent = async {
+            self.0.write_all(&message).await?;
+            self.0.write_all(bytes).await?;
+            self.0.flush().await
+        };
+        timeout(DEADLINE, sent).await.map_err(|_| silent("sending"))?
+    }
+
+    async fn receive<T: DeserializeOwned>(&mut self) -> Result<Option<T>, io::Error> {
+        let mut line = Vec::new();
+        let mut reader = (&mut self.0).take(LINE_LIMIT);
+        let length = timeout(DEADLINE, reader.read_until(b'\n', &mut line)).await;
+        match length.map_err(|_| silent("receiving"))?? {
+            0 => Ok(None),
+            _ => Ok(Some(serde_json::from_slice(&line)?)),
+        }
+    }
+
+    async fn bytes(&mut self, length: u64) -> Result<Vec<u8>, io::Error> {
+        let mut bytes = Vec::new();
+        let mut reader = (&mut self.0).take(length);
+        timeout(DEADLINE, reader.read_to_end(&mut bytes)).await.map_err(|_| silent("receiving bytes"))??;
+        if bytes.len() as u64 != length {
+            return Err(io::Error::other(format!("{} of {length} bytes arrived", bytes.len())));
+        }
+        Ok(bytes)
+    }
+}
+
+fn silent(doing: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, format!("{doing}: the peer was silent for {DEADLINE:?}"))
+}
+
+fn unexpected(wanted: &str) -> io::Error {
+    io::Error::other(format!("the peer answered something else than {wanted}"))
+}
