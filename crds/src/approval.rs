@@ -5,7 +5,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::shape;
+use crate::{rules, shape};
 
 /// A human's answer to one proposed operation. It counts once, only for what it names, and cannot be changed.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -18,9 +18,16 @@ use crate::shape;
     category = "dr",
     namespaced,
     derive = "PartialEq",
+    printcolumn(name = "OPERATION", type_ = "string", json_path = ".spec.operation"),
+    printcolumn(name = "APPROVE", type_ = "boolean", json_path = ".spec.approve"),
+    printcolumn(name = "APPROVER", type_ = "string", json_path = ".spec.approver"),
+    printcolumn(name = "EPOCH", type_ = "integer", json_path = ".spec.epoch"),
+    printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "ASSERTS OFF", type_ = "string", json_path = ".spec.assertFenced", priority = 1),
     doc = "A human's answer to one proposed operation. It counts once, only for what it names, and cannot be changed; delete it and make another. The hub cannot write one."
 )]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules::immutable()))]
 pub struct DRApprovalSpec {
     /// Name of the DROperation that is answered.
     #[schemars(schema_with = "shape::name")]

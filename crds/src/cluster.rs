@@ -5,7 +5,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::shape;
+use crate::{rules, shape};
 
 /// A member cluster: who its agent is, what it shares its fate with, and how others can tell that it lives.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -18,6 +18,14 @@ use crate::shape;
     category = "dr",
     status = "DRClusterStatus",
     derive = "PartialEq",
+    printcolumn(name = "LIVENESS", type_ = "string", json_path = ".status.liveness"),
+    printcolumn(name = "READY", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "LAST HEARTBEAT", type_ = "date", json_path = ".status.lastHeartbeat"),
+    printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "FAILURE DOMAIN", type_ = "string", json_path = ".spec.failureDomain", priority = 1),
+    printcolumn(name = "MAINTENANCE", type_ = "boolean", json_path = ".spec.maintenance", priority = 1),
+    printcolumn(name = "VERSION", type_ = "string", json_path = ".status.agentVersion", priority = 1),
+    validation = rules::CLUSTER_NAME_IS_A_LABEL,
     doc = "A member cluster: who its agent is, what it shares its fate with, and how others can tell that it lives."
 )]
 #[serde(rename_all = "camelCase")]
@@ -48,6 +56,8 @@ pub struct DRClusterStatus {
     /// The generation of the spec that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+    /// Unheard: not heard since the hub started, which says nothing about it. Live. Suspected: silent for longer than its
+    /// placements' `suspect`. Lost: silent, and confirmed from elsewhere to be out of reach.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub liveness: Option<Liveness>,
     /// When its agent was last heard, to within the rate at which this status is written.

@@ -50,7 +50,8 @@ names! {
         // Protected
         InSync, FirstSyncPending, StaleCopy, ReplicationError, ManifestsMissing,
         // FailoverReady
-        AllChecksPass, PeerSilent, CannotFence, VolumeResyncing, NoDriverLeader, NamespaceNotAllowed,
+        AllChecksPass, PeerSilent, CannotFence, VolumeResyncing, NoDriverLeader, NamespaceNotAllowed, SignOfLife,
+        EvidenceMissing,
         // AutomaticFailoverArmed
         Armed, Disabled, CoolingDown, TooFewFailureDomains, NotFenceCapable, WitnessUnavailable, HubFrozen,
         // Ready of a DRCluster
@@ -105,6 +106,17 @@ impl ConditionType {
                 Reason::VolumeResyncing,
                 Reason::NoDriverLeader,
                 Reason::NamespaceNotAllowed,
+                Reason::SignOfLife,
+                Reason::EvidenceMissing,
+                Reason::HubFrozen,
+                Reason::TooFewFailureDomains,
+                Reason::ManifestsMissing,
+                Reason::InvalidSpec,
+                Reason::TargetUnreachable,
+                Reason::NeedsHuman,
+                Reason::Paused,
+                Reason::OperationRunning,
+                Reason::NoContact,
             ],
             ConditionType::AutomaticFailoverArmed => &[
                 Reason::Armed,
@@ -115,6 +127,8 @@ impl ConditionType {
                 Reason::NotFenceCapable,
                 Reason::WitnessUnavailable,
                 Reason::HubFrozen,
+                Reason::NeedsHuman,
+                Reason::StaleCopy,
             ],
         }
     }
@@ -123,7 +137,7 @@ impl ConditionType {
 names! {
     /// The reasons of Kubernetes events, in the past tense: one event per transition.
     EventReason {
-        HeartbeatLost, HeartbeatReturned, Deployed, FailoverStarted, FenceConfirmed, Promoted, FailoverCompleted,
+        HeartbeatLost, HeartbeatReturned, Deployed, DeployStarted, DeployRefused, NeedsHuman, PromoteStuck, FailoverStarted, FenceConfirmed, Promoted, FailoverCompleted,
         FailoverAborted, FailoverRefused, ReplicationStale, Released,
     }
 }

@@ -1,5 +1,6 @@
 //! The Kubernetes shapes of Understudy: what users and agents write down, with its bounds and refusals, and no behaviour.
 
+pub mod rules;
 pub mod shape;
 
 pub mod conditions;

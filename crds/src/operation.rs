@@ -5,7 +5,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::shape;
+use crate::{rules, shape};
 
 /// What one operation on a placement is. Written by the hub, and never changed.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -19,13 +19,26 @@ use crate::shape;
     namespaced,
     status = "DROperationStatus",
     derive = "PartialEq",
+    printcolumn(name = "PLACEMENT", type_ = "string", json_path = ".spec.placement"),
+    printcolumn(name = "KIND", type_ = "string", json_path = ".spec.kind"),
+    printcolumn(name = "FROM", type_ = "string", json_path = ".spec.from"),
+    printcolumn(name = "TO", type_ = "string", json_path = ".spec.to"),
+    printcolumn(name = "PHASE", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "EPOCH", type_ = "integer", json_path = ".spec.epoch", priority = 1),
+    printcolumn(name = "PROOF", type_ = "string", json_path = ".status.fenceProof", priority = 1),
+    printcolumn(name = "RESULT", type_ = "string", json_path = ".status.result", priority = 1),
+    printcolumn(name = "REASON", type_ = "string", json_path = ".status.reason", priority = 1),
     doc = "One proposed, running or past operation on a placement: its plan with its steps and their times, its evidence, what was lost, and its result. Written by the hub."
 )]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules::immutable()))]
 pub struct DROperationSpec {
     /// Name of the DRPlacement in this namespace.
     #[schemars(schema_with = "shape::label")]
     pub placement: String,
+    /// Deploy: adopts an application where it runs. FailOver, Migrate, FailBack: moves it. Release: lets go, and everything
+    /// stays as it is.
     pub kind: OperationKind,
     /// The cluster that the placement leaves. None in a Deploy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -44,6 +57,8 @@ pub struct DROperationSpec {
 pub enum OperationKind {
     /// Adopts an application where it runs.
     Deploy,
+    /// Gives the placement back to a holder that was accused and answered before the point of no return.
+    Readopt,
     FailOver,
     /// Lets go; everything stays as it is.
     Release,
@@ -56,6 +71,8 @@ pub enum OperationKind {
 #[serde(rename_all = "camelCase")]
 pub struct DROperationStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Proposed: waits for an approval. Running. Stuck: runs, and a step does not end; the reason says why. Succeeded.
+    /// Aborted: given up before the point of no return. Failed.
     pub phase: Option<OperationPhase>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "shape::word")]

@@ -7,7 +7,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::shape;
+use crate::{rules, shape};
 
 /// An application whose volumes are replicated to another cluster: which cluster should run it, what belongs to it, and
 /// how it moves when a cluster is lost.
@@ -22,9 +22,24 @@ use crate::shape;
     namespaced,
     status = "DRPlacementStatus",
     derive = "PartialEq",
+    printcolumn(name = "ACTIVE", type_ = "string", json_path = ".status.activeCluster", description = "The cluster that owns the placement"),
+    printcolumn(name = "READY", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Available, protected, and nothing running"),
+    printcolumn(name = "PHASE", type_ = "string", json_path = ".status.phase", description = "One word for what is going on"),
+    printcolumn(name = "LAST SYNC", type_ = "date", json_path = ".status.lastSyncTime", description = "Age of the oldest volume's last complete copy"),
+    printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "PREFERRED", type_ = "string", json_path = ".spec.preferredCluster", priority = 1),
+    printcolumn(name = "STANDBY", type_ = "string", json_path = ".status.standby[0]", description = "The first cluster that could take over", priority = 1),
+    printcolumn(name = "MAX LOSS", type_ = "string", json_path = ".spec.failover.maxDataLoss", priority = 1),
+    printcolumn(name = "FAILOVER-READY", type_ = "string", json_path = ".status.conditions[?(@.type==\"FailoverReady\")].status", description = "A failover started now would pass every check", priority = 1),
+    printcolumn(name = "ARMED", type_ = "string", json_path = ".status.conditions[?(@.type==\"AutomaticFailoverArmed\")].status", description = "The hub may act alone", priority = 1),
+    printcolumn(name = "STEP", type_ = "string", json_path = ".status.step", priority = 1),
+    printcolumn(name = "REASON", type_ = "string", json_path = ".status.reason", priority = 1),
+    validation = rules::PLACEMENT_NAME_IS_A_LABEL,
+    validation = rules::ACTIVE_CLUSTER_STAYS_LISTED,
     doc = "An application whose volumes are replicated to another cluster: which cluster should run it, what belongs to it, and how it moves when a cluster is lost."
 )]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules::placement()))]
 pub struct DRPlacementSpec {
     /// The cluster that should run the application when all is well. One of `clusters`.
     #[schemars(schema_with = "shape::label")]
@@ -60,6 +75,7 @@ pub struct ProtectSpec {
 /// Labels that must all match.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules::selector()))]
 pub struct LabelSelectorSpec {
     /// One to sixteen labels with their values.
     #[schemars(schema_with = "shape::labels")]
@@ -77,6 +93,7 @@ pub struct ReplicationSpec {
 /// What happens when the cluster that runs the application is lost.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules::failover()))]
 pub struct FailoverSpec {
     /// Automatic: the hub acts alone when it is safe. Confirm: it proposes, a human approves. Manual: only on request.
     /// Default: Confirm.
@@ -134,6 +151,7 @@ pub enum TimingProfile {
 /// A profile, and what differs from it. Spans are written as 500ms, 20s or 1m30s.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules::timing()))]
 pub struct TimingSpec {
     /// Where values that are not given here come from. Default: Default.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -5,7 +5,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::shape;
+use crate::{rules, shape};
 
 /// What this cluster is for one placement. Named by the placement's uid, in the application's namespace.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -18,6 +18,15 @@ use crate::shape;
     category = "dr",
     namespaced,
     derive = "PartialEq",
+    printcolumn(name = "PLACEMENT", type_ = "string", json_path = ".spec.placement"),
+    printcolumn(name = "ROLE", type_ = "string", json_path = ".spec.role"),
+    printcolumn(name = "EPOCH", type_ = "integer", json_path = ".spec.epochSeen"),
+    printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "OPERATION", type_ = "string", json_path = ".spec.operation", priority = 1),
+    printcolumn(name = "FENCED", type_ = "date", json_path = ".spec.fencedAt", priority = 1),
+    validation = rules::EPOCH_NEVER_DECREASES,
+    validation = rules::SITE_STATE_KEEPS_ITS_PLACEMENT,
+    validation = rules::SITE_STATE_IS_NAMED_BY_ITS_PLACEMENT,
     doc = "What this cluster is for one placement: the parameter of the admission policies that fence it. Named by the placement's uid, and written only by this cluster's agent."
 )]
 #[serde(rename_all = "camelCase")]
@@ -35,6 +44,9 @@ pub struct DRSiteStateSpec {
     /// The highest epoch that this cluster has seen. It never decreases.
     #[schemars(range(min = 0))]
     pub epoch_seen: i64,
+    /// Holder: owns the placement, pods may use its volumes here. Promoting: enters its epoch, VolumeReplications may
+    /// become primary, pods may not use the volumes yet. Standby. Fenced: was holder, and is stopped or stopping. Unknown:
+    /// the agent has started and does not know yet.
     pub role: SiteRole,
     /// The operation that this epoch was entered by.
     #[serde(default, skip_serializing_if = "Option::is_none")]

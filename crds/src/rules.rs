@@ -1,0 +1,165 @@
+//! What admission refuses, in CEL, each with the field and the remedy. The hub checks again what it lives by.
+
+use serde_json::{Value, json};
+
+/// One rule of a root object.
+#[derive(Clone, Copy, Debug)]
+pub struct RootRule {
+    pub rule: &'static str,
+    pub message: &'static str,
+    pub field_path: &'static str,
+}
+
+impl From<RootRule> for kube::core::Rule {
+    fn from(rule: RootRule) -> Self {
+        kube::core::Rule::new(rule.rule).message(rule.message).field_path(rule.field_path)
+    }
+}
+
+pub const PLACEMENT_NAME_IS_A_LABEL: RootRule = RootRule {
+    rule: "self.metadata.name.size() <= 63 && !self.metadata.name.contains('.')",
+    message: "metadata.name of a DRPlacement becomes part of other names: use at most 63 lower-case letters, digits and '-'",
+    field_path: ".metadata.name",
+};
+
+pub const CLUSTER_NAME_IS_A_LABEL: RootRule = RootRule {
+    rule: "self.metadata.name.size() <= 63 && !self.metadata.name.contains('.')",
+    message: "metadata.name of a DRCluster is what placements list: use at most 63 lower-case letters, digits and '-'",
+    field_path: ".metadata.name",
+};
+
+pub const ACTIVE_CLUSTER_STAYS_LISTED: RootRule = RootRule {
+    rule: "!has(self.status) || !has(self.status.activeCluster) || !(self.status.activeCluster in oldSelf.spec.clusters) || self.status.activeCluster in self.spec.clusters",
+    message: "spec.clusters must keep the cluster that owns the placement now (status.activeCluster): move the application away first, then remove it",
+    field_path: ".spec.clusters",
+};
+
+pub const EPOCH_NEVER_DECREASES: RootRule = RootRule {
+    rule: "self.spec.epochSeen >= oldSelf.spec.epochSeen",
+    message: "spec.epochSeen never decreases: read the object again, and act on the newer epoch",
+    field_path: ".spec.epochSeen",
+};
+
+pub const SITE_STATE_KEEPS_ITS_PLACEMENT: RootRule = RootRule {
+    rule: "self.spec.placementId == oldSelf.spec.placementId && self.spec.placement == oldSelf.spec.placement",
+    message: "spec.placement and spec.placementId cannot be changed: another placement has a DRSiteState of its own",
+    field_path: ".spec.placementId",
+};
+
+pub const SITE_STATE_IS_NAMED_BY_ITS_PLACEMENT: RootRule = RootRule {
+    rule: "self.metadata.name == self.spec.placementId",
+    message: "spec.placementId must be the name of the DRSiteState, so that there is one for each placement: name it by the placement's uid",
+    field_path: ".spec.placementId",
+};
+
+pub(crate) fn placement() -> Value {
+    json!([
+        {
+            "rule": "self.preferredCluster in self.clusters",
+            "message": "preferredCluster must be one of clusters: list it there, or prefer a cluster that is listed",
+            "fieldPath": ".preferredCluster",
+        },
+        {
+            "rule": "self.clusters.all(one, self.clusters.exists_one(other, other == one))",
+            "message": "clusters lists a cluster twice: name each cluster once",
+            "fieldPath": ".clusters",
+        },
+    ])
+}
+
+pub(crate) fn selector() -> Value {
+    json!([{
+        "rule": "self.matchLabels.size() > 0",
+        "message": "matchLabels must not be empty, because that would select the whole namespace: give at least one label",
+        "fieldPath": ".matchLabels",
+    }])
+}
+
+pub(crate) fn failover() -> Value {
+    json!([
+        {
+            "rule": "self.mode != 'Automatic' || !has(self.onSilence) || self.onSilence == 'Stop'",
+            "message": "onSilence must be Stop in mode Automatic, because waiting proves nothing about a cluster that goes on: set it to Stop, or use mode Confirm or Manual",
+            "fieldPath": ".onSilence",
+        },
+        {
+            "rule": "self.mode != 'Automatic' || self.fencing != 'None'",
+            "message": "fencing must not be None in mode Automatic, because nothing would stop the old holder: use SelfFence or stronger, or mode Confirm or Manual",
+            "fieldPath": ".fencing",
+        },
+        {
+            "rule": "!has(self.maxDataLoss) || duration(self.maxDataLoss) > duration('0s')",
+            "message": "maxDataLoss must be more than 0s, because an asynchronous copy is always behind: give a span such as 10m",
+            "fieldPath": ".maxDataLoss",
+        },
+    ])
+}
+
+/// The inequality of the timing, over what is given here and what the profile gives.
+pub(crate) fn timing() -> Value {
+    let positive = ["renew", "rpc", "ttl", "hold", "stop"].map(|field| {
+        json!({
+            "rule": format!("!has(self.{field}) || duration(self.{field}) > duration('0s')"),
+            "message": format!("timing.{field} must be more than 0s: give a span such as 500ms or 20s"),
+            "fieldPath": format!(".{field}"),
+        })
+    });
+    let (renew, rpc, ttl) = (effective("renew"), effective("rpc"), effective("ttl"));
+    let (grace, stop) = (effective("grace"), effective("stop"));
+    let (suspect, unreachable) = (effective("suspect"), effective("unreachable"));
+    let relations = [
+        json!({
+            "rule": format!("{renew} + {renew} + {rpc} + {rpc} + {rpc} + {rpc} <= {ttl}"),
+            "message": "timing.ttl is too short: renew + 2 rpc must fit in half of it, or one lost call fences a healthy site; raise ttl to 2 renew + 4 rpc, or lower renew or rpc (values not given are the profile's)",
+            "fieldPath": ".ttl",
+        }),
+        json!({
+            "rule": format!("{stop} >= {grace} + duration('1500ms')"),
+            "message": "timing.stop is too short: the pods' grace and 1.5s for the rest must fit in it; raise stop, or lower grace (values not given are the profile's)",
+            "fieldPath": ".stop",
+        }),
+        json!({
+            "rule": format!("{suspect} >= {renew} + {renew} + {renew}"),
+            "message": "timing.suspect is too short: three renewals must fit in it; raise suspect, or lower renew (values not given are the profile's)",
+            "fieldPath": ".suspect",
+        }),
+        json!({
+            "rule": format!("{unreachable} >= {suspect}"),
+            "message": "timing.unreachable must not be shorter than suspect: raise unreachable, or lower suspect (values not given are the profile's)",
+            "fieldPath": ".unreachable",
+        }),
+    ];
+    Value::Array(positive.into_iter().chain(relations).collect())
+}
+
+pub(crate) fn immutable() -> Value {
+    json!([{
+        "rule": "self == oldSelf",
+        "message": "spec cannot be changed once written: delete the object and make another",
+    }])
+}
+
+/// The spans of a profile, for the rules. A test in this crate compares them with the protocol's.
+pub const PROFILES: [(&str, [(&str, &str); 3]); 7] = [
+    ("renew", [("Fast", "2s"), ("Default", "5s"), ("Conservative", "60s")]),
+    ("rpc", [("Fast", "2s"), ("Default", "5s"), ("Conservative", "10s")]),
+    ("ttl", [("Fast", "20s"), ("Default", "45s"), ("Conservative", "600s")]),
+    ("grace", [("Fast", "10s"), ("Default", "30s"), ("Conservative", "60s")]),
+    ("stop", [("Fast", "25s"), ("Default", "60s"), ("Conservative", "90s")]),
+    ("suspect", [("Fast", "6s"), ("Default", "15s"), ("Conservative", "180s")]),
+    ("unreachable", [("Fast", "12s"), ("Default", "30s"), ("Conservative", "360s")]),
+];
+
+/// CEL for a value of the timing: the one given, or the profile's.
+fn effective(field: &str) -> String {
+    let spans: Vec<String> = PROFILES
+        .iter()
+        .filter(|(name, _)| *name == field)
+        .flat_map(|(_, spans)| spans)
+        .map(|(profile, span)| format!("'{profile}': '{span}'"))
+        .collect();
+    format!(
+        "duration(has(self.{field}) ? self.{field} : {{{}}}[has(self.profile) ? self.profile : 'Default'])",
+        spans.join(", ")
+    )
+}
