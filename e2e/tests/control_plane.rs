@@ -1,15 +1,21 @@
-//! A real control plane comes up, and does what the other tests rely on.
+//! A real control plane and the real csi-addons come up, and do what the other tests rely on.
 
 use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use e2e::array::{DATA_SOCKET, DataClient, calls};
 use e2e::assets::Assets;
 use e2e::control_plane::{ControlPlane, Options};
+use e2e::csi_addons::CsiAddons;
+use e2e::nodes::DRIVER;
+use e2e::process::{Launch, Process};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::Api;
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::runtime::wait::await_condition;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -49,6 +55,124 @@ spec:
   volumeName: shop-data
   resources: {requests: {storage: 1Gi}}
 ";
+
+const STORAGE: &str = "
+apiVersion: storage.k8s.io/v1
+kind: StorageClass
+metadata: {name: mirrored}
+provisioner: rook-ceph.rbd.csi.ceph.com
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: array, namespace: shop}
+stringData: {user: array}
+---
+apiVersion: replication.storage.openshift.io/v1alpha1
+kind: VolumeReplicationClass
+metadata: {name: every-2s}
+spec:
+  provisioner: rook-ceph.rbd.csi.ceph.com
+  parameters:
+    schedulingInterval: 2s
+    replication.storage.openshift.io/replication-secret-name: array
+    replication.storage.openshift.io/replication-secret-namespace: shop
+";
+
+#[tokio::test]
+async fn csi_addons_promotes_volumes_also_after_it_was_killed() -> Result<()> {
+    let folder = tempfile::tempdir().context("a folder for the test")?;
+    let assets = Assets::ensure(|doing| eprintln!("{doing}"))?;
+    let array = StorageArray::start(folder.path()).await?;
+    let cluster =
+        ControlPlane::start(&assets, "west", folder.path(), Options::at(Ipv4Addr::new(127, 0, 72, 1)))
+            .await?;
+    let csi_addons =
+        CsiAddons::start(&cluster, &assets, &folder.path().join("csi-addons"), &array.socket, DRIVER).await?;
+    cluster.apply_yaml(APPLICATION).await?;
+    cluster.apply_yaml(STORAGE).await?;
+    await_bound(&cluster).await?;
+
+    await_promotion(&cluster, "data").await?;
+    csi_addons.still_runs()?;
+    let promotions = calls(&array.folder)?.iter().filter(|call| call.method == "PromoteVolume").count();
+    assert!(promotions >= 1, "the array was never asked to promote");
+
+    csi_addons.kill9();
+    csi_addons.restart().await?;
+    delete_replication(&cluster, "data").await?;
+    await_promotion(&cluster, "data").await?;
+    csi_addons.still_runs()
+}
+
+/// The stand-in for a storage array, as a process of its own, with one volume.
+struct StorageArray {
+    socket: PathBuf,
+    folder: PathBuf,
+    _process: Process,
+}
+
+impl StorageArray {
+    async fn start(folder: &Path) -> Result<StorageArray> {
+        let (folder, socket) = (folder.join("array"), folder.join("csi-addons.sock"));
+        let process = Launch::new("array", env!("CARGO_BIN_EXE_array"), folder.with_extension("log"))
+            .arguments(["--site=west", "--listen=127.0.0.1:0"])
+            .argument(format!("--driver={DRIVER}"))
+            .argument("--dir")
+            .argument(&folder)
+            .argument("--socket")
+            .argument(&socket)
+            .spawn()?;
+        let started = Instant::now();
+        let mut data = loop {
+            match DataClient::connect(&folder.join(DATA_SOCKET)).await {
+                Ok(data) => break data,
+                Err(error) if started.elapsed() > DEADLINE => {
+                    return Err(error).context("reaching the array");
+                }
+                Err(_) => sleep(Duration::from_millis(20)).await,
+            }
+        };
+        data.create("shop-data").await?;
+        Ok(StorageArray { socket, folder, _process: process })
+    }
+}
+
+fn replications(cluster: &ControlPlane) -> Api<DynamicObject> {
+    let kind = GroupVersionKind::gvk("replication.storage.openshift.io", "v1alpha1", "VolumeReplication");
+    Api::namespaced_with(cluster.client(), "shop", &ApiResource::from_gvk(&kind))
+}
+
+async fn await_promotion(cluster: &ControlPlane, claim: &str) -> Result<()> {
+    let replication = format!(
+        "apiVersion: replication.storage.openshift.io/v1alpha1
+kind: VolumeReplication
+metadata: {{name: {claim}, namespace: shop}}
+spec:
+  volumeReplicationClass: every-2s
+  replicationState: primary
+  autoResync: false
+  dataSource: {{apiGroup: \"\", kind: PersistentVolumeClaim, name: {claim}}}
+"
+    );
+    cluster.apply_yaml(&replication).await?;
+    let written = Instant::now();
+    let is_primary = |found: Option<&DynamicObject>| {
+        found.is_some_and(|found| found.data.pointer("/status/state").is_some_and(|state| state == "Primary"))
+    };
+    let promotion = timeout(DEADLINE, await_condition(replications(cluster), claim, is_primary)).await;
+    let promoted = promotion.context("the volume was not promoted in time")??;
+    println!("promoted within {:?}: {:?}", written.elapsed(), promoted.map(|found| found.data));
+    Ok(())
+}
+
+async fn delete_replication(cluster: &ControlPlane, name: &str) -> Result<()> {
+    replications(cluster).delete(name, &Default::default()).await?;
+    let is_gone = |found: Option<&DynamicObject>| found.is_none();
+    timeout(DEADLINE, await_condition(replications(cluster), name, is_gone))
+        .await
+        .context("not deleted in time")??;
+    Ok(())
+}
 
 #[tokio::test]
 async fn controllers_make_pods_and_bind_claims_also_after_a_cold_restart() -> Result<()> {
