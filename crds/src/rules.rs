@@ -7,49 +7,54 @@ use serde_json::{Value, json};
 pub struct RootRule {
     pub rule: &'static str,
     pub message: &'static str,
-    pub field_path: &'static str,
+    /// None for metadata, whose fields a rule cannot point at.
+    pub field_path: Option<&'static str>,
 }
 
 impl From<RootRule> for kube::core::Rule {
     fn from(rule: RootRule) -> Self {
-        kube::core::Rule::new(rule.rule).message(rule.message).field_path(rule.field_path)
+        let plain = kube::core::Rule::new(rule.rule).message(rule.message);
+        match rule.field_path {
+            Some(field_path) => plain.field_path(field_path),
+            None => plain,
+        }
     }
 }
 
 pub const PLACEMENT_NAME_IS_A_LABEL: RootRule = RootRule {
     rule: "self.metadata.name.size() <= 63 && !self.metadata.name.contains('.')",
     message: "metadata.name of a DRPlacement becomes part of other names: use at most 63 lower-case letters, digits and '-'",
-    field_path: ".metadata.name",
+    field_path: None,
 };
 
 pub const CLUSTER_NAME_IS_A_LABEL: RootRule = RootRule {
     rule: "self.metadata.name.size() <= 63 && !self.metadata.name.contains('.')",
     message: "metadata.name of a DRCluster is what placements list: use at most 63 lower-case letters, digits and '-'",
-    field_path: ".metadata.name",
+    field_path: None,
 };
 
 pub const ACTIVE_CLUSTER_STAYS_LISTED: RootRule = RootRule {
     rule: "!has(self.status) || !has(self.status.activeCluster) || !(self.status.activeCluster in oldSelf.spec.clusters) || self.status.activeCluster in self.spec.clusters",
     message: "spec.clusters must keep the cluster that owns the placement now (status.activeCluster): move the application away first, then remove it",
-    field_path: ".spec.clusters",
+    field_path: Some(".spec.clusters"),
 };
 
 pub const EPOCH_NEVER_DECREASES: RootRule = RootRule {
     rule: "self.spec.epochSeen >= oldSelf.spec.epochSeen",
     message: "spec.epochSeen never decreases: read the object again, and act on the newer epoch",
-    field_path: ".spec.epochSeen",
+    field_path: Some(".spec.epochSeen"),
 };
 
 pub const SITE_STATE_KEEPS_ITS_PLACEMENT: RootRule = RootRule {
     rule: "self.spec.placementId == oldSelf.spec.placementId && self.spec.placement == oldSelf.spec.placement",
     message: "spec.placement and spec.placementId cannot be changed: another placement has a DRSiteState of its own",
-    field_path: ".spec.placementId",
+    field_path: Some(".spec.placementId"),
 };
 
 pub const SITE_STATE_IS_NAMED_BY_ITS_PLACEMENT: RootRule = RootRule {
     rule: "self.metadata.name == self.spec.placementId",
     message: "spec.placementId must be the name of the DRSiteState, so that there is one for each placement: name it by the placement's uid",
-    field_path: ".spec.placementId",
+    field_path: Some(".spec.placementId"),
 };
 
 pub(crate) fn placement() -> Value {
