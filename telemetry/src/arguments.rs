@@ -1,0 +1,31 @@
+//! The command-line arguments that both binaries take.
+
+use std::net::SocketAddr;
+
+use clap::{Args, ValueEnum};
+
+#[derive(Clone, Debug, Args)]
+pub struct Arguments {
+    /// Form of the log on standard error.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, env = "UNDERSTUDY_LOG_FORMAT")]
+    pub log_format: LogFormat,
+
+    /// What to log, as directives of the form `info,hub_core=debug`.
+    #[arg(long, default_value = "info", env = "UNDERSTUDY_LOG")]
+    pub log: String,
+
+    /// OTLP (gRPC) endpoint for traces and metrics, such as http://collector:4317. Without it nothing is sent.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<String>,
+
+    /// Address of the endpoint with /metrics, /healthz and /readyz; port 0 takes a free one. Without it none is served.
+    #[arg(long, env = "UNDERSTUDY_METRICS_LISTEN")]
+    pub metrics_listen: Option<SocketAddr>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}

@@ -1,0 +1,133 @@
+//! What an instrument is: declared once, with its unit and its meaning, and used from there by code, docs and tests.
+
+use std::fmt::Write;
+
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{Counter, Histogram, Meter};
+use tokio::sync::watch;
+
+/// One instrument, by its OpenTelemetry name.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Declaration {
+    /// `understudy.` and dots; no unit in it.
+    pub name: &'static str,
+    pub kind: Kind,
+    /// By UCUM: `s`, `By`, or a thing counted in braces.
+    pub unit: &'static str,
+    /// Names of its attributes.
+    pub attributes: &'static [&'static str],
+    /// One sentence.
+    pub meaning: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    Counter,
+    /// Read from the newest snapshot whenever somebody asks.
+    Gauge,
+    /// Upper bounds of the buckets, in the instrument's unit.
+    Histogram(&'static [f64]),
+}
+
+/// The attributes of one value.
+pub type Attributes = Vec<KeyValue>;
+
+/// One value of a gauge.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    pub value: f64,
+    pub attributes: Attributes,
+}
+
+impl Declaration {
+    pub fn counter(&self, meter: &Meter) -> Counter<u64> {
+        meter.u64_counter(self.name).with_unit(self.unit).with_description(self.meaning).build()
+    }
+
+    pub fn histogram(&self, meter: &Meter) -> Histogram<f64> {
+        let bounds = match self.kind {
+            Kind::Histogram(bounds) => bounds.to_vec(),
+            Kind::Counter | Kind::Gauge => Vec::new(),
+        };
+        meter
+            .f64_histogram(self.name)
+            .with_unit(self.unit)
+            .with_description(self.meaning)
+            .with_boundaries(bounds)
+            .build()
+    }
+
+    /// Registers a gauge whose values `read` takes out of the newest snapshot.
+    pub fn gauge<S: Send + Sync + 'static>(
+        &self,
+        meter: &Meter,
+        snapshot: &watch::Receiver<S>,
+        read: fn(&S) -> Vec<Sample>,
+    ) {
+        let snapshot = snapshot.clone();
+        meter
+            .f64_observable_gauge(self.name)
+            .with_unit(self.unit)
+            .with_description(self.meaning)
+            .with_callback(move |observer| {
+                for Sample { value, attributes } in read(&snapshot.borrow()) {
+                    observer.observe(value, &attributes);
+                }
+            })
+            .build();
+    }
+
+    /// The attributes of one value, in the order of the declaration. Panics in no build: values too many or too few are
+    /// found by the test that reads every instrument back.
+    pub fn attributes<'a>(&self, values: impl IntoIterator<Item = &'a str>) -> Attributes {
+        self.attributes.iter().zip(values).map(|(key, value)| KeyValue::new(*key, value.to_owned())).collect()
+    }
+
+    pub fn sample<'a>(&self, value: f64, attributes: impl IntoIterator<Item = &'a str>) -> Sample {
+        Sample { value, attributes: self.attributes(attributes) }
+    }
+
+    /// The name under which Prometheus knows it. A histogram has `_bucket`, `_sum` and `_count` below it.
+    pub fn prometheus_name(&self) -> String {
+        let name = self.name.replace('.', "_");
+        let unit = match self.unit {
+            "s" => "_seconds",
+            "By" => "_bytes",
+            _ => "",
+        };
+        let suffix = match self.kind {
+            Kind::Counter => "_total",
+            Kind::Gauge | Kind::Histogram(_) => "",
+        };
+        format!("{name}{unit}{suffix}")
+    }
+
+    fn kind_name(&self) -> &'static str {
+        match self.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram(_) => "histogram",
+        }
+    }
+}
+
+/// The instruments as a table in Markdown, for the docs.
+pub fn markdown_table(declarations: &[Declaration]) -> String {
+    let mut table = String::from(
+        "| name | in Prometheus | kind | unit | attributes | meaning |\n|---|---|---|---|---|---|\n",
+    );
+    for one in declarations {
+        let attributes = one.attributes.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            table,
+            "| `{}` | `{}` | {} | `{}` | {attributes} | {} |",
+            one.name,
+            one.prometheus_name(),
+            one.kind_name(),
+            one.unit,
+            one.meaning
+        );
+    }
+    table
+}
