@@ -3,7 +3,7 @@
 use proto::{ClusterName, FromHub, Inventory, PlacementId, PlacementName, VolumeState, WallTime};
 use serde::{Deserialize, Serialize};
 
-use crate::explain::{Happening, OperationView, PlacementView};
+use crate::explain::{Happening, OperationView, PlacementView, SiteReport};
 use crate::journal::Entry;
 
 #[derive(Debug, Default)]
@@ -14,6 +14,8 @@ pub struct Decision {
     pub remember: Vec<Remembered>,
     pub send: Vec<Send>,
     pub explain: Vec<Explanation>,
+    /// DRPlacements to read from the API server itself, past every cache; the answer comes back as `Event::Verified`.
+    pub verify: Vec<PlacementName>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -41,6 +43,7 @@ pub struct Remembered {
 pub enum Explanation {
     Placement(Box<PlacementView>),
     Operation(Box<OperationView>),
+    Site(SiteReport),
     Happened(Happening),
     /// The release of a deleted DRPlacement is complete: its finalizer may go.
     Released(PlacementId, PlacementName),

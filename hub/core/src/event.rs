@@ -1,6 +1,6 @@
 //! Everything that can happen to the hub. An event updates what is known; what to do is read from the whole state.
 
-use proto::{Acknowledgement, ClusterName, Heartbeat, Hello, PlacementId, Report};
+use proto::{Acknowledgement, ClusterName, Heartbeat, Hello, Moment, PlacementId, Report};
 
 use crate::fleet::Cluster;
 use crate::placement::{Placement, Refused};
@@ -11,6 +11,8 @@ pub enum Event {
     PlacementSeen(Box<Placement>),
     /// A DRPlacement whose spec cannot be understood: the last good one stays in force, and its status says why.
     PlacementRefused(Box<Refused>),
+    /// A linearizable read of the DRPlacement, which began at this moment, has shown what was seen last.
+    Verified(PlacementId, Moment),
     /// The DRPlacement object no longer exists.
     PlacementGone(PlacementId),
     ClusterSeen(Cluster),

@@ -13,6 +13,8 @@ use thiserror::Error;
 pub enum OperationKind {
     /// Adopts an application where it runs.
     Deploy,
+    /// Gives the placement back to a holder that was accused and answered before the point of no return.
+    Readopt,
     FailOver,
     /// Lets go of a placement whose DRPlacement is deleted.
     Release,
@@ -23,6 +25,7 @@ impl OperationKind {
     pub fn as_str(self) -> &'static str {
         match self {
             OperationKind::Deploy => "deploy",
+            OperationKind::Readopt => "readopt",
             OperationKind::FailOver => "failover",
             OperationKind::Release => "release",
         }
@@ -81,7 +84,7 @@ pub enum Entry {
     /// Illegal past the point of no return; the epoch is burned.
     Abort { placement: PlacementId, operation: OperationId, reason: String },
     /// No automatic failover of this placement before `until`, and not until a human has looked (§7).
-    Block { placement: PlacementId, until: WallTime, reason: String },
+    Block { placement: PlacementId, operation: OperationId, until: WallTime },
     /// Understudy no longer looks after this placement.
     Released { placement: PlacementId },
     /// Somebody knows more than this journal (rejoin): nothing automatic until a human has looked.

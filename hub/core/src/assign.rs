@@ -1,0 +1,49 @@
+//! What each cluster of a placement is told about it.
+
+use proto::{Assignment, ClusterName, Epoch, Peer};
+
+use crate::decision::Remembered;
+use crate::fleet::{Cluster, Fleet};
+use crate::placement::Placement;
+use crate::progress::Progress;
+
+pub fn assignment(
+    placement: &Placement,
+    progress: Option<&Progress>,
+    remembered: Option<&Remembered>,
+    fleet: &Fleet,
+    cluster: &ClusterName,
+) -> Assignment {
+    let ownership = progress.and_then(|progress| progress.ownership.as_ref());
+    let holder = ownership.map(|ownership| ownership.holder.clone());
+    let is_standby = holder.as_ref().is_some_and(|holder| holder != cluster);
+    let peers = placement
+        .clusters
+        .iter()
+        .filter(|other| *other != cluster)
+        .filter_map(|other| fleet.sites.get(other))
+        .map(|site| peer(&site.cluster))
+        .collect();
+    Assignment {
+        placement: placement.id.clone(),
+        name: placement.name.clone(),
+        epoch: ownership.map_or(Epoch(0), |ownership| ownership.epoch),
+        holder,
+        protect: placement.protect.clone(),
+        replication_class: placement.replication_class.clone(),
+        policy: placement.policy,
+        peers,
+        inventory: remembered.filter(|_| is_standby).map(|remembered| remembered.inventory.clone()),
+    }
+}
+
+fn peer(cluster: &Cluster) -> Peer {
+    let Cluster { name, identity, failure_domain: _, peer_endpoint, probe_endpoints, maintenance } = cluster;
+    Peer {
+        cluster: name.clone(),
+        identity: identity.clone(),
+        peer_endpoint: peer_endpoint.clone(),
+        probe_endpoints: probe_endpoints.clone(),
+        eligible: !maintenance,
+    }
+}

@@ -1,0 +1,403 @@
+//! What forbids a failover, as ordered lists of named functions. A new rule is one function, one line, one scenario.
+
+use std::time::Duration;
+
+use crds::conditions::Reason;
+use crds::span::format as shown;
+use proto::{PathKind, Role};
+
+use crate::finding::Finding;
+use crate::fleet::Liveness;
+use crate::lease::expiry_wait;
+use crate::observation::{Observation, SiteView};
+use crate::placement::Mode;
+
+pub type Check = fn(&Observation) -> Option<Finding>;
+
+/// May the hub act alone on this placement at all? (protocol §4, arming)
+pub const ARMING: &[Check] = &[
+    mode_is_automatic,
+    not_paused,
+    no_human_is_needed,
+    cooled_down,
+    three_failure_domains,
+    expiry_proves_a_fence,
+    holder_can_fence_itself,
+    grace_fits_in_stop,
+    loss_bound_is_known,
+];
+
+/// Would a failover that started now pass? About the copy and the target.
+pub const READINESS: &[Check] = &[
+    target_is_configured,
+    target_is_heard,
+    target_is_not_in_maintenance,
+    target_is_a_standby,
+    manifests_are_known,
+    target_has_no_ailment,
+    target_driver_has_a_leader,
+    loss_is_within_the_bound,
+];
+
+/// May this site be accused now? (protocol §4, a–g)
+pub const ACCUSATION: &[Check] = &[
+    not_everything_is_dark,
+    holder_is_unreachable,
+    wish_is_read_afresh,
+    nobody_sees_the_holder_alive,
+    target_misses_it_on_two_paths,
+    observers_span_two_failure_domains,
+];
+
+pub fn first(checks: &[Check], observation: &Observation) -> Option<Finding> {
+    checks.iter().find_map(|check| check(observation))
+}
+
+/// How long before a suspicion a path must have worked, so that its silence says something.
+const PATH_MEMORY: Duration = Duration::from_secs(600);
+
+/// A linearizable read is fresh for this many calls.
+const READ_IS_FRESH_FOR_CALLS: u32 = 4;
+
+fn mode_is_automatic(o: &Observation) -> Option<Finding> {
+    let mode = match o.placement.mode {
+        Mode::Automatic => return None,
+        Mode::Confirm => "Confirm",
+        Mode::Manual => "Manual",
+    };
+    Some(Finding::new(
+        Reason::Disabled,
+        format!("{}: failover.mode is {mode}; set it to Automatic to let the hub act alone", o.placement.name),
+    ))
+}
+
+fn not_paused(o: &Observation) -> Option<Finding> {
+    o.placement.paused.then(|| {
+        Finding::new(Reason::Paused, format!("{} is paused; set spec.paused: false to go on", o.placement.name))
+    })
+}
+
+fn no_human_is_needed(o: &Observation) -> Option<Finding> {
+    o.progress.needs_human.as_ref().map(|reason| Finding::new(Reason::NeedsHuman, reason.clone()))
+}
+
+fn cooled_down(o: &Observation) -> Option<Finding> {
+    let block = o.progress.block.as_ref()?;
+    let acknowledged = o.placement.acknowledged.as_deref() == Some(block.operation.0.as_str());
+    if acknowledged && o.wall >= block.until {
+        return None;
+    }
+    let remedy = if acknowledged {
+        format!("automatic again in {}", shown(block.until.since(o.wall)))
+    } else {
+        format!("look at the outcome, then annotate it with {}={}", crate::placement::ACKNOWLEDGED, block.operation)
+    };
+    Some(Finding::new(
+        Reason::CoolingDown,
+        format!("{}: {} was automatic, and one an hour is allowed; {remedy}", o.placement.name, block.operation),
+    ))
+}
+
+fn three_failure_domains(o: &Observation) -> Option<Finding> {
+    let (holder, target) = (o.holder()?, o.target()?);
+    let domains = [o.hub.failure_domain, &holder.cluster.failure_domain, &target.cluster.failure_domain];
+    let distinct = std::collections::BTreeSet::from(domains).len();
+    (distinct < 3).then(|| {
+        Finding::new(
+            Reason::TooFewFailureDomains,
+            format!(
+                "{}: hub ({}), {} ({}) and {} ({}) do not stand in three failure domains, so nobody can tell who is cut off; move the hub, or correct spec.failureDomain of the DRClusters",
+                o.placement.name,
+                o.hub.failure_domain,
+                holder.cluster.name,
+                holder.cluster.failure_domain,
+                target.cluster.name,
+                target.cluster.failure_domain
+            ),
+        )
+    })
+}
+
+fn expiry_proves_a_fence(o: &Observation) -> Option<Finding> {
+    let holder = o.holder_name()?;
+    expiry_wait(o.progress).is_none().then(|| {
+        Finding::new(
+            Reason::NotFenceCapable,
+            format!(
+                "{}: {holder} has not confirmed that it stops when nobody answers, so waiting for it proves nothing; use onSilence: Stop and fencing: SelfFence, and wait until {holder} has renewed once",
+                o.placement.name
+            ),
+        )
+    })
+}
+
+fn holder_can_fence_itself(o: &Observation) -> Option<Finding> {
+    let holder = o.holder()?;
+    let heard = holder.heard?;
+    let fresh = o.placement.policy.timing.suspect;
+    let able = heard.api_write_age.is_some_and(|age| age <= fresh);
+    (!able).then(|| {
+        let since = heard.api_write_age.map_or("never".to_owned(), |age| format!("{} ago", shown(age)));
+        Finding::new(
+            Reason::NotFenceCapable,
+            format!(
+                "{}: its agent last wrote to its own API server {since}, and could not stop the application; mend that API server",
+                holder.cluster.name
+            ),
+        )
+    })
+}
+
+fn grace_fits_in_stop(o: &Observation) -> Option<Finding> {
+    let report = o.holder()?.report?;
+    let ailment = report.ailments.iter().find(|ailment| ailment.reason == "GraceTooLong")?;
+    Some(Finding::new(Reason::NotFenceCapable, ailment.message.clone()))
+}
+
+fn loss_bound_is_known(o: &Observation) -> Option<Finding> {
+    o.loss_bound().is_none().then(|| {
+        Finding::new(
+            Reason::StaleCopy,
+            format!(
+                "{}: no loss bound: the class {} names no schedulingInterval that can be read; set spec.failover.maxDataLoss",
+                o.placement.name, o.placement.replication_class
+            ),
+        )
+    })
+}
+
+fn target_is_configured(o: &Observation) -> Option<Finding> {
+    if let Some(missing) = o.unconfigured.first() {
+        return Some(Finding::new(
+            Reason::InvalidSpec,
+            format!("{}: cluster {missing} has no DRCluster; create it, or take it out of spec.clusters", o.placement.name),
+        ));
+    }
+    o.target().is_none().then(|| {
+        Finding::new(Reason::PeerSilent, format!("{}: there is no cluster to take over", o.placement.name))
+    })
+}
+
+fn target_is_heard(o: &Observation) -> Option<Finding> {
+    let target = o.target()?;
+    let name = &target.cluster.name;
+    match target.liveness {
+        Liveness::Alive if target.connected && target.report.is_some() => None,
+        Liveness::Alive => {
+            Some(Finding::new(Reason::PeerSilent, format!("{name}: its agent has not reported yet; wait for it")))
+        }
+        Liveness::Unheard | Liveness::Suspect | Liveness::Unreachable => Some(Finding::new(
+            Reason::PeerSilent,
+            format!("{name}: silent for {}; look at its agent and the link to it", shown(target.silent)),
+        )),
+    }
+}
+
+fn target_is_not_in_maintenance(o: &Observation) -> Option<Finding> {
+    let target = o.target()?;
+    target.cluster.maintenance.then(|| {
+        Finding::new(
+            Reason::TargetUnreachable,
+            format!("{}: in maintenance; end it with spec.maintenance: false", target.cluster.name),
+        )
+    })
+}
+
+/// A former holder's copy may have diverged; it is no target before it has been resynced.
+fn target_is_a_standby(o: &Observation) -> Option<Finding> {
+    let target = o.target()?;
+    let report = target.report?;
+    let entering = o.progress.running().is_some_and(|operation| report.epoch_seen >= operation.intent.epoch);
+    let ready = match report.role {
+        Role::Standby | Role::Promoting | Role::Holder => true,
+        Role::Unknown => entering,
+        Role::Fenced => false,
+    };
+    (!ready).then(|| {
+        Finding::new(
+            Reason::VolumeResyncing,
+            format!(
+                "{}: it is {:?} for {}, and its copy may have diverged; resync it before it can take over",
+                target.cluster.name, report.role, o.placement.name
+            ),
+        )
+    })
+}
+
+fn manifests_are_known(o: &Observation) -> Option<Finding> {
+    o.inventory().is_none_or(|inventory| inventory.volumes.is_empty()).then(|| {
+        Finding::new(
+            Reason::ManifestsMissing,
+            format!(
+                "{}: no protected volume is known yet; label the claims as spec.protect.volumes says",
+                o.placement.name
+            ),
+        )
+    })
+}
+
+fn target_has_no_ailment(o: &Observation) -> Option<Finding> {
+    let target = o.target()?;
+    let ailment = target.report?.ailments.iter().find(|ailment| blocks_a_target(&ailment.reason))?;
+    Some(Finding::new(
+        Reason::ManifestsMissing,
+        format!("{}: {}: {}", target.cluster.name, ailment.reason, ailment.message),
+    ))
+}
+
+fn blocks_a_target(reason: &str) -> bool {
+    matches!(reason, "StagingConflict" | "ClassDiffers" | "NamespaceMissing" | "NoReplicationClass" | "TooManyClaims")
+}
+
+fn target_driver_has_a_leader(o: &Observation) -> Option<Finding> {
+    let target = o.target()?;
+    (target.report?.driver_leader == Some(false)).then(|| {
+        Finding::new(
+            Reason::NoDriverLeader,
+            format!(
+                "{}: no csi-addons controller leads for the driver, so nothing can be promoted there; look at its CSIAddonsNodes",
+                target.cluster.name
+            ),
+        )
+    })
+}
+
+/// Invariant S19. An unknown loss is infinite.
+fn loss_is_within_the_bound(o: &Observation) -> Option<Finding> {
+    let bound = o.loss_bound()?;
+    match o.worst_loss(o.loss_time()) {
+        Some(loss) if loss <= bound => None,
+        Some(loss) => Some(Finding::new(
+            Reason::StaleCopy,
+            format!(
+                "{}: {} of writes would be lost, and maxDataLoss is {}; look at the replication of its volumes",
+                o.placement.name,
+                shown(loss),
+                shown(bound)
+            ),
+        )),
+        None => Some(Finding::new(
+            Reason::StaleCopy,
+            format!(
+                "{}: not every volume has been synced yet, so the loss would be unlimited; wait for the first sync",
+                o.placement.name
+            ),
+        )),
+    }
+}
+
+/// (c), invariant S15: a hub that hears nobody is the one cut off.
+fn not_everything_is_dark(o: &Observation) -> Option<Finding> {
+    let (sites, dark) = (o.hub.sites, o.hub.dark);
+    let too_many = dark >= sites || (sites >= 3 && dark * 100 >= sites * 55);
+    (dark > 0 && too_many).then(|| {
+        Finding::new(
+            Reason::HubFrozen,
+            format!("hub: {dark} of {sites} sites are silent; the hub may be the one cut off, so nothing is moved; mend its links"),
+        )
+    })
+}
+
+fn holder_is_unreachable(o: &Observation) -> Option<Finding> {
+    let holder = o.holder()?;
+    (holder.liveness != Liveness::Unreachable).then(|| {
+        let unreachable = o.placement.policy.timing.unreachable;
+        Finding::new(
+            Reason::NoContact,
+            format!(
+                "{}: silent for {} of the {} that count as unreachable",
+                holder.cluster.name,
+                shown(holder.silent),
+                shown(unreachable)
+            ),
+        )
+    })
+}
+
+/// (g), invariant S27.
+fn wish_is_read_afresh(o: &Observation) -> Option<Finding> {
+    let fresh = o.placement.policy.timing.rpc * READ_IS_FRESH_FOR_CALLS;
+    o.verified_age.is_none_or(|age| age > fresh).then(|| {
+        Finding::new(
+            Reason::HubFrozen,
+            format!("{}: its DRPlacement could not be read from the hub's API server within {}; mend that first", o.placement.name, shown(fresh)),
+        )
+    })
+}
+
+/// Since when the holder is suspected, as an age; evidence must be younger (S17).
+fn suspicion_age(o: &Observation, holder: &SiteView) -> Duration {
+    holder.silent.saturating_sub(o.placement.policy.timing.suspect)
+}
+
+/// (d), invariant S16.
+fn nobody_sees_the_holder_alive(o: &Observation) -> Option<Finding> {
+    let holder = o.holder()?;
+    let since = suspicion_age(o, holder);
+    let witness = o.sites.iter().find_map(|site| {
+        let seen = site
+            .sees_holder
+            .iter()
+            .find(|seen| seen.reachable && seen.gathered_age.is_some_and(|age| age <= since))?;
+        Some((&site.cluster.name, seen.path))
+    });
+    witness.map(|(observer, path)| {
+        Finding::new(
+            Reason::SignOfLife,
+            format!(
+                "{}: {observer} still reaches its {}, so it is alive; mend the link between it and the hub",
+                holder.cluster.name,
+                path_name(path)
+            ),
+        )
+    })
+}
+
+/// (e): silence counts only on a path that worked shortly before.
+fn target_misses_it_on_two_paths(o: &Observation) -> Option<Finding> {
+    let (holder, target) = (o.holder()?, o.target()?);
+    let since = suspicion_age(o, holder);
+    let counts = |kind: PathKind| {
+        target.sees_holder.iter().any(|seen| {
+            seen.path == kind
+                && !seen.reachable
+                && seen.gathered_age.is_some_and(|age| age <= since)
+                && seen.worked_age.is_some_and(|age| age <= holder.silent + PATH_MEMORY)
+        })
+    };
+    let missing = [PathKind::PeerAgent, PathKind::ApiServer].into_iter().find(|kind| !counts(*kind))?;
+    Some(Finding::new(
+        Reason::EvidenceMissing,
+        format!(
+            "{}: no fresh word from {} that it lost the {} of {}, on a path that worked before; check the endpoints in the DRCluster",
+            o.placement.name,
+            target.cluster.name,
+            path_name(missing),
+            holder.cluster.name
+        ),
+    ))
+}
+
+/// (f), invariant S18: the hub misses its stream, the target its paths; they must not stand in one domain.
+fn observers_span_two_failure_domains(o: &Observation) -> Option<Finding> {
+    let (holder, target) = (o.holder()?, o.target()?);
+    let accused = holder.cluster.failure_domain.as_str();
+    let observers = std::collections::BTreeSet::from([o.hub.failure_domain, target.cluster.failure_domain.as_str()]);
+    let independent = observers.iter().filter(|domain| **domain != accused).count();
+    (independent < 2).then(|| {
+        Finding::new(
+            Reason::TooFewFailureDomains,
+            format!(
+                "{}: hub and {} do not stand in two failure domains besides {accused}",
+                o.placement.name, target.cluster.name
+            ),
+        )
+    })
+}
+
+pub fn path_name(path: PathKind) -> &'static str {
+    match path {
+        PathKind::PeerAgent => "agent",
+        PathKind::ApiServer => "API server",
+    }
+}

@@ -1,0 +1,165 @@
+//! The clusters as configured, and the sites as observed: who was heard when, and what each sees of the others.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proto::{
+    ClusterName, Heartbeat, Hello, Mark, Moment, Nonce, PathKind, PathState, PlacementId, Report, Term, WallTime,
+};
+
+/// A DRCluster, parsed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    pub name: ClusterName,
+    /// The uid in its agent's certificate.
+    pub identity: String,
+    pub failure_domain: String,
+    pub peer_endpoint: Option<String>,
+    pub probe_endpoints: Vec<String>,
+    pub maintenance: bool,
+}
+
+/// What was last heard from a cluster's agent.
+#[derive(Clone, Debug)]
+pub struct Heard {
+    pub at: Moment,
+    pub at_wall: WallTime,
+    pub nonce: Nonce,
+    pub api_write_age: Option<Duration>,
+}
+
+/// A cluster as observed through its agent.
+#[derive(Clone, Debug)]
+pub struct Site {
+    pub cluster: Cluster,
+    pub connected: bool,
+    pub version: String,
+    /// None since this hub started: unheard, which is not lost.
+    pub heard: Option<Heard>,
+    pub paths: BTreeMap<(ClusterName, PathKind), Sighting>,
+    pub reports: BTreeMap<PlacementId, Report>,
+}
+
+/// One agent's last word on a path to another cluster, and when the hub got it.
+#[derive(Clone, Debug)]
+pub struct Sighting {
+    pub state: PathState,
+    pub received: Moment,
+}
+
+#[derive(Debug, Default)]
+pub struct Fleet {
+    pub sites: BTreeMap<ClusterName, Site>,
+}
+
+impl Fleet {
+    pub fn cluster_seen(&mut self, cluster: Cluster) {
+        match self.sites.get_mut(&cluster.name) {
+            Some(site) => site.cluster = cluster,
+            None => {
+                let site = Site {
+                    cluster: cluster.clone(),
+                    connected: false,
+                    version: String::new(),
+                    heard: None,
+                    paths: BTreeMap::new(),
+                    reports: BTreeMap::new(),
+                };
+                self.sites.insert(cluster.name, site);
+            }
+        }
+    }
+
+    pub fn connected(&mut self, hello: &Hello) {
+        if let Some(site) = self.sites.get_mut(&hello.cluster) {
+            site.connected = true;
+            site.version.clone_from(&hello.version);
+        }
+    }
+
+    pub fn disconnected(&mut self, cluster: &ClusterName) {
+        if let Some(site) = self.sites.get_mut(cluster) {
+            site.connected = false;
+        }
+    }
+
+    pub fn heartbeat(&mut self, now: Moment, wall: WallTime, heartbeat: &Heartbeat) {
+        let Some(site) = self.sites.get_mut(&heartbeat.cluster) else { return };
+        site.heard =
+            Some(Heard { at: now, at_wall: wall, nonce: heartbeat.nonce, api_write_age: heartbeat.api_write_age });
+        for state in &heartbeat.paths {
+            let sighting = Sighting { state: state.clone(), received: now };
+            site.paths.insert((state.cluster.clone(), state.path), sighting);
+        }
+    }
+
+    pub fn report(&mut self, mut report: Report) {
+        if let Some(site) = self.sites.get_mut(&report.cluster) {
+            // An agent repeats its inventory only when it has changed.
+            let known = site.reports.get_mut(&report.placement).and_then(|before| before.inventory.take());
+            report.inventory = report.inventory.or(known);
+            site.reports.insert(report.placement.clone(), report);
+        }
+    }
+}
+
+/// How a site stands, by the age of its last sign of life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Liveness {
+    Alive,
+    /// Nothing heard since this hub started, and not for long enough to say more.
+    Unheard,
+    Suspect,
+    Unreachable,
+}
+
+impl Site {
+    /// How long it has been silent: since it was last heard, or since the hub started.
+    pub fn silent_for(&self, now: Moment, hub_started: Moment) -> Duration {
+        now.since(self.heard.as_ref().map_or(hub_started, |heard| heard.at))
+    }
+
+    pub fn liveness(&self, now: Moment, hub_started: Moment, suspect: Duration, unreachable: Duration) -> Liveness {
+        let silent = self.silent_for(now, hub_started);
+        if silent >= unreachable {
+            Liveness::Unreachable
+        } else if silent >= suspect {
+            Liveness::Suspect
+        } else if self.heard.is_none() {
+            Liveness::Unheard
+        } else {
+            Liveness::Alive
+        }
+    }
+}
+
+/// One path from an observer to an accused site, in ages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub path: PathKind,
+    pub reachable: bool,
+    /// The probe began no longer ago than this; none: in another term of the hub, so nobody knows.
+    pub gathered_age: Option<Duration>,
+    /// Since the path last worked; none: not as long as the observer remembers.
+    pub worked_age: Option<Duration>,
+}
+
+impl Site {
+    /// What this site sees of another.
+    pub fn sees(&self, other: &ClusterName, now: Moment, term: Term) -> Vec<Seen> {
+        self.paths
+            .iter()
+            .filter(|((cluster, _), _)| cluster == other)
+            .map(|((_, path), sighting)| Seen {
+                path: *path,
+                reachable: sighting.state.reachable,
+                gathered_age: mark_age(sighting.state.mark, now, term),
+                worked_age: sighting.state.worked_age.map(|age| age + now.since(sighting.received)),
+            })
+            .collect()
+    }
+}
+
+fn mark_age(mark: Mark, now: Moment, term: Term) -> Option<Duration> {
+    (mark.term == term.0).then(|| now.since(mark.at))
+}

@@ -1,0 +1,559 @@
+//! The hub's one owner of state: an event goes in, a decision comes out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use proto::{
+    Acknowledgement, ClusterName, Epoch, FromHub, Heartbeat, Hello, Mark, Moment, OperationId, Outcome, PlacementId,
+    Reply, Report, Role, StepKind, Term, WallTime,
+};
+
+use crate::decide::{Choice, decide};
+use crate::decision::{Decision, Remembered, Send};
+use crate::event::Event;
+use crate::finding::Finding;
+use crate::fleet::{Fleet, Liveness};
+use crate::journal::{Entry, Line, OperationKind};
+use crate::lease::{self, Memories};
+use crate::observation::{HubView, Observation, SiteView};
+use crate::orders::Orders;
+use crate::placement::{Placement, Refused};
+use crate::progress::{Ledger, Progress};
+use crate::rejoin;
+use crate::tell::Tell;
+
+/// What an installation says about its hub.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub name: String,
+    pub failure_domain: String,
+}
+
+/// The time, as the driver reads it once per event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    pub boot: Moment,
+    pub wall: WallTime,
+}
+
+/// A hub that was not run for this long has missed what was said meanwhile: silence is counted anew from here.
+const ASLEEP: Duration = Duration::from_secs(1);
+
+/// How often a placement is looked at while something moves, and while nothing does.
+const BUSY: Duration = Duration::from_millis(20);
+const IDLE: Duration = Duration::from_millis(500);
+
+/// How often a fresh read of a DRPlacement is asked for while its holder is silent.
+const READ_AGAIN: Duration = Duration::from_millis(250);
+
+/// More transitions in one step than any plan has; a bound, so that a mistake cannot spin.
+const MOST_TRANSITIONS: usize = 64;
+
+pub struct Hub {
+    settings: Settings,
+    /// Since when the hub has been hearing without a gap.
+    awake_since: Moment,
+    last_step: Moment,
+    ledger: Ledger,
+    placements: BTreeMap<PlacementId, Placement>,
+    refused: BTreeMap<PlacementId, Refused>,
+    remembered: BTreeMap<PlacementId, Remembered>,
+    fleet: Fleet,
+    memories: BTreeMap<PlacementId, Memories>,
+    last_grant: BTreeMap<PlacementId, Moment>,
+    started: Moment,
+    verified: BTreeMap<PlacementId, Moment>,
+    read_asked: BTreeMap<PlacementId, Moment>,
+    answers: BTreeMap<PlacementId, Answers>,
+    due: BTreeSet<(Moment, PlacementId)>,
+    due_at: BTreeMap<PlacementId, Moment>,
+    orders: Orders,
+    tell: Tell,
+}
+
+/// What the agents have answered to the operation that runs.
+#[derive(Debug)]
+struct Answers {
+    operation: OperationId,
+    outcomes: BTreeMap<(ClusterName, StepKind), Outcome>,
+}
+
+impl Hub {
+    /// Folds the journal and begins a new term.
+    pub fn start(settings: Settings, now: Now, lines: &[Line], remembered: Vec<Remembered>) -> (Hub, Decision) {
+        let mut ledger = Ledger::default();
+        for line in lines {
+            ledger.fold(line.at, &line.entry);
+        }
+        let mut hub = Hub {
+            settings,
+            awake_since: now.boot,
+            last_step: now.boot,
+            ledger,
+            placements: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            remembered: remembered.into_iter().map(|kept| (kept.placement.clone(), kept)).collect(),
+            fleet: Fleet::default(),
+            memories: BTreeMap::new(),
+            last_grant: BTreeMap::new(),
+            started: now.boot,
+            verified: BTreeMap::new(),
+            read_asked: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            due: BTreeSet::new(),
+            due_at: BTreeMap::new(),
+            orders: Orders::default(),
+            tell: Tell::default(),
+        };
+        let mut decision = Decision::default();
+        let term = Term(hub.ledger.term.0 + 1);
+        hub.record(now, Entry::Term { term }, &mut decision);
+        (hub, decision)
+    }
+
+    /// The only way in.
+    pub fn step(&mut self, now: Now, event: Event) -> Decision {
+        let mut decision = Decision::default();
+        if now.boot.since(self.last_step) > ASLEEP {
+            self.awake_since = now.boot;
+        }
+        self.last_step = now.boot;
+        for placement in self.learn(now, event, &mut decision) {
+            self.consider(now, &placement, &mut decision);
+        }
+        decision
+    }
+
+    /// The cluster's assignments as the hub means them now; for tests and for the operator's view.
+    pub fn progress(&self, placement: &PlacementId) -> Option<&Progress> {
+        self.ledger.of(placement)
+    }
+
+    pub fn term(&self) -> Term {
+        self.ledger.term
+    }
+
+    /// Takes the event in, and says which placements to look at.
+    fn learn(&mut self, now: Now, event: Event, decision: &mut Decision) -> Vec<PlacementId> {
+        match event {
+            Event::PlacementSeen(placement) => self.placement_seen(now, *placement, decision),
+            Event::PlacementRefused(refused) => self.placement_refused(now, *refused, decision),
+            Event::Verified(placement, began) => {
+                self.verified.insert(placement.clone(), began);
+                vec![placement]
+            }
+            Event::PlacementGone(id) => self.placement_gone(id),
+            Event::ClusterSeen(cluster) => {
+                let name = cluster.name.clone();
+                self.fleet.cluster_seen(cluster);
+                self.tell.site(now, &self.fleet, &name, self.awake_since, decision);
+                self.placements_of(&name)
+            }
+            Event::ClusterGone(name) => {
+                self.fleet.sites.remove(&name);
+                self.placements_of(&name)
+            }
+            Event::Connected(hello) => self.connected(now, &hello, decision),
+            Event::Disconnected(cluster) => {
+                self.fleet.disconnected(&cluster);
+                self.placements_of(&cluster)
+            }
+            Event::Heartbeat(heartbeat) => self.heartbeat(now, &heartbeat, decision),
+            Event::Report(report) => self.report(now, *report, decision),
+            Event::Acknowledged(acknowledgement) => self.acknowledged(acknowledgement),
+            Event::Tick => {
+                self.tell.sites(now, &self.fleet, self.awake_since, decision);
+                self.take_due(now.boot)
+            }
+        }
+    }
+
+    fn placement_seen(&mut self, now: Now, placement: Placement, decision: &mut Decision) -> Vec<PlacementId> {
+        let id = placement.id.clone();
+        self.refused.remove(&id);
+        if let Some(told) = &placement.told {
+            let epoch = Epoch(told.epoch.and_then(|epoch| u64::try_from(epoch).ok()).unwrap_or(0));
+            self.tell.knew(&id, told);
+            self.rejoin(now, &id, "its status", epoch, decision);
+        }
+        self.placements.insert(id.clone(), placement);
+        let mut touched = self.overlapping(&id);
+        touched.push(id);
+        touched
+    }
+
+    fn placement_refused(&mut self, now: Now, refused: Refused, decision: &mut Decision) -> Vec<PlacementId> {
+        let id = refused.id.clone();
+        let known = self.placements.get_mut(&id);
+        if let (Some(known), true) = (known, refused.deleting) {
+            known.deleting = true;
+        } else if refused.deleting {
+            // Never understood, so never owned: nothing to let go of.
+            decision.explain.push(crate::decision::Explanation::Released(id.clone(), refused.name.clone()));
+            return Vec::new();
+        }
+        self.tell.refused(now, &refused, decision);
+        self.refused.insert(id.clone(), refused);
+        vec![id]
+    }
+
+    fn placement_gone(&mut self, id: PlacementId) -> Vec<PlacementId> {
+        self.refused.remove(&id);
+        let owned = self.ledger.of(&id).is_some_and(|progress| progress.ownership.is_some() && !progress.released);
+        match self.placements.get_mut(&id) {
+            // Somebody took the finalizer away: let go all the same.
+            Some(placement) if owned => placement.deleting = true,
+            Some(_) => {
+                self.placements.remove(&id);
+                self.tell.forget(&id);
+            }
+            None => {}
+        }
+        vec![id]
+    }
+
+    fn connected(&mut self, now: Now, hello: &Hello, decision: &mut Decision) -> Vec<PlacementId> {
+        self.fleet.connected(hello);
+        self.orders.connected(&hello.cluster);
+        for known in &hello.known {
+            self.remember_memory(&known.placement, &hello.cluster, known.epoch, known.role);
+            self.rejoin(now, &known.placement, hello.cluster.as_str(), known.epoch, decision);
+            if self.ledger.of(&known.placement).is_some_and(|progress| progress.released) {
+                self.orders.let_go_later(&hello.cluster, &known.placement);
+            }
+        }
+        let touched = self.placements_of(&hello.cluster);
+        for id in &touched {
+            // A cluster that remembers nothing of a placement says so by leaving it out.
+            let memories = self.memories.entry(id.clone()).or_default();
+            memories.entry(hello.cluster.clone()).or_insert((Epoch(0), Role::Unknown));
+        }
+        touched
+    }
+
+    fn remember_memory(&mut self, placement: &PlacementId, cluster: &ClusterName, epoch: Epoch, role: Role) {
+        self.memories.entry(placement.clone()).or_default().insert(cluster.clone(), (epoch, role));
+    }
+
+    fn rejoin(&mut self, now: Now, id: &PlacementId, witness: &str, epoch: Epoch, decision: &mut Decision) {
+        let progress = self.ledger.of(id);
+        if progress.is_some_and(|progress| progress.needs_human.is_some()) {
+            return;
+        }
+        let name = self.placements.get(id).map(|placement| &placement.name);
+        if let Some(reason) = rejoin::knows_more(progress, witness, epoch, name) {
+            self.record(now, Entry::NeedsHuman { placement: id.clone(), reason }, decision);
+        }
+    }
+
+    /// No work in proportion to the fleet here: this site, and the placements it renews.
+    fn heartbeat(&mut self, now: Now, heartbeat: &Heartbeat, decision: &mut Decision) -> Vec<PlacementId> {
+        let cluster = &heartbeat.cluster;
+        let was_quiet = self
+            .fleet
+            .sites
+            .get(cluster)
+            .is_none_or(|site| site.silent_for(now.boot, self.awake_since) > ASLEEP || site.heard.is_none());
+        self.fleet.heartbeat(now.boot, now.wall, heartbeat);
+        let mut reply = Reply {
+            term: self.ledger.term,
+            nonce: heartbeat.nonce,
+            mark: Mark { term: self.ledger.term.0, at: now.boot },
+            grants: Vec::new(),
+            denials: Vec::new(),
+        };
+        for renewal in &heartbeat.renewals {
+            let id = &renewal.placement;
+            let answer = lease::answer(
+                self.placements.get(id),
+                self.ledger.of(id),
+                self.memories.get(id),
+                cluster,
+                renewal,
+            );
+            for entry in answer.record {
+                self.record(now, entry, decision);
+            }
+            match answer.verdict {
+                Ok(grant) => {
+                    self.last_grant.insert(id.clone(), now.boot);
+                    reply.grants.push(grant);
+                }
+                Err(denial) => reply.denials.push(denial),
+            }
+        }
+        decision.send.push(Send { to: cluster.clone(), message: FromHub::Reply(reply) });
+        self.orders.let_go(&self.fleet, &self.ledger, cluster, decision);
+        if was_quiet { self.placements_of(cluster) } else { Vec::new() }
+    }
+
+    fn report(&mut self, now: Now, report: Report, decision: &mut Decision) -> Vec<PlacementId> {
+        let id = report.placement.clone();
+        self.remember_memory(&id, &report.cluster, report.epoch_seen, report.role);
+        self.rejoin(now, &id, report.cluster.as_str(), report.epoch_seen, decision);
+        self.fleet.report(report);
+        vec![id]
+    }
+
+    fn acknowledged(&mut self, ack: Acknowledgement) -> Vec<PlacementId> {
+        let id = ack.command.placement.clone();
+        let running = self.ledger.of(&id).and_then(Progress::running);
+        let Some(operation) = running.filter(|operation| {
+            operation.intent.operation == ack.command.operation && operation.intent.epoch == ack.epoch
+        }) else {
+            // A late answer to an operation that has ended changes nothing (S11).
+            return Vec::new();
+        };
+        let name = operation.intent.operation.clone();
+        let answers = self
+            .answers
+            .entry(id.clone())
+            .and_modify(|answers| {
+                if answers.operation != name {
+                    *answers = Answers { operation: name.clone(), outcomes: BTreeMap::new() };
+                }
+            })
+            .or_insert_with(|| Answers { operation: name.clone(), outcomes: BTreeMap::new() });
+        answers.outcomes.insert((ack.cluster, ack.command.step), ack.outcome);
+        vec![id]
+    }
+
+    /// Looks at one placement until there is nothing left to write down; then sends, tells, and sets the next look.
+    fn consider(&mut self, now: Now, id: &PlacementId, decision: &mut Decision) {
+        if !self.placements.contains_key(id) {
+            return;
+        }
+        self.keep_copy(now, id, decision);
+        let mut waiting = None;
+        for _ in 0..MOST_TRANSITIONS {
+            match self.choose(now, id) {
+                Choice::Record(entries) => {
+                    for entry in entries {
+                        self.record(now, entry, decision);
+                    }
+                    self.keep_copy(now, id, decision);
+                }
+                Choice::Wait(finding) => {
+                    waiting = finding;
+                    break;
+                }
+            }
+        }
+        self.settle(now, id, waiting, decision);
+    }
+
+    fn choose(&self, now: Now, id: &PlacementId) -> Choice {
+        self.observe(now, id).map_or(Choice::Wait(None), |observation| decide(&observation))
+    }
+
+    fn settle(&mut self, now: Now, id: &PlacementId, waiting: Option<Finding>, decision: &mut Decision) {
+        let Some(placement) = self.placements.get(id) else { return };
+        self.orders.assign(
+            placement,
+            self.ledger.of(id),
+            self.remembered.get(id),
+            &self.fleet,
+            decision,
+        );
+        let waiting = waiting.or_else(|| self.needs_human(id));
+        let mut orders = std::mem::take(&mut self.orders);
+        let mut tell = std::mem::take(&mut self.tell);
+        let mut busy = false;
+        let mut wants_read = false;
+        if let Some(observation) = self.observe(now, id) {
+            orders.command(now, &observation, decision);
+            tell.placement(&observation, waiting.as_ref(), self.refused.get(id), decision);
+            let silent = observation
+                .holder()
+                .is_some_and(|holder| matches!(holder.liveness, Liveness::Suspect | Liveness::Unreachable));
+            busy = silent || observation.progress.running().is_some();
+            wants_read = silent;
+        }
+        self.orders = orders;
+        self.tell = tell;
+        if wants_read {
+            self.ask_for_a_read(now, id, decision);
+        }
+        let released = self.ledger.of(id).is_some_and(|progress| progress.released);
+        if released {
+            self.release(id, decision);
+        } else {
+            self.look_again(id, now.boot + if busy { BUSY } else { IDLE });
+        }
+    }
+
+    fn needs_human(&self, id: &PlacementId) -> Option<Finding> {
+        let reason = self.ledger.of(id)?.needs_human.as_ref()?;
+        Some(Finding::new(crds::conditions::Reason::NeedsHuman, reason.clone()))
+    }
+
+    fn ask_for_a_read(&mut self, now: Now, id: &PlacementId, decision: &mut Decision) {
+        let asked = self.read_asked.get(id).copied();
+        let due = asked.is_none_or(|asked| now.boot.since(asked) >= READ_AGAIN);
+        if let (true, Some(placement)) = (due, self.placements.get(id)) {
+            self.read_asked.insert(id.clone(), now.boot);
+            decision.verify.push(placement.name.clone());
+        }
+    }
+
+    fn release(&mut self, id: &PlacementId, decision: &mut Decision) {
+        if let Some(placement) = self.placements.remove(id) {
+            self.orders.unassign(&placement, decision);
+            self.tell.forget(id);
+            decision.explain.push(crate::decision::Explanation::Released(id.clone(), placement.name));
+        }
+        if let Some(at) = self.due_at.remove(id) {
+            self.due.remove(&(at, id.clone()));
+        }
+    }
+
+    /// Everything known about one placement now, as ages.
+    fn observe<'a>(&'a self, now: Now, id: &PlacementId) -> Option<Observation<'a>> {
+        static NOTHING_YET: Progress = Progress::NEW;
+        let placement = self.placements.get(id)?;
+        let progress = self.ledger.of(id).unwrap_or(&NOTHING_YET);
+        let holder = progress.ownership.as_ref().map(|ownership| &ownership.holder);
+        let timing = &placement.policy.timing;
+        let dark = self.fleet.sites.values().filter(|site| {
+            site.silent_for(now.boot, self.awake_since) >= timing.suspect
+        });
+        let sites = placement.clusters.iter().filter_map(|cluster| self.fleet.sites.get(cluster));
+        let views = sites.map(|site| SiteView {
+            cluster: &site.cluster,
+            connected: site.connected,
+            liveness: site.liveness(now.boot, self.awake_since, timing.suspect, timing.unreachable),
+            silent: site.silent_for(now.boot, self.awake_since),
+            heard: site.heard.as_ref(),
+            report: site.reports.get(id),
+            sees_holder: holder.map(|holder| site.sees(holder, now.boot, self.ledger.term)).unwrap_or_default(),
+            answers: self.answers_of(id, progress, &site.cluster.name),
+        });
+        Some(Observation {
+            placement,
+            progress,
+            remembered: self.remembered.get(id),
+            sites: views.collect(),
+            unconfigured: placement.clusters.iter().filter(|name| !self.fleet.sites.contains_key(name)).collect(),
+            hub: HubView {
+                failure_domain: &self.settings.failure_domain,
+                sites: self.fleet.sites.len(),
+                dark: dark.count(),
+            },
+            lease_age: now.boot.since(self.last_grant.get(id).copied().unwrap_or(self.started)),
+            verified_age: self.verified.get(id).map(|began| now.boot.since(*began)),
+            overlapping: self.overlapped_by(placement),
+            wall: now.wall,
+        })
+    }
+
+    fn answers_of<'a>(
+        &'a self,
+        id: &PlacementId,
+        progress: &Progress,
+        cluster: &ClusterName,
+    ) -> BTreeMap<StepKind, &'a Outcome> {
+        let running = progress.running().map(|operation| &operation.intent.operation);
+        self.answers
+            .get(id)
+            .filter(|answers| Some(&answers.operation) == running)
+            .map(|answers| {
+                let own = answers.outcomes.iter().filter(|((from, _), _)| from == cluster);
+                own.map(|((_, step), outcome)| (*step, outcome)).collect()
+            })
+            .unwrap_or_default()
+    }
+
+    /// Keeps the holder's manifests and sync times, the newest wins (storage.md, rule 9).
+    fn keep_copy(&mut self, now: Now, id: &PlacementId, decision: &mut Decision) {
+        let Some(kept) = self.newest_copy(now, id) else { return };
+        let unchanged = self
+            .remembered
+            .get(id)
+            .is_some_and(|known| known.inventory == kept.inventory && known.volumes == kept.volumes && known.from == kept.from);
+        if !unchanged {
+            decision.remember.push(kept.clone());
+        }
+        self.remembered.insert(id.clone(), kept);
+    }
+
+    fn newest_copy(&self, now: Now, id: &PlacementId) -> Option<Remembered> {
+        let progress = self.ledger.of(id)?;
+        let ownership = progress.ownership.as_ref()?;
+        let site = self.fleet.sites.get(&ownership.holder)?;
+        let report = site.reports.get(id)?;
+        let owns = matches!(report.role, Role::Holder | Role::Promoting) && report.epoch_seen == ownership.epoch;
+        if !owns {
+            return None;
+        }
+        let known = self.remembered.get(id);
+        // While it is being moved, the application's replicas at the new place are not yet what the user wants.
+        let settled = progress.running().is_none_or(|operation| operation.intent.kind == OperationKind::Deploy);
+        let inventory = report
+            .inventory
+            .as_ref()
+            .filter(|_| settled)
+            .or_else(|| known.map(|known| &known.inventory))
+            .or(report.inventory.as_ref())?;
+        let heard = site.heard.as_ref().map_or(now.wall, |heard| heard.at_wall);
+        Some(Remembered {
+            placement: id.clone(),
+            name: progress.name.clone()?,
+            from: ownership.holder.clone(),
+            inventory: inventory.clone(),
+            volumes: report.volumes.clone(),
+            received: heard,
+        })
+    }
+
+    /// Folds an entry in as it is asked to be written down: the driver makes it durable before anything is sent.
+    fn record(&mut self, now: Now, entry: Entry, decision: &mut Decision) {
+        self.ledger.fold(now.wall, &entry);
+        if let Entry::Ownership { placement, .. } = &entry {
+            // The new epoch's lease has not been granted yet.
+            self.last_grant.insert(placement.clone(), now.boot);
+        }
+        self.tell.recorded(&entry, &self.ledger, decision);
+        decision.record.push(entry);
+    }
+
+    fn placements_of(&self, cluster: &ClusterName) -> Vec<PlacementId> {
+        let of_cluster = self.placements.values().filter(|placement| placement.clusters.contains(cluster));
+        of_cluster.map(|placement| placement.id.clone()).collect()
+    }
+
+    fn overlapping(&self, id: &PlacementId) -> Vec<PlacementId> {
+        let Some(placement) = self.placements.get(id) else { return Vec::new() };
+        let others = self.placements.values().filter(|other| other.overlaps(placement));
+        others.map(|other| other.id.clone()).collect()
+    }
+
+    /// The other placement that selects the same and goes before: the one that owns something, or the first by name.
+    fn overlapped_by(&self, placement: &Placement) -> Option<&proto::PlacementName> {
+        let owned = |id: &PlacementId| self.ledger.of(id).is_some_and(|progress| progress.ownership.is_some());
+        if owned(&placement.id) {
+            return None;
+        }
+        let mut others = self.placements.values().filter(|other| other.overlaps(placement));
+        others.find(|other| owned(&other.id) || other.name < placement.name).map(|other| &other.name)
+    }
+
+    fn look_again(&mut self, id: &PlacementId, at: Moment) {
+        if let Some(before) = self.due_at.insert(id.clone(), at) {
+            self.due.remove(&(before, id.clone()));
+        }
+        self.due.insert((at, id.clone()));
+    }
+
+    fn take_due(&mut self, now: Moment) -> Vec<PlacementId> {
+        let mut taken = Vec::new();
+        while let Some((at, id)) = self.due.first().cloned() {
+            if at > now {
+                break;
+            }
+            self.due.pop_first();
+            self.due_at.remove(&id);
+            taken.push(id);
+        }
+        taken
+    }
+}

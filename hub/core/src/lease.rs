@@ -1,0 +1,103 @@
+//! Answers to renewals, and what must be waited for after the last one.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proto::{ClusterName, Denial, DenialReason, Epoch, Grant, Renewal, Role};
+
+use crate::journal::{Entry, OperationKind};
+use crate::placement::Placement;
+use crate::progress::Progress;
+
+/// What a cluster says it remembers of a placement.
+pub type Memories = BTreeMap<ClusterName, (Epoch, Role)>;
+
+/// The answer, and what has to be durable before it leaves.
+#[derive(Debug, PartialEq)]
+pub struct Answer {
+    pub record: Vec<Entry>,
+    pub verdict: Result<Grant, Denial>,
+}
+
+/// Judges one renewal. Rules R1, R2 and R6 of protocol.md; `NotNow` never stops a holder before its deadline.
+pub fn answer(
+    placement: Option<&Placement>,
+    progress: Option<&Progress>,
+    memories: Option<&Memories>,
+    cluster: &ClusterName,
+    renewal: &Renewal,
+) -> Answer {
+    let denied = |epoch: Epoch, holder: Option<ClusterName>, reason: DenialReason| Answer {
+        record: Vec::new(),
+        verdict: Err(Denial { placement: renewal.placement.clone(), epoch, holder, reason }),
+    };
+    // Right after its start a hub may not have seen the placement yet: nobody is stopped for that.
+    let Some(placement) = placement else { return denied(Epoch(0), None, DenialReason::NotNow) };
+    let Some(progress) = progress else { return denied(Epoch(0), None, DenialReason::NotNow) };
+    if !placement.clusters.contains(cluster) {
+        return denied(progress.highest, None, DenialReason::NotYours);
+    }
+    if progress.needs_human.is_some() && progress.ownership.is_none() {
+        return match sole_holder(placement, memories) {
+            Some((holder, epoch)) if holder == cluster && epoch == renewal.epoch => {
+                granted(placement, progress, renewal)
+            }
+            Some((holder, epoch)) if epoch > renewal.epoch => {
+                denied(epoch, Some(holder.clone()), DenialReason::Superseded)
+            }
+            Some(_) | None => denied(Epoch(0), None, DenialReason::NotNow),
+        };
+    }
+    let Some(ownership) = &progress.ownership else {
+        return denied(progress.highest, None, DenialReason::NotNow);
+    };
+    let leaving = progress.running().is_some_and(|operation| match operation.intent.kind {
+        OperationKind::FailOver | OperationKind::Readopt => operation.intent.epoch > ownership.epoch,
+        OperationKind::Deploy | OperationKind::Release => false,
+    });
+    // R2; an epoch that was burned by an aborted operation supersedes the one before as well.
+    if leaving || progress.highest > renewal.epoch || ownership.holder != *cluster {
+        return denied(progress.highest, Some(ownership.holder.clone()), DenialReason::Superseded);
+    }
+    if renewal.epoch != ownership.epoch {
+        return denied(progress.highest, Some(ownership.holder.clone()), DenialReason::NotNow);
+    }
+    granted(placement, progress, renewal)
+}
+
+/// The one cluster that says it is holder at the highest epoch anybody remembers, once everybody has spoken.
+fn sole_holder<'a>(placement: &Placement, memories: Option<&'a Memories>) -> Option<(&'a ClusterName, Epoch)> {
+    let memories = memories?;
+    if !placement.clusters.iter().all(|cluster| memories.contains_key(cluster)) {
+        return None;
+    }
+    let highest = memories.values().map(|(epoch, _)| *epoch).max()?;
+    let mut at_highest = memories.iter().filter(|(_, (epoch, _))| *epoch == highest);
+    let mut holders = at_highest.by_ref().filter(|(_, (_, role))| *role == Role::Holder);
+    let (holder, _) = holders.next()?;
+    holders.next().is_none().then_some((holder, highest))
+}
+
+fn granted(placement: &Placement, progress: &Progress, renewal: &Renewal) -> Answer {
+    let mut record = Vec::new();
+    let newest = progress.policies.last().map(|policy| policy.generation);
+    if newest.is_none_or(|generation| generation < placement.policy.generation) {
+        record.push(Entry::Policy { placement: placement.id.clone(), policy: placement.policy });
+    }
+    let echoes_a_known_one = progress.policies.iter().any(|policy| policy.generation == renewal.echo);
+    if renewal.echo > progress.echoed && echoes_a_known_one {
+        record.push(Entry::Echo { placement: placement.id.clone(), generation: renewal.echo });
+    }
+    let verdict =
+        Ok(Grant { placement: renewal.placement.clone(), epoch: renewal.epoch, policy: placement.policy });
+    Answer { record, verdict }
+}
+
+/// How long after the last grant the holder is certainly stopped; none: waiting proves nothing (R6).
+pub fn expiry_wait(progress: &Progress) -> Option<Duration> {
+    // Without an echo the holder may never have received a lease, and then has no deadline to stop at.
+    let echoed_is_known = progress.policies.iter().any(|policy| policy.generation == progress.echoed);
+    let all_stop = progress.policies.iter().all(proto::Policy::expiry_stops);
+    let longest = progress.policies.iter().map(|policy| policy.timing.wait()).max()?;
+    (all_stop && echoed_is_known).then_some(longest)
+}

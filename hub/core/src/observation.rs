@@ -1,0 +1,119 @@
+//! What the hub knows about one placement now, as ages, not timestamps: the whole ground of every choice.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proto::{ClusterName, Inventory, Outcome, PlacementName, Replication, Report, StepKind, VolumeState, WallTime};
+
+use crate::decision::Remembered;
+use crate::fleet::{Cluster, Heard, Liveness, Seen};
+use crate::placement::Placement;
+use crate::progress::Progress;
+
+pub struct Observation<'a> {
+    pub placement: &'a Placement,
+    pub progress: &'a Progress,
+    pub remembered: Option<&'a Remembered>,
+    /// The clusters of the placement that have a DRCluster, in the user's order.
+    pub sites: Vec<SiteView<'a>>,
+    /// Named in the placement, but no DRCluster of that name exists.
+    pub unconfigured: Vec<&'a ClusterName>,
+    pub hub: HubView<'a>,
+    /// Since the last grant to the holder, or since this hub started if there was none since.
+    pub lease_age: Duration,
+    /// Since a linearizable read of the DRPlacement began; none: not read since this hub started.
+    pub verified_age: Option<Duration>,
+    /// Another placement that selects the same and was here first.
+    pub overlapping: Option<&'a PlacementName>,
+    pub wall: WallTime,
+}
+
+pub struct HubView<'a> {
+    pub failure_domain: &'a str,
+    pub sites: usize,
+    /// Sites that are suspected now, by this placement's timing.
+    pub dark: usize,
+}
+
+pub struct SiteView<'a> {
+    pub cluster: &'a Cluster,
+    pub connected: bool,
+    pub liveness: Liveness,
+    pub silent: Duration,
+    pub heard: Option<&'a Heard>,
+    pub report: Option<&'a Report>,
+    /// What it sees of the placement's holder.
+    pub sees_holder: Vec<Seen>,
+    /// Its answers to the commands of the operation that runs.
+    pub answers: BTreeMap<StepKind, &'a Outcome>,
+}
+
+impl<'a> Observation<'a> {
+    pub fn site(&self, cluster: &ClusterName) -> Option<&SiteView<'a>> {
+        self.sites.iter().find(|site| site.cluster.name == *cluster)
+    }
+
+    pub fn holder_name(&self) -> Option<&'a ClusterName> {
+        self.progress.ownership.as_ref().map(|ownership| &ownership.holder)
+    }
+
+    pub fn holder(&self) -> Option<&SiteView<'a>> {
+        self.holder_name().and_then(|holder| self.site(holder))
+    }
+
+    /// The first cluster in the user's order that is not the holder: who would take over.
+    pub fn target(&self) -> Option<&SiteView<'a>> {
+        let holder = self.holder_name();
+        self.sites.iter().find(|site| Some(&site.cluster.name) != holder)
+    }
+
+    pub fn inventory(&self) -> Option<&'a Inventory> {
+        self.remembered.map(|remembered| &remembered.inventory)
+    }
+
+    /// The bound the user wrote down, or three scheduling intervals of the class (protocol §5).
+    pub fn loss_bound(&self) -> Option<Duration> {
+        self.placement.max_data_loss.or_else(|| Some(scheduling_interval(self.inventory()?)? * 3))
+    }
+
+    /// What would be lost of each volume if the holder were lost at `when`; `None` is unknown, which is infinite.
+    pub fn losses(&self, when: WallTime) -> Vec<(&'a VolumeState, Option<Duration>)> {
+        let volumes = self.remembered.map(|remembered| remembered.volumes.as_slice()).unwrap_or_default();
+        volumes.iter().map(|volume| (volume, last_sync(volume).map(|sync| when.since(sync)))).collect()
+    }
+
+    /// The loss of the worst volume; none if any volume's is unknown, or no volume is known.
+    pub fn worst_loss(&self, when: WallTime) -> Option<Duration> {
+        let losses = self.losses(when);
+        if losses.is_empty() {
+            return None;
+        }
+        losses.into_iter().map(|(_, loss)| loss).try_fold(Duration::ZERO, |worst, loss| Some(worst.max(loss?)))
+    }
+
+    /// When the holder was last heard; now, as long as it is heard.
+    pub fn loss_time(&self) -> WallTime {
+        match self.holder() {
+            Some(holder) if holder.liveness != Liveness::Alive => {
+                let received = self.remembered.map(|remembered| remembered.received);
+                holder.heard.map(|heard| heard.at_wall).or(received).unwrap_or(self.wall)
+            }
+            Some(_) | None => self.wall,
+        }
+    }
+}
+
+pub fn last_sync(volume: &VolumeState) -> Option<WallTime> {
+    volume.replication.as_ref().and_then(|replication: &Replication| replication.last_sync)
+}
+
+/// The `schedulingInterval` of the VolumeReplicationClass among the copied classes.
+fn scheduling_interval(inventory: &Inventory) -> Option<Duration> {
+    inventory.classes.iter().find_map(|class| {
+        let text = class.get("spec")?.get("parameters")?.get("schedulingInterval")?.as_str()?;
+        match text.strip_suffix('d') {
+            Some(days) => Some(Duration::from_secs(days.parse::<u64>().ok()?.checked_mul(86_400)?)),
+            None => crds::span::parse(text).ok(),
+        }
+    })
+}

@@ -1,0 +1,157 @@
+//! What has been sent to whom, so that it is sent again when it has to be, and not otherwise.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use proto::{Action, Assignment, ClusterName, Command, CommandId, FromHub, Moment, PlacementId, StepKind};
+
+use crate::assign::assignment;
+use crate::decision::{Decision, Remembered, Send};
+use crate::fleet::Fleet;
+use crate::hub::Now;
+use crate::observation::{Observation, SiteView};
+use crate::placement::Placement;
+use crate::progress::{Ledger, Operation, Progress};
+use crate::step;
+
+#[derive(Debug, Default)]
+pub struct Orders {
+    assigned: BTreeMap<(ClusterName, PlacementId), Assignment>,
+    sent: BTreeMap<(ClusterName, CommandId), Moment>,
+    /// Clusters that were away when a placement was released, and still remember it.
+    to_let_go: BTreeMap<ClusterName, BTreeSet<PlacementId>>,
+}
+
+impl Orders {
+    /// A new stream: whatever was sent before may not have arrived.
+    pub fn connected(&mut self, cluster: &ClusterName) {
+        self.assigned.retain(|(to, _), _| to != cluster);
+        self.sent.retain(|(to, _), _| to != cluster);
+    }
+
+    /// Tells every connected cluster of the placement what it asks of it, where that has changed.
+    pub fn assign(
+        &mut self,
+        placement: &Placement,
+        progress: Option<&Progress>,
+        remembered: Option<&Remembered>,
+        fleet: &Fleet,
+        decision: &mut Decision,
+    ) {
+        let connected = |cluster: &&ClusterName| fleet.sites.get(*cluster).is_some_and(|site| site.connected);
+        for cluster in placement.clusters.iter().filter(connected) {
+            let assignment = assignment(placement, progress, remembered, fleet, cluster);
+            let key = (cluster.clone(), placement.id.clone());
+            if self.assigned.get(&key) != Some(&assignment) {
+                self.assigned.insert(key, assignment.clone());
+                let message = FromHub::Assignment(Box::new(assignment));
+                decision.send.push(Send { to: cluster.clone(), message });
+            }
+        }
+        let dropped: Vec<_> = self
+            .assigned
+            .keys()
+            .filter(|(cluster, id)| *id == placement.id && !placement.clusters.contains(cluster))
+            .cloned()
+            .collect();
+        for key in dropped {
+            self.assigned.remove(&key);
+            decision.send.push(Send { to: key.0, message: FromHub::Unassign(key.1) });
+        }
+    }
+
+    pub fn unassign(&mut self, placement: &Placement, decision: &mut Decision) {
+        let assigned: Vec<_> = self.assigned.keys().filter(|(_, id)| *id == placement.id).cloned().collect();
+        for (cluster, id) in assigned {
+            self.assigned.remove(&(cluster.clone(), id.clone()));
+            decision.send.push(Send { to: cluster, message: FromHub::Unassign(id) });
+        }
+    }
+
+    /// Sends what the running operation wants done and nobody has confirmed yet.
+    pub fn command(&mut self, now: Now, o: &Observation, decision: &mut Decision) {
+        let Some(operation) = o.progress.running() else { return };
+        let issued = operation.intent.plan.iter().filter(|step| operation.step(**step).issued.is_some());
+        for step in issued {
+            for (cluster, action) in (step::rule(*step).command)(o, operation) {
+                if let Some(site) = o.site(&cluster) {
+                    self.send_command(now, o, operation, *step, site, action, decision);
+                }
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one command is made of all of these, and only here")]
+    fn send_command(
+        &mut self,
+        now: Now,
+        o: &Observation,
+        operation: &Operation,
+        step: StepKind,
+        site: &SiteView,
+        action: Action,
+        decision: &mut Decision,
+    ) {
+        let Some(heard) = site.heard.filter(|_| site.connected) else { return };
+        let intent = &operation.intent;
+        let id = CommandId { placement: intent.placement.clone(), operation: intent.operation.clone(), step };
+        let timing = &o.placement.policy.timing;
+        let key = (site.cluster.name.clone(), id.clone());
+        let again = self.sent.get(&key).is_none_or(|at| now.boot.since(*at) >= timing.renew * 2);
+        let confirmed = site.answers.get(&step).is_some_and(|answer| **answer == proto::Outcome::Done);
+        if confirmed || !again {
+            return;
+        }
+        self.sent.insert(key, now.boot);
+        let command = Command {
+            id,
+            epoch: intent.epoch,
+            nonce: heard.nonce,
+            lifetime: lifetime(now, heard.at, timing.rpc, timing.renew),
+            action,
+            trace_parent: None,
+        };
+        decision.send.push(Send { to: site.cluster.name.clone(), message: FromHub::Command(Box::new(command)) });
+    }
+
+    pub fn let_go_later(&mut self, cluster: &ClusterName, placement: &PlacementId) {
+        self.to_let_go.entry(cluster.clone()).or_default().insert(placement.clone());
+    }
+
+    /// Tells a cluster that was away when a placement was released.
+    pub fn let_go(
+        &mut self,
+        fleet: &Fleet,
+        ledger: &Ledger,
+        cluster: &ClusterName,
+        decision: &mut Decision,
+    ) {
+        let Some(placements) = self.to_let_go.remove(cluster) else { return };
+        let Some(heard) = fleet.sites.get(cluster).and_then(|site| site.heard.as_ref()) else { return };
+        for placement in placements {
+            let Some(operation) = ledger.of(&placement).and_then(|progress| progress.operation.as_ref()) else {
+                continue;
+            };
+            let command = Command {
+                id: CommandId {
+                    placement: placement.clone(),
+                    operation: operation.intent.operation.clone(),
+                    step: StepKind::Release,
+                },
+                epoch: operation.intent.epoch,
+                nonce: heard.nonce,
+                lifetime: LET_GO_LIFETIME,
+                action: Action::Release,
+                trace_parent: None,
+            };
+            decision.send.push(Send { to: cluster.clone(), message: FromHub::Command(Box::new(command)) });
+        }
+    }
+}
+
+const LET_GO_LIFETIME: Duration = Duration::from_secs(60);
+
+/// R5: counted by the agent since it sent the heartbeat that the command answers, which was a call before it was heard.
+fn lifetime(now: Now, heard: Moment, rpc: Duration, renew: Duration) -> Duration {
+    now.boot.since(heard) + rpc * 3 + renew
+}

@@ -1,0 +1,260 @@
+//! What has been told, so that each thing is told once, and everything that has changed is.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crds::cluster::Liveness as ShownLiveness;
+use crds::conditions::{ConditionType, EventReason, Reason};
+use crds::placement::DRPlacementStatus;
+use proto::{ClusterName, Moment, PlacementId, StepKind};
+
+use crate::conditions::{self, is_stalled, summarize};
+use crate::decision::{Decision, Explanation};
+use crate::explain::{Figures, Happening, OperationView, PlacementView, SiteReport, operation_view, proof_name};
+use crate::finding::Finding;
+use crate::fleet::{Fleet, Liveness, Site};
+use crate::hub::Now;
+use crate::journal::{Entry, OperationKind, StepRecord};
+use crate::observation::Observation;
+use crate::placement::Refused;
+use crate::progress::{Ledger, Operation};
+
+#[derive(Default)]
+pub struct Tell {
+    placements: BTreeMap<PlacementId, Told>,
+    sites: BTreeMap<ClusterName, (SiteReport, Moment)>,
+}
+
+#[derive(Default)]
+struct Told {
+    status: Option<DRPlacementStatus>,
+    view: Option<PlacementView>,
+    operation: Option<OperationView>,
+    holder_lost: bool,
+    refusal: Option<Reason>,
+    stalled: Option<Reason>,
+    stale: bool,
+}
+
+/// How often a site's row is written when only the time of its heartbeat has changed.
+const SITE_ROW_EVERY: Duration = Duration::from_secs(10);
+
+impl Tell {
+    /// What an earlier hub has told, so that the times of transitions live on.
+    pub fn knew(&mut self, id: &PlacementId, status: &DRPlacementStatus) {
+        self.placements.entry(id.clone()).or_default().status.get_or_insert_with(|| status.clone());
+    }
+
+    pub fn forget(&mut self, id: &PlacementId) {
+        self.placements.remove(id);
+    }
+
+    pub fn refused(&mut self, now: Now, refused: &Refused, decision: &mut Decision) {
+        let told = self.placements.entry(refused.id.clone()).or_default();
+        let status = conditions::refused(told.status.as_ref(), refused.generation.0, &refused.message, now.wall);
+        if told.status.as_ref() != Some(&status) {
+            told.status = Some(status.clone());
+            decision.explain.push(Explanation::Placement(Box::new(PlacementView {
+                id: refused.id.clone(),
+                name: refused.name.clone(),
+                generation: refused.generation,
+                status,
+                figures: Figures::default(),
+                waiting: Some(Finding::new(Reason::InvalidSpec, refused.message.clone())),
+            })));
+        }
+    }
+
+    /// Status, operation and transitions of one placement.
+    pub fn placement(
+        &mut self,
+        o: &Observation,
+        waiting: Option<&Finding>,
+        refused: Option<&Refused>,
+        decision: &mut Decision,
+    ) {
+        let told = self.placements.entry(o.placement.id.clone()).or_default();
+        if refused.is_none() {
+            let summary = summarize(o, waiting, told.status.as_ref());
+            let view = PlacementView {
+                id: o.placement.id.clone(),
+                name: o.placement.name.clone(),
+                generation: o.placement.generation,
+                status: summary.status,
+                figures: summary.figures,
+                waiting: waiting.cloned(),
+            };
+            if told.view.as_ref() != Some(&view) {
+                told.status = Some(view.status.clone());
+                told.view = Some(view.clone());
+                decision.explain.push(Explanation::Placement(Box::new(view)));
+            }
+        }
+        if let Some(operation) = &o.progress.operation {
+            told.operation(operation, waiting, decision);
+        }
+        told.transitions(o, waiting, decision);
+    }
+
+    /// What follows for the reader from a record in the journal.
+    pub fn recorded(&mut self, entry: &Entry, ledger: &Ledger, decision: &mut Decision) {
+        if let Some(happening) = happening(entry, ledger) {
+            decision.explain.push(Explanation::Happened(happening));
+        }
+    }
+
+    pub fn sites(&mut self, now: Now, fleet: &Fleet, awake_since: Moment, decision: &mut Decision) {
+        for site in fleet.sites.values() {
+            self.one_site(now, site, awake_since, decision);
+        }
+    }
+
+    pub fn site(&mut self, now: Now, fleet: &Fleet, name: &ClusterName, awake_since: Moment, decision: &mut Decision) {
+        if let Some(site) = fleet.sites.get(name) {
+            self.one_site(now, site, awake_since, decision);
+        }
+    }
+
+    fn one_site(&mut self, now: Now, site: &Site, awake_since: Moment, decision: &mut Decision) {
+        let timing = proto::Timing::FAST;
+        let liveness = match site.liveness(now.boot, awake_since, timing.suspect, timing.unreachable) {
+            Liveness::Alive => ShownLiveness::Live,
+            Liveness::Unheard => ShownLiveness::Unheard,
+            Liveness::Suspect | Liveness::Unreachable if site.heard.is_none() => ShownLiveness::Unheard,
+            Liveness::Suspect => ShownLiveness::Suspected,
+            Liveness::Unreachable => ShownLiveness::Lost,
+        };
+        let row = SiteReport {
+            cluster: site.cluster.name.clone(),
+            liveness,
+            last_heartbeat: site.heard.as_ref().map(|heard| heard.at_wall),
+            version: site.version.clone(),
+        };
+        let unchanged = self.sites.get(&row.cluster).is_some_and(|(before, at)| {
+            before.liveness == row.liveness
+                && before.version == row.version
+                && (now.boot.since(*at) < SITE_ROW_EVERY || before.last_heartbeat == row.last_heartbeat)
+        });
+        if !unchanged {
+            self.sites.insert(row.cluster.clone(), (row.clone(), now.boot));
+            decision.explain.push(Explanation::Site(row));
+        }
+    }
+}
+
+impl Told {
+    fn operation(&mut self, operation: &Operation, waiting: Option<&Finding>, decision: &mut Decision) {
+        let stuck = waiting.is_some_and(|finding| is_stalled(finding.reason));
+        let view = operation_view(operation, waiting.filter(|_| operation.is_running()), stuck);
+        if self.operation.as_ref() != Some(&view) {
+            self.operation = Some(view.clone());
+            decision.explain.push(Explanation::Operation(Box::new(view)));
+        }
+    }
+
+    fn transitions(&mut self, o: &Observation, waiting: Option<&Finding>, decision: &mut Decision) {
+        let mut say = |reason, warning, message: String| {
+            decision.explain.push(Explanation::Happened(Happening {
+                placement: o.placement.id.clone(),
+                name: o.placement.name.clone(),
+                reason,
+                warning,
+                message,
+                operation: o.progress.running().map(|operation| operation.intent.operation.clone()),
+            }));
+        };
+        if let Some(holder) = o.holder() {
+            let lost = matches!(holder.liveness, Liveness::Suspect | Liveness::Unreachable);
+            let name = &holder.cluster.name;
+            match (self.holder_lost, lost) {
+                (false, true) => say(EventReason::HeartbeatLost, true, format!("{name}: no longer heard")),
+                (true, false) => say(EventReason::HeartbeatReturned, false, format!("{name}: heard again")),
+                (true, true) | (false, false) => {}
+            }
+            self.holder_lost = lost;
+            let unreachable = holder.liveness == Liveness::Unreachable && o.progress.running().is_none();
+            let refusal = waiting.filter(|_| unreachable);
+            if refusal.map(|finding| finding.reason) != self.refusal {
+                if let Some(finding) = refusal {
+                    say(EventReason::FailoverRefused, true, finding.message.clone());
+                }
+                self.refusal = refusal.map(|finding| finding.reason);
+            }
+        }
+        let stalled = waiting.filter(|finding| is_stalled(finding.reason));
+        if stalled.map(|finding| finding.reason) != self.stalled {
+            if let Some(finding) = stalled {
+                let reason = match finding.reason {
+                    Reason::PromoteStuck => Some(EventReason::PromoteStuck),
+                    _ if o.progress.ownership.is_none() => Some(EventReason::DeployRefused),
+                    _ => None,
+                };
+                if let Some(reason) = reason {
+                    say(reason, true, finding.message.clone());
+                }
+            }
+            self.stalled = stalled.map(|finding| finding.reason);
+        }
+        let stale = self.status.as_ref().is_some_and(|status| {
+            status.conditions.iter().any(|condition| {
+                condition.type_ == ConditionType::Protected.as_str() && condition.reason == Reason::StaleCopy.as_str()
+            })
+        });
+        if stale && !self.stale {
+            say(EventReason::ReplicationStale, true, format!("{}: its copy is older than allowed", o.placement.name));
+        }
+        self.stale = stale;
+    }
+}
+
+/// One event per transition, in the past tense.
+fn happening(entry: &Entry, ledger: &Ledger) -> Option<Happening> {
+    let (placement, reason, warning, message) = match entry {
+        Entry::Intent(intent) => {
+            let reason = match intent.kind {
+                OperationKind::Deploy | OperationKind::Readopt => EventReason::DeployStarted,
+                OperationKind::FailOver => EventReason::FailoverStarted,
+                OperationKind::Release => return None,
+            };
+            (&intent.placement, reason, intent.kind == OperationKind::FailOver, intent.evidence.join("; "))
+        }
+        Entry::Fence { placement, operation: _, proof } => {
+            (placement, EventReason::FenceConfirmed, false, format!("proof: {}", proof_name(proof)))
+        }
+        Entry::Step { placement, operation: _, step: StepKind::Promote, state: StepRecord::Acknowledged } => {
+            (placement, EventReason::Promoted, false, "every volume is primary".to_owned())
+        }
+        Entry::Commit { placement, operation } => {
+            let kind = ledger.of(placement)?.operation.as_ref()?.intent.kind;
+            let reason = match kind {
+                OperationKind::Deploy | OperationKind::Readopt => EventReason::Deployed,
+                OperationKind::FailOver => EventReason::FailoverCompleted,
+                OperationKind::Release => return None,
+            };
+            (placement, reason, false, operation.to_string())
+        }
+        Entry::Abort { placement, operation: _, reason } => {
+            (placement, EventReason::FailoverAborted, true, reason.clone())
+        }
+        Entry::Released { placement } => {
+            (placement, EventReason::Released, false, "the application stays as it is".to_owned())
+        }
+        Entry::NeedsHuman { placement, reason } => (placement, EventReason::NeedsHuman, true, reason.clone()),
+        Entry::Genesis { hub: _ }
+        | Entry::Term { term: _ }
+        | Entry::Ownership { .. }
+        | Entry::Policy { .. }
+        | Entry::Echo { .. }
+        | Entry::Step { .. }
+        | Entry::Block { .. } => return None,
+    };
+    let progress = ledger.of(placement)?;
+    Some(Happening {
+        placement: placement.clone(),
+        name: progress.name.clone()?,
+        reason,
+        warning,
+        message,
+        operation: progress.operation.as_ref().map(|operation| operation.intent.operation.clone()),
+    })
+}
