@@ -1,8 +1,14 @@
 //! The application that the tests protect, as manifests: the sample of `manifests/`, or one of another name and size.
 
+use std::path::Path;
+
+use anyhow::Context;
 use serde_json::{Value, json};
 
-use crate::nodes::{APPEND_WRITER_IMAGE, DRIVER};
+use crate::{
+    array::DataClient,
+    nodes::{APPEND_WRITER_IMAGE, DRIVER},
+};
 
 /// The sample application and its class, as a user would apply them.
 pub const SHOP: &str = include_str!("../manifests/shop.yaml");
@@ -57,6 +63,15 @@ impl Application {
     /// The handles by which the storage arrays know the volumes, in the order of the claims.
     pub fn volume_handles(&self) -> Vec<String> {
         self.claims().iter().map(|claim| self.volume_handle(claim)).collect()
+    }
+
+    /// Makes the volumes at the storage array whose data plane this is, new and empty, as an administrator once did.
+    pub async fn provision(&self, data_socket: &Path) -> anyhow::Result<()> {
+        let mut array = DataClient::connect(data_socket).await?;
+        for handle in self.volume_handles() {
+            array.create(&handle).await.with_context(|| format!("making the volume {handle}"))?;
+        }
+        Ok(())
     }
 
     /// Everything that the application consists of, for the cluster where it is first deployed.

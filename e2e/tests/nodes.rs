@@ -1,19 +1,21 @@
 //! The stand-in nodes against a real API server and controller manager: what the other tests rely on them to do.
 
 use std::{
+    collections::BTreeSet,
     fs,
     net::Ipv4Addr,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    sync::{LazyLock, Mutex, MutexGuard, PoisonError},
+    path::PathBuf,
+    sync::{Arc, LazyLock, Mutex, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use e2e::{
     application::Application,
+    array::{DATA_SOCKET, DataClient},
     assets::Assets,
     control_plane::{ControlPlane, Options},
+    history::{History, Record},
     nodes::{Arguments, DRIVER, Settings},
     process::{Launch, Process},
 };
@@ -32,19 +34,6 @@ use tokio::runtime::Runtime;
 const DEADLINE: Duration = Duration::from_secs(60);
 /// Longer than the grace of the application's pods, and than what the nodes need for anything.
 const A_WHILE: Duration = Duration::from_secs(3);
-
-/// Stands in for the append-writer, so that these tests need no storage array: writes a line every 20 ms.
-const WRITER: &str = r#"#!/bin/sh
-while [ $# -gt 0 ]; do
-  case "$1" in --log) log=$2;; --epoch) epoch=$2;; --images) images=$2;; --cluster) cluster=$2;; esac
-  shift 2
-done
-while :; do
-  if [ -e "$log.crash" ]; then rm "$log.crash"; exit 3; fi
-  echo "$cluster $epoch $images" >> "$log"
-  sleep 0.02
-done
-"#;
 
 const SITE_STATES: &str = r"
 apiVersion: apiextensions.k8s.io/v1
@@ -72,11 +61,8 @@ fn a_pod_runs_once_its_volumes_are_attached_and_is_gone_only_after_they_are_deta
         ensure!(attachments.len() == 2, "two volumes, but {} attachments", attachments.len());
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).context("a pod on a node")?;
         ensure!(site.mounts(&node).await?.len() == 2, "the node does not say that it uses both volumes");
-        let line = site.last_line()?;
-        ensure!(
-            line == format!("orderly 0 {}", site.application.volume_handles().join(",")),
-            "wrote {line:?}"
-        );
+        let written: BTreeSet<_> = site.records()?.into_iter().map(|record| record.image).collect();
+        ensure!(written == site.application.volume_handles().into_iter().collect(), "wrote to {written:?}");
 
         site.scale(0).await?;
         site.await_no_pods().await?;
@@ -101,8 +87,9 @@ fn a_pod_writes_under_the_epoch_that_its_cluster_records_for_its_claims() {
         site.cluster.apply_yaml(&state.to_string()).await?;
         site.deploy().await?;
         site.await_writing().await?;
-        let line = site.last_line()?;
-        ensure!(line.starts_with("epochs 7 "), "wrote {line:?}");
+        let records = site.records()?;
+        let strange = records.iter().find(|record| record.epoch != 7 || record.cluster != "epochs");
+        ensure!(strange.is_none(), "wrote {strange:?}");
         Ok(())
     });
 }
@@ -180,14 +167,22 @@ fn a_container_that_exits_is_started_again_and_counted() {
     on_a_site("crash", 1, async |site| {
         site.deploy().await?;
         site.await_writing().await?;
-        fs::write(site.log.with_extension("jsonl.crash"), "")?;
-        eventually("the restart is reported", async || {
+        site.array.kill9();
+        eventually("the exit is reported", async || {
             let pod = site.pod().await?;
             let containers = pod.status.clone().unwrap_or_default().container_statuses.unwrap_or_default();
-            Ok((containers.iter().any(|one| one.restart_count == 1) && pod_is_ready(&pod)).then_some(()))
+            let exit = containers.into_iter().find_map(|one| one.last_state?.terminated);
+            Ok(exit.filter(|exit| exit.exit_code != 0 && !pod_is_ready(&pod)))
         })
         .await?;
-        site.await_writing().await
+        site.array = launch_array(&site.arguments)?;
+        site.await_writing().await?;
+        eventually("the pod is reported ready again", async || {
+            let pod = site.pod().await?;
+            let containers = pod.status.clone().unwrap_or_default().container_statuses.unwrap_or_default();
+            Ok((pod_is_ready(&pod) && containers.iter().all(|one| one.restart_count > 0)).then_some(()))
+        })
+        .await
     });
 }
 
@@ -213,37 +208,39 @@ fn a_claim_without_its_volume_gets_a_new_and_empty_one() {
         let spec = volume.spec.context("a volume with a spec")?;
         ensure!(spec.persistent_volume_reclaim_policy.as_deref() == Some("Retain"));
         let handle = spec.csi.context("a CSI volume")?.volume_handle;
-        ensure!(!site.application.volume_handles().contains(&handle), "the old volume came back: {handle}");
+        let old = site.application.volume_handles();
+        ensure!(!old.contains(&handle), "the old volume came back: {handle}");
+        let mut array = DataClient::connect(&site.arguments.data_socket).await?;
+        ensure!(array.read(&handle).await?.is_empty(), "the new volume is not empty");
         Ok(())
     });
 }
 
-/// One control plane for all tests of this file, which therefore take turns.
+/// The tests of this file share a control plane, and take turns. It ends with the last of them.
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().expect("a runtime"));
-static CLUSTER: Mutex<Option<Cluster>> = Mutex::new(None);
+static SHARED: Mutex<Weak<Cluster>> = Mutex::new(Weak::new());
+static TURN: Mutex<()> = Mutex::new(());
 
 struct Cluster {
     control_plane: ControlPlane,
     folder: tempfile::TempDir,
 }
 
-/// A test's own nodes and application in the shared cluster, named after the test.
+/// A test's own array, nodes and application in the shared cluster, all named after the test.
 struct Site<'a> {
     cluster: &'a ControlPlane,
     application: Application,
     arguments: Arguments,
+    array: Process,
     nodes: Process,
     log: PathBuf,
 }
 
 fn on_a_site(name: &str, volumes: usize, story: impl AsyncFnOnce(&mut Site) -> Result<()>) {
-    let mut cluster: MutexGuard<_> = CLUSTER.lock().unwrap_or_else(PoisonError::into_inner);
+    let cluster = shared_cluster().expect("a control plane");
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let told = RUNTIME.block_on(async {
-        if cluster.is_none() {
-            *cluster = Some(start_cluster().await?);
-        }
-        let Cluster { control_plane, folder } = cluster.as_ref().context("a cluster")?;
-        let mut site = Site::start(control_plane, folder.path(), name, volumes)?;
+        let mut site = Site::start(&cluster, name, volumes)?;
         let outcome = story(&mut site).await;
         outcome.with_context(|| format!("the nodes said:\n{}", site.nodes.log_tail(30)))
     });
@@ -252,8 +249,18 @@ fn on_a_site(name: &str, volumes: usize, story: impl AsyncFnOnce(&mut Site) -> R
     }
 }
 
+fn shared_cluster() -> Result<Arc<Cluster>> {
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(cluster) = shared.upgrade() {
+        return Ok(cluster);
+    }
+    let cluster = Arc::new(RUNTIME.block_on(start_cluster())?);
+    *shared = Arc::downgrade(&cluster);
+    Ok(cluster)
+}
+
 async fn start_cluster() -> Result<Cluster> {
-    // A process has one TLS provider; another test of this file may have installed it.
+    // A process has one TLS provider; an earlier cluster of this file may have installed it.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let folder = tempfile::tempdir()?;
     let assets = Assets::ensure(|line| println!("{line}"))?;
@@ -263,31 +270,30 @@ async fn start_cluster() -> Result<Cluster> {
 }
 
 impl<'a> Site<'a> {
-    fn start(cluster: &'a ControlPlane, folder: &Path, name: &str, volumes: usize) -> Result<Self> {
-        let dir = folder.join(name);
+    fn start(shared: &'a Cluster, name: &str, volumes: usize) -> Result<Self> {
+        let Cluster { control_plane: cluster, folder } = shared;
+        let dir = folder.path().join(name);
         fs::create_dir_all(&dir)?;
-        let writer = dir.join("writer");
-        fs::write(&writer, WRITER)?;
-        fs::set_permissions(&writer, fs::Permissions::from_mode(0o755))?;
         let log = dir.join("outside.jsonl");
         let arguments = Arguments {
             kubeconfig: cluster.kubeconfig(cluster.admin_token())?,
             site: name.to_owned(),
             nodes: 2,
-            data_socket: dir.join("data.sock"),
+            data_socket: dir.join("array").join(DATA_SOCKET),
             log: log.clone(),
             dir,
             driver: DRIVER.to_owned(),
             write_interval_ms: 20,
-            append_writer: Some(writer),
+            append_writer: Some(env!("CARGO_BIN_EXE_append-writer").into()),
         };
-        let nodes = launch(&arguments)?;
+        let array = launch_array(&arguments)?;
+        let nodes = launch_nodes(&arguments)?;
         let application = Application::named(name, volumes);
-        Ok(Self { cluster, application, arguments, nodes, log })
+        Ok(Self { cluster, application, arguments, array, nodes, log })
     }
 
     fn restart_nodes(&mut self) -> Result<()> {
-        self.nodes = launch(&self.arguments)?;
+        self.nodes = launch_nodes(&self.arguments)?;
         Ok(())
     }
 
@@ -296,6 +302,10 @@ impl<'a> Site<'a> {
     }
 
     async fn deploy(&self) -> Result<()> {
+        eventually("the array makes the volumes", async || {
+            self.application.provision(&self.arguments.data_socket).await.map(Some)
+        })
+        .await?;
         self.cluster.apply_yaml(&self.application.manifest()).await
     }
 
@@ -349,9 +359,8 @@ impl<'a> Site<'a> {
         fs::read_to_string(&self.log).map_or(0, |text| text.lines().count())
     }
 
-    fn last_line(&self) -> Result<String> {
-        let text = fs::read_to_string(&self.log)?;
-        Ok(text.lines().last().context("a line")?.to_owned())
+    fn records(&self) -> Result<Vec<Record>> {
+        Ok(History::read(&self.log)?.records().to_vec())
     }
 
     /// Until several more lines were written than there were when this was called.
@@ -369,9 +378,22 @@ impl<'a> Site<'a> {
     }
 }
 
-fn launch(arguments: &Arguments) -> Result<Process> {
+fn launch_nodes(arguments: &Arguments) -> Result<Process> {
     let log = arguments.dir.join("nodes.log");
     Launch::new("nodes", env!("CARGO_BIN_EXE_nodes"), log).arguments(arguments.command_line()).spawn()
+}
+
+/// Without a peer: nothing is mirrored here.
+fn launch_array(arguments: &Arguments) -> Result<Process> {
+    let dir = arguments.data_socket.parent().context("a folder for the array")?;
+    fs::create_dir_all(dir)?;
+    Launch::new("array", env!("CARGO_BIN_EXE_array"), dir.join("array.log"))
+        .arguments(["--site", &arguments.site, "--listen", "127.0.43.1:0"])
+        .argument("--dir")
+        .argument(dir)
+        .argument("--socket")
+        .argument(dir.join("csi-addons.sock"))
+        .spawn()
 }
 
 async fn list<K>(client: Client) -> Result<Vec<K>>

@@ -1,6 +1,6 @@
 //! What one pass of the stand-in nodes wants done at the API server, and the doing of it.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use anyhow::Context;
 use k8s_openapi::api::{
@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::plan::PodPlan;
+use crate::array::DataClient;
 
 const CALL_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -54,6 +55,7 @@ pub enum Action {
     },
     Provision {
         volume: Box<PersistentVolume>,
+        handle: String,
     },
     Reclaim {
         volume: String,
@@ -96,17 +98,17 @@ impl Action {
     }
 
     /// Does it, or says what did not work. The next pass decides anew from what it then sees: nothing is tried twice here.
-    pub async fn carry_out(self, client: &Client) -> anyhow::Result<Done> {
+    pub async fn carry_out(self, client: &Client, array: &Path) -> anyhow::Result<Done> {
         let what = format!("{self:?}");
-        timeout(CALL_DEADLINE, self.call(client))
+        timeout(CALL_DEADLINE, self.call(client, array))
             .await
             .with_context(|| format!("no answer within {CALL_DEADLINE:?} to {what}"))?
             .with_context(|| format!("carrying out {what}"))
     }
 
-    async fn call(self, client: &Client) -> kube::Result<Done> {
+    async fn call(self, client: &Client, array: &Path) -> anyhow::Result<Done> {
         match self {
-            Self::Bind { pod, node } => bind(client, &pod, &node).await,
+            Self::Bind { pod, node } => bind(client, &pod, &node).await.map_err(anyhow::Error::from),
             Self::Prepare { mut plan, claims } => {
                 plan.epoch = epoch_of(client, &plan.namespace, &claims).await?;
                 Ok(Done::Prepared(plan))
@@ -138,8 +140,9 @@ impl Action {
                 finalize(&Api::all(client.clone()), &attachment, &finalizers).await?;
                 Ok(Done::Nothing)
             }
-            Self::Provision { volume } => {
+            Self::Provision { volume, handle } => {
                 tracing::info!(volume = volume.name_any(), "provisioning a new, empty volume");
+                DataClient::connect(array).await?.create(&handle).await?;
                 Api::all(client.clone()).create(&PostParams::default(), volume.as_ref()).await?;
                 Ok(Done::Nothing)
             }

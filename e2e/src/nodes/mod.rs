@@ -127,7 +127,7 @@ async fn converse(
     runtime: &mut PodRuntime,
     settings: watch::Receiver<Settings>,
 ) -> anyhow::Error {
-    match Session::open(&arguments.kubeconfig, registration, settings).await {
+    match Session::open(&arguments.kubeconfig, &arguments.data_socket, registration, settings).await {
         Ok(session) => {
             tracing::info!(nodes = ?registration.nodes, "nodes registered");
             session.run(runtime).await

@@ -4,39 +4,72 @@ use std::{collections::HashMap, time::Duration};
 
 use tokio::time::Instant;
 
-/// One pass asks for everything that is still waiting; what is no longer asked for is forgotten.
-#[derive(Default)]
+/// Each pass asks for everything that still waits; what it does not ask for is forgotten.
 pub struct Pacing {
+    now: Instant,
+    before: HashMap<String, Instant>,
     waiting: HashMap<String, Instant>,
-    asked: HashMap<String, Instant>,
     next: Option<Instant>,
 }
 
 impl Pacing {
-    pub fn begin_pass(&mut self) {
-        self.waiting = std::mem::take(&mut self.asked);
+    pub fn new(now: Instant) -> Self {
+        Self { now, before: HashMap::new(), waiting: HashMap::new(), next: None }
+    }
+
+    pub fn begin_pass(&mut self, now: Instant) {
+        self.now = now;
+        self.before = std::mem::take(&mut self.waiting);
         self.next = None;
     }
 
-    /// Whether `delay` has passed since `what` was first asked for.
+    /// Whether `delay` has passed since the first of the passes that asked for `what` one after the other.
     pub fn is_due(&mut self, what: String, delay: Duration) -> bool {
-        let now = Instant::now();
-        let since = self.waiting.get(&what).copied().unwrap_or(now);
-        self.asked.insert(what, since);
+        let since = self.before.get(&what).copied().unwrap_or(self.now);
+        self.waiting.insert(what, since);
         let due = since + delay;
-        if due > now {
+        if due > self.now {
             self.next = Some(self.next.map_or(due, |next| next.min(due)));
         }
-        due <= now
+        due <= self.now
     }
 
     /// Something was learned that may allow more at once.
     pub fn wake_now(&mut self) {
-        self.next = Some(Instant::now());
+        self.next = Some(self.now);
     }
 
     /// When the next of the waiting becomes due.
     pub fn next(&self) -> Option<Instant> {
         self.next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DELAY: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_delay_counts_from_the_first_of_the_passes_that_ask() {
+        let begin = Instant::now();
+        let mut pacing = Pacing::new(begin);
+        assert!(!pacing.is_due("attach".to_owned(), DELAY));
+        pacing.begin_pass(begin + DELAY / 2);
+        assert!(!pacing.is_due("attach".to_owned(), DELAY));
+        assert_eq!(pacing.next(), Some(begin + DELAY));
+        pacing.begin_pass(begin + DELAY);
+        assert!(pacing.is_due("attach".to_owned(), DELAY));
+    }
+
+    #[test]
+    fn what_a_pass_did_not_ask_for_waits_from_the_start_again() {
+        let begin = Instant::now();
+        let mut pacing = Pacing::new(begin);
+        assert!(!pacing.is_due("attach".to_owned(), DELAY));
+        pacing.begin_pass(begin + DELAY / 2);
+        pacing.begin_pass(begin + DELAY);
+        assert!(!pacing.is_due("attach".to_owned(), DELAY));
     }
 }

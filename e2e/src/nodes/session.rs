@@ -1,8 +1,8 @@
 //! One conversation of a site's stand-in nodes with their API server: watch, decide from the whole view, act, again.
 
 use std::{
-    path::Path,
-    time::{Duration, Instant},
+    path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -13,7 +13,7 @@ use kube::{
 };
 use tokio::{
     sync::watch,
-    time::{sleep_until, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 
 use super::{
@@ -39,6 +39,7 @@ const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(100);
 
 pub struct Session {
     client: Client,
+    data_socket: PathBuf,
     registration: Registration,
     settings: watch::Receiver<Settings>,
     view: View,
@@ -51,6 +52,7 @@ impl Session {
     /// Connects and registers the nodes; nothing of an earlier session is assumed to be still true.
     pub async fn open(
         kubeconfig: &Path,
+        data_socket: &Path,
         registration: &Registration,
         settings: watch::Receiver<Settings>,
     ) -> anyhow::Result<Self> {
@@ -62,12 +64,13 @@ impl Session {
         let (view, changes) = View::open(&client, registration.nodes.clone());
         Ok(Self {
             client,
+            data_socket: data_socket.to_owned(),
             registration: registration.clone(),
             settings,
             view,
             changes,
             in_use: InUse::new(),
-            pacing: Pacing::default(),
+            pacing: Pacing::new(Instant::now()),
         })
     }
 
@@ -96,8 +99,7 @@ impl Session {
 
     /// Until something has changed, becomes due, or may be tried again.
     async fn wait(&mut self, runtime: &PodRuntime, failed: bool) {
-        let now = tokio::time::Instant::now();
-        let again = failed.then(|| now + PAUSE_AFTER_FAILURE);
+        let again = failed.then(|| Instant::now() + PAUSE_AFTER_FAILURE);
         let wake = [self.pacing.next(), again].into_iter().flatten().min();
         let due = async {
             match wake {
@@ -106,7 +108,7 @@ impl Session {
             }
         };
         tokio::select! {
-            change = self.changes.next() => if change.is_none() { std::future::pending::<()>().await },
+            Some(()) = self.changes.next() => {}
             () = runtime.changed() => {}
             // The sender lives as long as the process.
             _ = self.settings.changed() => {}
@@ -125,9 +127,9 @@ impl Session {
         kubelet::end_unwanted(&self.view, runtime)?;
         let actions = self.decide(runtime);
         let count = actions.len();
-        let client = &self.client;
+        let (client, array) = (&self.client, self.data_socket.as_path());
         let results: Vec<_> = stream::iter(actions)
-            .map(|action| action.carry_out(client))
+            .map(|action| action.carry_out(client, array))
             .buffer_unordered(CALLS_AT_ONCE)
             .collect()
             .await;
@@ -155,7 +157,7 @@ impl Session {
         let settings = self.settings.borrow_and_update().clone();
         let (view, driver) = (&self.view, self.registration.driver.as_str());
         let pacing = &mut self.pacing;
-        pacing.begin_pass();
+        pacing.begin_pass(Instant::now());
         let mut actions = scheduler::decide(view, &settings);
         actions.extend(attacher::decide(view, driver, &settings, pacing));
         actions.extend(provisioner::decide(view, driver, &settings, pacing));

@@ -121,3 +121,29 @@ mod milliseconds {
         u64::deserialize(deserializer).map(Duration::from_millis)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_survive_their_file() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let settings = Settings {
+            cut_off: true,
+            stuck_terminating: vec!["shop-".to_owned()],
+            attach_delay: Duration::from_millis(1500),
+            ..Settings::default()
+        };
+        settings.write(folder.path()).expect("settings are written");
+        assert_eq!(Settings::read(folder.path()).expect("settings are read"), settings);
+    }
+
+    #[test]
+    fn a_misspelt_setting_is_refused_by_its_name() {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::write(folder.path().join(FILE), r#"{"cutoff": true}"#).expect("a file");
+        let refused = Settings::read(folder.path()).expect_err("no such setting");
+        assert!(format!("{refused:#}").contains("cutoff"), "{refused:#}");
+    }
+}
