@@ -1,6 +1,7 @@
 //! Stand-in for a storage array: one site's array as a running whole.
 
 use std::{
+    ffi::OsString,
     fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -46,8 +47,26 @@ pub struct ArrayOptions {
     #[arg(long)]
     pub peer: Option<String>,
     /// The name by which StorageClasses and VolumeReplicationClasses know the driver
-    #[arg(long, default_value = "array.e2e.understudy.dev")]
+    #[arg(long, default_value = crate::nodes::DRIVER)]
     pub driver: String,
+}
+
+impl ArrayOptions {
+    /// The command line that starts the program `array` with these options.
+    pub fn arguments(&self) -> Vec<OsString> {
+        let ArrayOptions { site, dir, socket, listen, peer, driver } = self;
+        let mut arguments: Vec<OsString> = Vec::new();
+        let mut add = |name: &str, value: OsString| arguments.extend([name.into(), value]);
+        add("--site", site.into());
+        add("--dir", dir.into());
+        add("--socket", socket.into());
+        add("--listen", listen.to_string().into());
+        if let Some(peer) = peer {
+            add("--peer", peer.into());
+        }
+        add("--driver", driver.into());
+        arguments
+    }
 }
 
 /// What all conversations of one array share.

@@ -1,0 +1,7 @@
+//! Two stand-in arrays against each other, as real processes over real sockets: the rows that a real array showed.
+
+mod application;
+mod failover;
+mod habits;
+mod planned;
+mod sites;
