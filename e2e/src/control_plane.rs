@@ -18,6 +18,8 @@ use kube::api::{Api, DeleteParams, PostParams};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tonic::codegen::http::Request;
+use tracing::instrument::WithSubscriber;
+use tracing::subscriber::NoSubscriber;
 
 use self::credentials::Credentials;
 use crate::assets::Assets;
@@ -335,7 +337,9 @@ impl Processes {
 /// Asks until the answer is yes; gives up early when one of the processes ends.
 async fn await_ready(what: &str, processes: &[&Process], is_ready: impl AsyncFn() -> bool) -> Result<()> {
     let started = Instant::now();
-    while !timeout(PROBE_DEADLINE, is_ready()).await.unwrap_or(false) {
+    // What a client logs about an answer that is not there yet would only alarm the reader.
+    while !timeout(PROBE_DEADLINE, is_ready().with_subscriber(NoSubscriber::default())).await.unwrap_or(false)
+    {
         for process in processes {
             process.still_runs()?;
         }

@@ -221,21 +221,20 @@ impl Processes {
     }
 
     async fn await_connected(&self, surroundings: &Surroundings) -> Result<()> {
-        let started = Instant::now();
-        loop {
-            self.still_run()?;
-            if is_connected(surroundings).await? && leads(surroundings).await? {
-                return Ok(());
+        let connected = async {
+            while !(is_connected(surroundings).await? && leads(surroundings).await?) {
+                self.still_run()?;
+                sleep(CONNECT_POLL).await;
             }
-            if started.elapsed() > CONNECT_DEADLINE {
-                bail!(
-                    "the manager did not connect to the sidecar within {CONNECT_DEADLINE:?}; the ends of their logs:\n{}\n{}",
-                    self.manager.log_tail(8),
-                    self.sidecar.log_tail(8)
-                );
-            }
-            sleep(CONNECT_POLL).await;
-        }
+            Ok(())
+        };
+        timeout(CONNECT_DEADLINE, connected).await.unwrap_or_else(|_| {
+            bail!(
+                "the manager did not connect to the sidecar within {CONNECT_DEADLINE:?}; the ends of their logs:\n{}\n{}",
+                self.manager.log_tail(8),
+                self.sidecar.log_tail(8)
+            )
+        })
     }
 
     fn all(&self) -> [&Process; 2] {

@@ -320,3 +320,114 @@ fn births() -> &'static SyncSender<Birth> {
         requests
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(10);
+    /// Set for this test program when it is started once more, to own a process and be killed.
+    const OWNER_ROLE: &str = "UNDERSTUDY_TEST_OWNER_LOG";
+
+    fn shell(log: &Path, script: &str) -> Launch {
+        Launch::new("shell", "sh", log).arguments(["-c", script])
+    }
+
+    async fn logged(log: &Path) -> String {
+        let started = Instant::now();
+        while started.elapsed() < DEADLINE {
+            let line = last_lines(log, 1);
+            if std::fs::metadata(log).is_ok_and(|file| file.len() > 0) && !line.is_empty() {
+                return line;
+            }
+            tokio::time::sleep(EXIT_POLL).await;
+        }
+        panic!("nothing was logged to {}", log.display());
+    }
+
+    fn lives(id: i32) -> bool {
+        let id = Pid::from_raw(id).expect("a process id");
+        rustix::process::test_kill_process(id).is_ok()
+    }
+
+    async fn await_death(id: i32) {
+        let started = Instant::now();
+        while lives(id) {
+            assert!(started.elapsed() < DEADLINE, "process {id} still lives");
+            tokio::time::sleep(EXIT_POLL).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_process_ends_with_its_status_and_its_output_is_kept() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let log = folder.path().join("log");
+        let process = shell(&log, "echo out; echo err >&2; exit 3").spawn().expect("a shell");
+        let status = process.wait(DEADLINE).await.expect("an end");
+        assert_eq!(status.code(), Some(3));
+        assert_eq!(last_lines(&log, 2), "out\nerr");
+        assert!(format!("{}", process.still_runs().expect_err("it ended")).contains("err"));
+    }
+
+    #[tokio::test]
+    async fn dropping_a_process_kills_its_children_too() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let log = folder.path().join("log");
+        let process = shell(&log, "sleep 100 & echo $!; wait").spawn().expect("a shell");
+        let child: i32 = logged(&log).await.parse().expect("a process id");
+        assert!(lives(child));
+        drop(process);
+        await_death(child).await;
+    }
+
+    #[tokio::test]
+    async fn a_process_that_does_not_listen_is_killed_at_the_deadline() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let log = folder.path().join("log");
+        let process =
+            shell(&log, "trap '' TERM; echo deaf; while :; do sleep 0.1; done").spawn().expect("a shell");
+        logged(&log).await;
+        let outcome = process.terminate(Duration::from_millis(100)).await;
+        assert!(outcome.is_err());
+        assert_eq!(process.exited().and_then(|status| status.signal()), Some(Signal::KILL.as_raw()));
+    }
+
+    #[tokio::test]
+    async fn a_frozen_process_runs_on_when_it_is_let() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let log = folder.path().join("log");
+        let process = shell(&log, "echo up; trap 'exit 7' TERM; while :; do sleep 0.02; done")
+            .spawn()
+            .expect("a shell");
+        logged(&log).await;
+        process.stop().expect("a stop");
+        let state = || std::fs::read_to_string(format!("/proc/{}/stat", process.id())).expect("its state");
+        assert!(state().contains(") T "), "not frozen: {}", state());
+        assert!(process.exited().is_none(), "frozen is not ended");
+        process.cont().expect("going on");
+        assert_eq!(process.terminate(DEADLINE).await.expect("an end").code(), Some(7));
+    }
+
+    /// Starts this very test once more, as the owner of a process, and kills it.
+    #[tokio::test]
+    async fn a_process_dies_with_an_owner_that_was_killed() {
+        if let Some(log) = std::env::var_os(OWNER_ROLE) {
+            let _owned = shell(Path::new(&log), "echo $$; sleep 100").spawn().expect("a shell");
+            return thread::sleep(DEADLINE);
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let log = folder.path().join("log");
+        let this_program = std::env::current_exe().expect("this program");
+        let owner = Launch::new("owner", this_program, folder.path().join("owner.log"))
+            .arguments(["--exact", "process::tests::a_process_dies_with_an_owner_that_was_killed"])
+            .environment(OWNER_ROLE, &log)
+            .spawn()
+            .expect("an owner");
+        let owned: i32 = logged(&log).await.parse().expect("a process id");
+        assert!(lives(owned));
+        owner.kill9();
+        await_death(owned).await;
+    }
+}

@@ -274,3 +274,143 @@ fn reset(stream: &TcpStream) {
         tracing::debug!(%error, "a connection closes in the usual way, as it could not be reset");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(10);
+    /// Far longer than loopback takes; a black hole is told from a slow link by it.
+    const SILENCE: Duration = Duration::from_millis(150);
+
+    /// Answers every byte with the same byte.
+    async fn echo() -> SocketAddr {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+        let address = listener.local_addr().expect("its address");
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let (mut reader, mut writer) = stream.split();
+                    tokio::io::copy(&mut reader, &mut writer).await.ok();
+                });
+            }
+        });
+        address
+    }
+
+    async fn link() -> (Relay, TcpStream) {
+        let relay = Relay::start(None, echo().await).await.expect("a relay");
+        let client = TcpStream::connect(relay.address()).await.expect("a connection");
+        (relay, client)
+    }
+
+    async fn answer(client: &mut TcpStream, within: Duration) -> Option<std::io::Result<u8>> {
+        timeout(within, client.read_u8()).await.ok()
+    }
+
+    async fn ask(client: &mut TcpStream, question: u8) -> u8 {
+        client.write_u8(question).await.expect("sending");
+        answer(client, DEADLINE).await.expect("an answer in time").expect("an answer")
+    }
+
+    #[tokio::test]
+    async fn a_cut_link_is_silent_and_delivers_when_it_is_healed() {
+        let (relay, mut client) = link().await;
+        assert_eq!(ask(&mut client, 1).await, 1);
+        relay.cut();
+        client.write_u8(2).await.expect("sending into the hole");
+        assert!(answer(&mut client, SILENCE).await.is_none(), "something came through a cut link");
+        relay.heal();
+        assert_eq!(answer(&mut client, DEADLINE).await.expect("in time").expect("a byte"), 2);
+    }
+
+    #[tokio::test]
+    async fn a_connection_made_over_a_cut_link_works_after_healing() {
+        let (relay, _first) = link().await;
+        relay.cut();
+        let mut late = TcpStream::connect(relay.address()).await.expect("a connection");
+        late.write_u8(3).await.expect("sending into the hole");
+        assert!(answer(&mut late, SILENCE).await.is_none(), "something came through a cut link");
+        relay.heal();
+        assert_eq!(answer(&mut late, DEADLINE).await.expect("in time").expect("a byte"), 3);
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_connection_does_not_cross_a_cut_link() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+        let relay = Relay::start(None, listener.local_addr().expect("its address")).await.expect("a relay");
+        let client = TcpStream::connect(relay.address()).await.expect("a connection");
+        let (mut server, _) = listener.accept().await.expect("a connection");
+        relay.cut();
+        drop(client);
+        assert!(answer(&mut server, SILENCE).await.is_none(), "the end crossed a cut link");
+        relay.heal();
+        assert!(answer(&mut server, DEADLINE).await.expect("in time").is_err(), "the end never came");
+    }
+
+    #[tokio::test]
+    async fn a_one_way_cut_lets_the_other_way_through() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+        let relay = Relay::start(None, listener.local_addr().expect("its address")).await.expect("a relay");
+        let mut client = TcpStream::connect(relay.address()).await.expect("a connection");
+        let (mut server, _) = listener.accept().await.expect("a connection");
+        relay.cut_one_way(Direction::FromTarget);
+        client.write_u8(4).await.expect("sending");
+        assert_eq!(answer(&mut server, DEADLINE).await.expect("in time").expect("a byte"), 4);
+        server.write_u8(5).await.expect("sending");
+        assert!(answer(&mut client, SILENCE).await.is_none(), "something came through the cut way");
+    }
+
+    #[tokio::test]
+    async fn a_refusing_link_resets_old_and_new_connections() {
+        let (relay, mut client) = link().await;
+        assert_eq!(ask(&mut client, 6).await, 6);
+        relay.cut_reset();
+        let reset = answer(&mut client, DEADLINE).await.expect("in time").expect_err("a reset");
+        assert_eq!(reset.kind(), std::io::ErrorKind::ConnectionReset);
+        let mut late = TcpStream::connect(relay.address()).await.expect("a connection");
+        assert!(answer(&mut late, DEADLINE).await.expect("in time").is_err(), "a refusing link answered");
+        relay.heal();
+        let mut later = TcpStream::connect(relay.address()).await.expect("a connection");
+        assert_eq!(ask(&mut later, 7).await, 7);
+    }
+
+    #[tokio::test]
+    async fn a_delay_counts_once_each_way() {
+        let (relay, mut client) = link().await;
+        relay.delay(SILENCE);
+        let started = Instant::now();
+        assert_eq!(ask(&mut client, 8).await, 8);
+        assert!(started.elapsed() >= 2 * SILENCE, "faster than the link: {:?}", started.elapsed());
+    }
+
+    #[tokio::test]
+    async fn much_data_arrives_whole() {
+        let (_relay, client) = link().await;
+        let (mut reader, mut writer) = client.into_split();
+        let sent: Vec<u8> = (0..8_000_000_u32).map(|index| index.to_le_bytes()[1]).collect();
+        let (arrived, arrival) = oneshot::channel();
+        tokio::spawn(async move {
+            let mut all = Vec::new();
+            reader.read_to_end(&mut all).await.expect("reading");
+            arrived.send(all).expect("a listener");
+        });
+        writer.write_all(&sent).await.expect("sending");
+        writer.shutdown().await.expect("the end");
+        assert!(timeout(DEADLINE, arrival).await.expect("in time").expect("all") == sent, "the bytes differ");
+    }
+
+    #[tokio::test]
+    async fn the_connections_end_with_the_relay() {
+        let (relay, mut client) = link().await;
+        assert_eq!(ask(&mut client, 9).await, 9);
+        assert_eq!(relay.connections(), 1);
+        drop(relay);
+        assert!(
+            answer(&mut client, DEADLINE).await.expect("in time").is_err(),
+            "a connection outlived its link"
+        );
+    }
+}
