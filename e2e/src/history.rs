@@ -14,6 +14,8 @@ use std::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::array::{DataClient, DataError};
+
 /// One write of the application: a line in its image and, once acknowledged, the same line in the log outside.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Record {
@@ -31,6 +33,8 @@ pub struct Record {
 pub enum HistoryError {
     #[error("reading the log of writes {path}")]
     File { path: String, source: io::Error },
+    #[error("reading what survived at {cluster}")]
+    Array { cluster: String, source: DataError },
     #[error("line {number} is no record: {line:?}")]
     Line { number: usize, line: String, source: serde_json::Error },
 }
@@ -70,6 +74,22 @@ pub struct Survivors {
 impl Survivors {
     pub fn of(cluster: &str) -> Survivors {
         Survivors { cluster: cluster.to_owned(), images: BTreeMap::new() }
+    }
+
+    /// Reads the images from a site's array. Read the log of writes before: what is written in between would look lost.
+    pub async fn read(
+        cluster: &str,
+        data_socket: &Path,
+        images: impl IntoIterator<Item = impl AsRef<str>>,
+    ) -> Result<Survivors, HistoryError> {
+        let image_error = |source| HistoryError::Array { cluster: cluster.to_owned(), source };
+        let mut array = DataClient::connect(data_socket).await.map_err(image_error)?;
+        let mut survivors = Survivors::of(cluster);
+        for image in images {
+            let lines = array.read(image.as_ref()).await.map_err(image_error)?;
+            survivors.add(image.as_ref(), &lines)?;
+        }
+        Ok(survivors)
     }
 
     /// Adds an image by its lines, as the array's data plane reads them.
@@ -295,10 +315,11 @@ fn what_is_missing<'a>(writes: &[&'a Record], surviving: &[Record]) -> (Vec<&'a 
     (holes, writes[tail..].to_vec())
 }
 
-/// From the last surviving write, of whatever tenure, to the last acknowledged one.
+/// From the last surviving write, of this tenure or an earlier one, to the last acknowledged one.
 fn window(surviving: &[Record], writes: &[&Record]) -> Duration {
     let Some((first, last)) = writes.first().zip(writes.last()) else { return Duration::ZERO };
-    let boots = surviving.iter().map(|record| record.boot_nanoseconds);
+    let until_then = surviving.iter().filter(|record| record.epoch <= last.epoch);
+    let boots = until_then.map(|record| record.boot_nanoseconds);
     let kept = boots.filter(|boot| *boot <= last.boot_nanoseconds).max().unwrap_or(first.boot_nanoseconds);
     Duration::from_nanos(last.boot_nanoseconds.saturating_sub(kept))
 }
@@ -333,7 +354,7 @@ impl Verdict {
             let (from, until) = (seconds(first_nanoseconds - start), seconds(last_nanoseconds - start));
             write!(out, "  epoch {epoch:>2}  {cluster:<width$}  {:>9} writes", grouped(*writes))?;
             write!(out, "  {from:>8.3} s to {until:>8.3} s")?;
-            if let Some(before) = before {
+            if let Some(before) = before.filter(|before| before.last_nanoseconds < *first_nanoseconds) {
                 let pause = seconds(first_nanoseconds.saturating_sub(before.last_nanoseconds));
                 write!(out, "   {pause:.3} s after the last write of {}", before.cluster)?;
             }

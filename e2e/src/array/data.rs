@@ -10,6 +10,7 @@ use std::{collections::BTreeSet, io, path::Path, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream, unix::OwnedReadHalf, unix::OwnedWriteHalf},
+    task::JoinSet,
     time::timeout,
 };
 
@@ -24,9 +25,15 @@ const LINE_LIMIT: u64 = 64 * 1024;
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 
 pub async fn serve(site: Arc<Site>, listener: UnixListener) -> Result<(), io::Error> {
+    let mut connections = JoinSet::new();
     loop {
-        let (stream, _) = listener.accept().await?;
-        tokio::spawn(converse(site.clone(), stream));
+        tokio::select! {
+            accepted = listener.accept() => {
+                let (stream, _) = accepted?;
+                connections.spawn(converse(site.clone(), stream));
+            }
+            Some(ended) = connections.join_next() => ended.map_err(io::Error::other)?,
+        }
     }
 }
 

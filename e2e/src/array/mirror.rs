@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream},
     net::{TcpListener, TcpStream},
+    task::JoinSet,
     time::timeout,
 };
 
@@ -46,14 +47,21 @@ enum Answer {
 
 /// Answers the peer for as long as the array runs.
 pub async fn serve(site: Arc<Site>, listener: TcpListener) -> Result<(), io::Error> {
+    let mut rounds = JoinSet::new();
     loop {
-        let (stream, _) = listener.accept().await?;
-        let site = site.clone();
-        tokio::spawn(async move {
-            if let Err(error) = answer_round(&site, stream).await {
-                tracing::debug!(%error, "a round of the peer broke off");
+        tokio::select! {
+            accepted = listener.accept() => {
+                let (stream, _) = accepted?;
+                rounds.spawn(answer_round_to_its_end(site.clone(), stream));
             }
-        });
+            Some(ended) = rounds.join_next() => ended.map_err(io::Error::other)?,
+        }
+    }
+}
+
+async fn answer_round_to_its_end(site: Arc<Site>, stream: TcpStream) {
+    if let Err(error) = answer_round(&site, stream).await {
+        tracing::debug!(%error, "a round of the peer broke off");
     }
 }
 
@@ -274,12 +282,15 @@ impl Link {
         }
     }
 
+    /// A large image may take its time, as long as it keeps coming.
     async fn bytes(&mut self, length: u64) -> Result<Vec<u8>, io::Error> {
         let mut bytes = Vec::new();
         let mut reader = (&mut self.0).take(length);
-        timeout(DEADLINE, reader.read_to_end(&mut bytes)).await.map_err(|_| silent("receiving bytes"))??;
-        if bytes.len() as u64 != length {
-            return Err(io::Error::other(format!("{} of {length} bytes arrived", bytes.len())));
+        while (bytes.len() as u64) < length {
+            let read = timeout(DEADLINE, reader.read_buf(&mut bytes)).await;
+            if read.map_err(|_| silent("receiving bytes"))?? == 0 {
+                return Err(io::Error::other(format!("{} of {length} bytes arrived", bytes.len())));
+            }
         }
         Ok(bytes)
     }

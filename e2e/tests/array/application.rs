@@ -52,12 +52,7 @@ async fn written(log: &Path, cluster: &str, count: usize) {
 }
 
 async fn survivors(site: &Site) -> Survivors {
-    let mut survivors = Survivors::of(site.name);
-    for volume in VOLUMES {
-        let lines = site.data().await.read(volume).await.expect("the image is readable");
-        survivors.add(volume, &lines).expect("the image holds records");
-    }
-    survivors
+    Survivors::read(site.name, &site.data_socket(), VOLUMES).await.expect("the images hold records")
 }
 
 async fn with_two_volumes() -> Sites {

@@ -101,6 +101,25 @@ async fn a_planned_move_is_ready_once_the_demotion_has_crossed_and_needs_no_forc
 }
 
 #[tokio::test]
+async fn a_promotion_before_the_demotion_has_crossed_is_forced_in_silence_and_loses_the_last_word() {
+    let sites = Sites::with_mirrored_volume().await;
+    let (east, west) = (&sites.east, &sites.west);
+    east.append(&["crossed"]).await;
+    until("the first write crosses", async || west.holds(&["crossed"]).await).await;
+    west.set(&Settings { stall_replication: Handles::all(), ..Settings::default() });
+    east.append(&["the last word"]).await;
+    east.demote(VOLUME).await.expect("nothing uses the image");
+    west.become_primary(VOLUME).await.expect("the controller forces it at once");
+    assert_eq!(forced_promotions(&west.directory).expect("the log of calls").len(), 1);
+    assert_eq!(west.lines().await, ["crossed"]);
+    until("east is split-brained", async || {
+        let refused = east.stay_secondary(VOLUME, false).await.err()?;
+        refused.message().contains("split-brain").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn after_a_planned_move_the_old_side_follows_and_can_be_given_the_volume_back() {
     let sites = Sites::with_mirrored_volume().await;
     let (east, west) = (&sites.east, &sites.west);
