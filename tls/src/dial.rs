@@ -1,12 +1,14 @@
 //! The other direction: a connection to one identity, and the gRPC channel on top of it.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::ServerName;
 use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -98,7 +100,7 @@ async fn tcp(address: &str) -> Result<TcpStream, DialError> {
 }
 
 /// The handshake alone, over any stream.
-pub async fn secure<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(
+pub async fn secure<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     credentials: &Credentials,
     expected: &Identity,
@@ -113,11 +115,11 @@ pub async fn over<S>(
     settings: ChannelSettings,
 ) -> Result<Channel, tonic::transport::Error>
 where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let only = Arc::new(std::sync::Mutex::new(Some(TokioIo::new(stream))));
+    let only = Arc::new(Mutex::new(Some(TokioIo::new(stream))));
     let connector = tower::service_fn(move |_: tonic::codegen::http::Uri| {
-        let taken = only.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        let taken = only.lock().unwrap_or_else(PoisonError::into_inner).take();
         let ended = || io::Error::new(io::ErrorKind::NotConnected, "the connection has ended");
         std::future::ready(taken.ok_or_else(ended))
     });
@@ -127,4 +129,16 @@ where
         .keep_alive_while_idle(true)
         .connect_with_connector(connector)
         .await
+}
+
+/// Says a TLS ClientHello and reads what comes back, without proving or believing anything: whoever answers is alive.
+/// It nearly always ends in an error, because nobody is trusted; the caller looks at whether bytes came.
+pub async fn knock<S: AsyncRead + AsyncWrite + Unpin>(stream: S, host: &str) -> io::Result<()> {
+    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth();
+    let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await.map(drop)
 }
