@@ -1,0 +1,372 @@
+//! The step of the agent: take in one event, look at everything, say what is to be done.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use proto::{
+    Acknowledgement, Action, Ailment, ClusterName, FromAgent, Mark, Moment, Nonce, Outcome, PlacementId, Role, WallTime,
+};
+
+use crate::ailments::reason;
+use crate::decision::{Decision, Note, Point, SiteWrite};
+use crate::desired::{self, Next, View};
+use crate::duty::{Duty, duty};
+use crate::event::Event;
+use crate::paths::Paths;
+use crate::placement::{Attempt, Placement, without_inventory};
+use crate::site_state::SiteState;
+use crate::survey;
+use crate::world::World;
+
+/// Reports of one placement are no closer together than this: ten changes in a row are one report.
+const REPORT_SPACING: Duration = Duration::from_millis(50);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub cluster: ClusterName,
+    pub version: String,
+}
+
+#[derive(Debug)]
+pub struct Agent {
+    pub(crate) identity: Identity,
+    pub(crate) boot: String,
+    pub(crate) started: Option<Moment>,
+    pub(crate) now: Moment,
+    pub(crate) wall: WallTime,
+    /// Wall clock less boot clock at the last tick, in milliseconds.
+    pub(crate) clock_offset: Option<i64>,
+    pub(crate) world: World,
+    pub(crate) placements: BTreeMap<PlacementId, Placement>,
+    pub(crate) hub_up: bool,
+    pub(crate) nonce: Nonce,
+    /// Heartbeats that may still be answered.
+    pub(crate) sent: BTreeMap<Nonce, crate::hub_says::Sent>,
+    pub(crate) mark: Mark,
+    pub(crate) next_heartbeat: Moment,
+    pub(crate) next_probe: Moment,
+    pub(crate) next_memory: Moment,
+    pub(crate) memory_in_flight: bool,
+    pub(crate) last_write: Option<Moment>,
+    pub(crate) paths: Paths,
+}
+
+impl Agent {
+    pub fn new(identity: Identity) -> Agent {
+        Agent {
+            identity,
+            boot: String::new(),
+            started: None,
+            now: Moment(0),
+            wall: WallTime(0),
+            clock_offset: None,
+            world: World::default(),
+            placements: BTreeMap::new(),
+            hub_up: false,
+            nonce: Nonce(0),
+            sent: BTreeMap::new(),
+            mark: Mark::default(),
+            next_heartbeat: Moment(0),
+            next_probe: Moment(0),
+            next_memory: Moment(0),
+            memory_in_flight: false,
+            last_write: None,
+            paths: Paths::default(),
+        }
+    }
+
+    pub fn step(&mut self, now: Moment, event: Event) -> Decision {
+        let mut decision = Decision::default();
+        self.now = now.max(self.now);
+        self.take(event, &mut decision);
+        if self.started.is_none() {
+            return decision;
+        }
+        let mut placements = std::mem::take(&mut self.placements);
+        for (id, placement) in &mut placements {
+            self.watch_lease(id, placement, &mut decision);
+            self.decide(id, placement, &mut decision);
+        }
+        placements.retain(|_, placement| placement.assignment.is_some() || placement.site.is_some());
+        self.placements = placements;
+        self.speak(&mut decision);
+        decision
+    }
+
+    fn take(&mut self, event: Event, decision: &mut Decision) {
+        match event {
+            Event::Started(memory) => self.start(memory),
+            Event::Tick(wall) => self.compare_clocks(wall, decision),
+            Event::HubUp => self.hub_up(decision),
+            Event::HubDown => self.hub_up = false,
+            Event::FromHub(message) => self.hear_hub(message, decision),
+            Event::Watched(watched) => self.world.see(watched),
+            Event::HoldAsked { ask, request } => self.answer_hold(ask, request, decision),
+            Event::HoldAnswered { peer, placement, epoch, asked, answer } => {
+                self.take_promise(&peer, &placement, epoch, asked, answer);
+            }
+            Event::Probed { cluster, path, reachable, mark, began } => {
+                self.paths.probed(cluster, path, reachable, mark, began);
+            }
+            Event::SiteWritten { placement, result } => self.site_written(&placement, result, decision),
+            Event::SiteSeen { placement, recorded } => self.site_seen(&placement, recorded.map(|it| *it)),
+            Event::MemoryWritten { success } => self.memory_written(success),
+            Event::Finished { placement, key, result } => self.finished(&placement, &key, result, decision),
+        }
+    }
+
+    /// The namespaces whose objects matter.
+    pub fn namespaces(&self) -> BTreeSet<String> {
+        let concerned = self.placements.values().filter(|placement| {
+            placement.assignment.is_some() || placement.command.is_some() || placement.recorded.is_some()
+        });
+        concerned.map(|placement| placement.name.namespace.clone()).collect()
+    }
+
+    /// A site that was holder in another life of its node is stopped before anyone is asked (protocol §6). It waits for
+    /// that no longer than the time to stop.
+    pub fn may_call_hub(&self) -> bool {
+        let Some(started) = self.started else { return false };
+        self.placements.values().all(|placement| {
+            let stopping = placement.role() == Role::Fenced && !self.is_stopped(placement);
+            let bound = placement.policy().map_or(Duration::ZERO, |policy| policy.timing.stop);
+            !stopping || self.now >= started + bound
+        })
+    }
+
+    fn is_stopped(&self, placement: &Placement) -> bool {
+        self.world.is_known(&placement.name.namespace)
+            && placement.survey.as_ref().is_some_and(|(_, survey)| {
+                survey.workloads.iter().all(|workload| workload.wanted == 0)
+            })
+    }
+
+    /// The deadline: this is what the whole product hangs on, so it looks at nothing but the clock and the lease.
+    fn watch_lease(&mut self, id: &PlacementId, placement: &mut Placement, decision: &mut Decision) {
+        let bound_by_lease = match placement.role() {
+            Role::Holder => true,
+            Role::Promoting => placement.is_running(),
+            Role::Standby | Role::Fenced | Role::Unknown => false,
+        };
+        // Whoever lets go of a placement gives it to nobody else.
+        let bound_by_lease = bound_by_lease && !placement.is_being_released() && placement.assignment.is_some();
+        let Some(policy) = placement.policy().filter(|_| bound_by_lease) else { return };
+        let deadline = placement.lease.deadline(placement.targets());
+        if deadline.is_some_and(|deadline| self.now < deadline) {
+            placement.told_expiry = false;
+            return;
+        }
+        if !placement.told_expiry {
+            let (placement, stops) = (placement.name.clone(), policy.expiry_stops());
+            decision.note.push(Note::LeaseRanOut { placement, stops });
+        }
+        placement.told_expiry = true;
+        if policy.expiry_stops() {
+            placement.enter_role(id, placement.epoch_seen(), Role::Fenced, self.now, self.wall);
+        }
+    }
+
+    /// One placement: what it is, what follows, what is told.
+    fn decide(&mut self, id: &PlacementId, placement: &mut Placement, decision: &mut Decision) {
+        if !placement.is_being_released() {
+            placement.follow_assignment(id, &self.identity.cluster, self.now, self.wall);
+            placement.record_assignment();
+        }
+        self.refresh_survey(placement);
+        placement.protect_seen_claims();
+        let next = self.next(id, placement);
+        if let Some((_, next)) = &next {
+            self.remember_replicas(placement, next);
+            self.apply(id, placement, next, decision);
+            self.acknowledge(placement, next, decision);
+        }
+        self.write_site(placement, decision);
+        if let Some((starting, next)) = next {
+            if starting && next.outcome == Outcome::Done && next.effects.is_empty() {
+                placement.forget_replicas();
+            }
+            self.report(id, placement, next, decision);
+        }
+    }
+
+    fn refresh_survey(&mut self, placement: &mut Placement) {
+        let revision = self.world.revision;
+        let Some(assignment) = &placement.assignment else { return };
+        if !self.world.is_known(&placement.name.namespace)
+            || placement.survey.as_ref().is_some_and(|(seen, _)| *seen == revision)
+        {
+            return;
+        }
+        let commanded = placement.command.iter().flat_map(|current| current.claims()).collect::<Vec<_>>();
+        let seen = survey::survey(&self.world, assignment, placement.site.as_ref(), &commanded);
+        placement.survey = Some((revision, seen));
+    }
+
+    /// What its duty asks for next, and whether that duty is to start the workloads.
+    fn next(&self, id: &PlacementId, placement: &mut Placement) -> Option<(bool, Next)> {
+        let assignment = placement.assignment.as_ref()?;
+        let (_, survey) = placement.survey.as_ref()?;
+        let unwritten = SiteState::new(id.clone(), placement.name.clone());
+        let view = View {
+            now: self.now,
+            world: &self.world,
+            survey,
+            assignment,
+            site: placement.site.as_ref().unwrap_or(&unwritten),
+            recorded: placement.recorded.as_ref().map(|recorded| &recorded.state),
+            fence: placement.fence.as_ref(),
+            granted: placement.lease.is_granted(self.now, placement.targets()),
+        };
+        let command = placement.command.as_ref().map(|current| &current.command);
+        let duty =
+            duty(placement.site.as_ref(), command, assignment.inventory.as_ref(), placement.fence_is_complete());
+        let next = desired::next(&view, duty);
+        let starting = matches!(duty, Duty::Resume(_) | Duty::ScaleUp(_));
+        let fenced = (duty == Duty::Fence).then_some(next.outcome == Outcome::Done);
+        if let (Some(complete), Some(progress)) = (fenced, &mut placement.fence) {
+            progress.complete = complete;
+        }
+        Some((starting, next))
+    }
+
+    fn remember_replicas(&self, placement: &mut Placement, next: &Next) {
+        let Some(site) = &mut placement.site else { return };
+        for had in &next.remember {
+            if !site.replicas.iter().any(|known| known.workload == had.workload) {
+                site.replicas.push(had.clone());
+            }
+        }
+    }
+
+    fn apply(&self, id: &PlacementId, placement: &mut Placement, next: &Next, decision: &mut Decision) {
+        let wanted: BTreeSet<String> = next.effects.iter().map(|effect| effect.key()).collect();
+        placement.attempts.retain(|key, attempt| attempt.in_flight || wanted.contains(key));
+        for effect in &next.effects {
+            let attempt = placement.attempts.entry(effect.key()).or_default();
+            if attempt.may_begin(self.now) {
+                attempt.in_flight = true;
+                decision.apply.push((id.clone(), effect.clone()));
+            }
+        }
+    }
+
+    /// Tells the outcome of the running command whenever it has changed; what is done is remembered, and over.
+    fn acknowledge(&self, placement: &mut Placement, next: &Next, decision: &mut Decision) {
+        let Some(mut current) = placement.command.take() else { return };
+        let step = current.command.id.step;
+        if !current.accepted && placement.is_durable_at(current.command.epoch) {
+            current.accepted = true;
+            decision.reached.push((step, Point::Accepted));
+        }
+        let outcome = with_failures(&next.outcome, &placement.attempts);
+        let done = outcome == Outcome::Done;
+        if done {
+            decision.reached.push((step, Point::Applied));
+            decision.note.push(Note::CommandDone { command: current.command.id.clone() });
+            if let Some(site) = &mut placement.site {
+                site.remember_result(current.command.id.to_string(), outcome.clone());
+            }
+        }
+        if self.hub_up && current.answered.as_ref() != Some(&outcome) {
+            decision.send.push(FromAgent::Acknowledgement(Acknowledgement {
+                cluster: self.identity.cluster.clone(),
+                command: current.command.id.clone(),
+                epoch: current.command.epoch,
+                outcome: outcome.clone(),
+            }));
+            current.answered = Some(outcome);
+            if done {
+                decision.reached.push((step, Point::Acknowledged));
+            }
+        }
+        match done {
+            true if current.command.action == Action::Release => placement.assignment = None,
+            true => {}
+            false => placement.command = Some(current),
+        }
+    }
+
+    fn write_site(&self, placement: &mut Placement, decision: &mut Decision) {
+        if !placement.is_dirty() || !placement.writing.may_begin(self.now) {
+            return;
+        }
+        let Some(site) = &placement.site else { return };
+        placement.writing.in_flight = true;
+        let resource_version = placement.recorded.as_ref().map(|recorded| recorded.resource_version.clone());
+        decision.remember.push(SiteWrite { state: site.clone(), resource_version });
+    }
+
+    fn report(&self, id: &PlacementId, placement: &mut Placement, next: Next, decision: &mut Decision) {
+        let Some((_, seen)) = &placement.survey else { return };
+        if !self.hub_up || placement.assignment.is_none() || self.now < placement.reporting.not_before {
+            return;
+        }
+        let failing = match next.outcome {
+            Outcome::Failing { reason, message } if next.ailments.is_empty() => Some(Ailment { reason, message }),
+            Outcome::Failing { .. } | Outcome::Done | Outcome::Working { .. } | Outcome::Refused { .. } => None,
+        };
+        let standing = survey::Standing {
+            cluster: &self.identity.cluster,
+            placement: id,
+            epoch_seen: placement.epoch_seen(),
+            role: placement.role(),
+            operation: placement.site.as_ref().and_then(|site| site.operation.as_ref()),
+            staged: next.staged,
+            ailments: next.ailments.into_iter().chain(failing).collect(),
+        };
+        let report = survey::report(seen, standing);
+        if placement.reporting.sent.as_ref() == Some(&report) {
+            return;
+        }
+        let version = report.inventory.as_ref().map(|inventory| inventory.version.clone());
+        let mut told = report.clone();
+        if version == placement.reporting.inventory_sent {
+            told.inventory = None;
+        }
+        placement.reporting.inventory_sent = version;
+        placement.reporting.sent = Some(report);
+        placement.reporting.not_before = self.now + REPORT_SPACING;
+        decision.send.push(FromAgent::Report(told));
+    }
+
+    /// Takes a placement out of the agent's care; the cluster stays as it is.
+    pub(crate) fn unassign(&mut self, id: &PlacementId) {
+        let Some(placement) = self.placements.get_mut(id) else { return };
+        placement.assignment = None;
+        placement.command = None;
+        match &mut placement.site {
+            Some(site) => site.assignment = None,
+            None => {
+                self.placements.remove(id);
+            }
+        }
+    }
+
+    pub(crate) fn assigned(&mut self, assignment: proto::Assignment) {
+        let id = assignment.placement.clone();
+        let placement =
+            self.placements.entry(id).or_insert_with(|| Placement::new(assignment.name.clone()));
+        placement.survey = None;
+        if let Some(site) = &mut placement.site
+            && site.assignment.is_none()
+        {
+            site.assignment = Some(without_inventory(&assignment));
+        }
+        placement.assignment = Some(assignment);
+    }
+}
+
+/// Requests that keep failing tell more than what they were waited for.
+fn with_failures(outcome: &Outcome, attempts: &BTreeMap<String, Attempt>) -> Outcome {
+    let stuck = attempts.iter().find(|(_, attempt)| attempt.failures >= 2);
+    match (outcome, stuck) {
+        (Outcome::Working { .. }, Some((effect, attempt))) => Outcome::Failing {
+            reason: reason::REQUEST_FAILED.to_owned(),
+            message: format!(
+                "request to {effect} fails: {}; it is repeated until it succeeds: check the API server and the agent's rights",
+                attempt.message.as_deref().unwrap_or("no message")
+            ),
+        },
+        (outcome, _) => outcome.clone(),
+    }
+}

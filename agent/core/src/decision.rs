@@ -1,0 +1,198 @@
+//! What a step of the agent asks its driver to do. Nothing in `apply` depends on anything else in the same decision:
+//! where an order matters, the later effect is decided only after the earlier one has been seen.
+
+use std::fmt;
+
+use proto::{
+    ClusterName, CommandId, Epoch, FromAgent, HoldAnswer, HoldRequest, Mark, Moment, PlacementId,
+    PlacementName, StepKind, WorkloadRef,
+};
+use serde_json::Value;
+
+use crate::event::AskId;
+use crate::paths::PathMemory;
+use crate::site_state::SiteState;
+
+#[derive(Debug, Default, PartialEq)]
+pub struct Decision {
+    /// DRSiteStates to write; what depends on them waits for `SiteWritten`.
+    pub remember: Vec<SiteWrite>,
+    /// The memory to write beside them: how long leases last and when paths last worked.
+    pub keep: Option<Memory>,
+    pub apply: Vec<(PlacementId, Effect)>,
+    pub send: Vec<FromAgent>,
+    /// Questions to peers.
+    pub ask: Vec<HoldAsk>,
+    /// Answers to peers.
+    pub answer: Vec<(AskId, HoldAnswer)>,
+    pub probe: Vec<Probe>,
+    pub note: Vec<Note>,
+    /// Named points that commands have passed; tests crash the agent there.
+    pub reached: Vec<(StepKind, Point)>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct SiteWrite {
+    pub state: SiteState,
+    /// None: it must not exist yet.
+    pub resource_version: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    pub boot: String,
+    pub deadlines: Vec<(PlacementId, Moment)>,
+    pub paths: Vec<PathMemory>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct HoldAsk {
+    pub peer: ClusterName,
+    pub identity: String,
+    pub endpoint: String,
+    pub request: HoldRequest,
+    pub deadline: std::time::Duration,
+    pub asked: Moment,
+}
+
+/// All paths to one cluster, to be tried now.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Probe {
+    pub cluster: ClusterName,
+    pub identity: String,
+    pub peer_endpoint: Option<String>,
+    pub probe_endpoints: Vec<String>,
+    pub mark: Mark,
+    pub began: Moment,
+    pub deadline: std::time::Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Point {
+    /// The guard has admitted it, and its epoch is durable.
+    Accepted,
+    /// All its effects are seen.
+    Applied,
+    /// Its answer has been handed to the stream.
+    Acknowledged,
+}
+
+impl Point {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Point::Accepted => "Accepted",
+            Point::Applied => "Applied",
+            Point::Acknowledged => "Acknowledged",
+        }
+    }
+}
+
+/// One whole change of the cluster. Repeating it changes nothing.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Dry-run an object that the pod policy covers: refused means that the fence is in force.
+    ProbeFence { namespace: String, claim: String },
+    /// Read pods and attachments anew, whole: proof of absence needs a read that began after the fence.
+    ListUsers { namespace: String },
+    /// Note on the workload itself what it had, for a human without our object.
+    MarkReplicas { namespace: String, workload: WorkloadRef, replicas: u32 },
+    Scale { namespace: String, workload: WorkloadRef, replicas: u32 },
+    SuspendCronJob { namespace: String, name: String, suspend: bool },
+    /// The irreversible act: only ever decided at a durable epoch with role Promoting.
+    CreateReplication { namespace: String, claim: String, class: String, epoch: Epoch },
+    PromoteReplication { namespace: String, name: String, epoch: Epoch },
+    DemoteReplication { namespace: String, name: String, epoch: Epoch },
+    /// It is primary already: only our mark is missing.
+    MarkReplication { namespace: String, name: String, epoch: Epoch },
+    /// A StorageClass, VolumeReplicationClass, PersistentVolume or PersistentVolumeClaim that does not exist yet.
+    Create { object: Value },
+    /// A Released volume is freed for its claim of the same name.
+    ClearClaimReference { volume: String, claim_namespace: String, claim: String },
+    /// Take our marks away.
+    UnmarkReplicas { namespace: String, workload: WorkloadRef },
+    UnmarkReplication { namespace: String, name: String },
+    DeleteSiteState { namespace: String, placement: PlacementId },
+}
+
+impl Effect {
+    /// Equal keys are the same change: one is under way at most.
+    pub fn key(&self) -> String {
+        self.to_string()
+    }
+
+    /// Whether a refusal right after a DRSiteState write may only mean that admission has not read it yet.
+    pub fn may_be_refused_for_a_moment(&self) -> bool {
+        match self {
+            Effect::CreateReplication { .. }
+            | Effect::PromoteReplication { .. }
+            | Effect::MarkReplication { .. } => true,
+            Effect::ProbeFence { .. }
+            | Effect::ListUsers { .. }
+            | Effect::MarkReplicas { .. }
+            | Effect::Scale { .. }
+            | Effect::SuspendCronJob { .. }
+            | Effect::DemoteReplication { .. }
+            | Effect::Create { .. }
+            | Effect::ClearClaimReference { .. }
+            | Effect::UnmarkReplicas { .. }
+            | Effect::UnmarkReplication { .. }
+            | Effect::DeleteSiteState { .. } => false,
+        }
+    }
+}
+
+impl fmt::Display for Effect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Effect::ProbeFence { claim, .. } => write!(f, "probe the fence of claim {claim}"),
+            Effect::ListUsers { namespace } => write!(f, "list pods and attachments of {namespace}"),
+            Effect::MarkReplicas { workload, replicas, .. } => {
+                write!(f, "mark {} {} with {replicas} replicas", workload.kind, workload.name)
+            }
+            Effect::Scale { workload, replicas, .. } => {
+                write!(f, "scale {} {} to {replicas}", workload.kind, workload.name)
+            }
+            Effect::SuspendCronJob { name, suspend: true, .. } => write!(f, "suspend CronJob {name}"),
+            Effect::SuspendCronJob { name, suspend: false, .. } => write!(f, "resume CronJob {name}"),
+            Effect::CreateReplication { claim, epoch, .. } => {
+                write!(f, "create VolumeReplication {claim} primary at epoch {epoch}")
+            }
+            Effect::PromoteReplication { name, epoch, .. } => {
+                write!(f, "promote VolumeReplication {name} at epoch {epoch}")
+            }
+            Effect::DemoteReplication { name, epoch, .. } => {
+                write!(f, "demote VolumeReplication {name} at epoch {epoch}")
+            }
+            Effect::MarkReplication { name, epoch, .. } => {
+                write!(f, "mark VolumeReplication {name} with epoch {epoch}")
+            }
+            Effect::Create { object } => {
+                let text = |at: &str| object.pointer(at).and_then(Value::as_str).unwrap_or_default();
+                write!(f, "create {} {}", text("/kind"), text("/metadata/name"))
+            }
+            Effect::ClearClaimReference { volume, .. } => {
+                write!(f, "clear the claim reference of PersistentVolume {volume}")
+            }
+            Effect::UnmarkReplicas { workload, .. } => {
+                write!(f, "unmark {} {}", workload.kind, workload.name)
+            }
+            Effect::UnmarkReplication { name, .. } => write!(f, "unmark VolumeReplication {name}"),
+            Effect::DeleteSiteState { placement, .. } => write!(f, "delete DRSiteState {placement}"),
+        }
+    }
+}
+
+/// Something that an operator may want to read; the driver logs it with its fields.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Note {
+    RoleChanged { placement: PlacementName, role: proto::Role, epoch: Epoch },
+    LeaseRanOut { placement: PlacementName, stops: bool },
+    LeaseSuspended { placement: PlacementName, jump: std::time::Duration },
+    Superseded { placement: PlacementName, epoch: Epoch },
+    CommandRefused { command: CommandId, refusal: proto::Refusal },
+    CommandAdmitted { command: CommandId, epoch: Epoch, trace_parent: Option<String> },
+    CommandDone { command: CommandId },
+    EffectFailed { placement: PlacementName, effect: String, message: String },
+    WriteFailed { placement: PlacementName, message: String },
+    HoldPromised { placement: PlacementName, holder: ClusterName },
+}

@@ -1,0 +1,99 @@
+//! The next effects of a duty. Every function here looks at the whole world and names what is missing *now*: called
+//! again after anything has changed, it goes on from there; called when all is done, it names nothing.
+
+use proto::volume::WorkloadReplicas;
+use proto::{Ailment, Assignment, Moment, Outcome};
+
+use crate::decision::Effect;
+use crate::duty::Duty;
+use crate::fence::{self, FenceProgress};
+use crate::site_state::SiteState;
+use crate::survey::Survey;
+use crate::world::World;
+use crate::{promote, stage, workloads};
+
+/// All that a duty is judged by.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    pub now: Moment,
+    pub world: &'a World,
+    pub survey: &'a Survey,
+    pub assignment: &'a Assignment,
+    pub site: &'a SiteState,
+    /// As the API server holds it; admission goes by this one.
+    pub recorded: Option<&'a SiteState>,
+    pub fence: Option<&'a FenceProgress>,
+    /// The lease is granted at this epoch, and not in doubt: pods may be started.
+    pub granted: bool,
+}
+
+impl View<'_> {
+    pub fn namespace(&self) -> &str {
+        &self.assignment.name.namespace
+    }
+
+    /// Whether the API server enforces what this cluster is. No action of an epoch comes before this.
+    pub fn is_durable(&self) -> bool {
+        self.recorded.is_some_and(|recorded| {
+            recorded.epoch_seen == self.site.epoch_seen
+                && recorded.role == self.site.role
+                && recorded.operation == self.site.operation
+                && recorded.claims.is_superset(&self.site.claims)
+        })
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Next {
+    pub effects: Vec<Effect>,
+    pub outcome: Outcome,
+    pub ailments: Vec<Ailment>,
+    /// Version of the inventory that is staged here, whole and bound.
+    pub staged: Option<String>,
+    /// Replicas to be remembered durably before their workloads are stopped.
+    pub remember: Vec<WorkloadReplicas>,
+}
+
+impl Next {
+    pub fn done() -> Next {
+        Next {
+            effects: Vec::new(),
+            outcome: Outcome::Done,
+            ailments: Vec::new(),
+            staged: None,
+            remember: Vec::new(),
+        }
+    }
+
+    pub fn waiting_for(what: impl Into<String>) -> Next {
+        Next { outcome: Outcome::Working { waiting_for: what.into() }, ..Next::done() }
+    }
+
+    /// The first thing that is missing is what the user is told.
+    pub fn wait_also_for(&mut self, what: impl Into<String>) {
+        if self.outcome == Outcome::Done {
+            self.outcome = Outcome::Working { waiting_for: what.into() };
+        }
+    }
+
+    /// A failure tells more than any waiting.
+    pub fn fail(&mut self, reason: &str, message: String) {
+        if !matches!(self.outcome, Outcome::Failing { .. }) {
+            self.outcome = Outcome::Failing { reason: reason.to_owned(), message };
+        }
+    }
+}
+
+pub fn next(view: &View<'_>, duty: Duty<'_>) -> Next {
+    match duty {
+        Duty::Watch => Next::waiting_for("the hub to say what this cluster is"),
+        Duty::Hold => Next::done(),
+        Duty::Fence => fence::fence(view),
+        Duty::Stage(inventory) => stage::stage(view, inventory),
+        Duty::Restore(inventory) => stage::restore(view, inventory),
+        Duty::Promote(claims) => promote::promote(view, claims),
+        Duty::ScaleUp(wanted) => workloads::scale_up(view, wanted),
+        Duty::Resume(remembered) => workloads::resume(view, remembered),
+        Duty::Release => workloads::release(view),
+    }
+}

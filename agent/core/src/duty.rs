@@ -1,0 +1,49 @@
+//! What this cluster has to do for one placement, read from what it durably is and what it has been told.
+
+use proto::volume::WorkloadReplicas;
+use proto::{Action, Command, Inventory, Role, WorkloadScale};
+
+use crate::site_state::SiteState;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Duty<'a> {
+    /// Nobody has assigned it, or it has no role yet: look, and touch nothing.
+    Watch,
+    /// The application runs here: leave it alone.
+    Hold,
+    /// It was stopped here by its own deadline, and the hub has granted the same epoch again.
+    Resume(&'a [WorkloadReplicas]),
+    Fence,
+    /// Keep a copy of the holder's manifests bound, and everything stopped.
+    Stage(Option<&'a Inventory>),
+    Restore(&'a Inventory),
+    Promote(&'a [String]),
+    ScaleUp(&'a [WorkloadScale]),
+    Release,
+}
+
+pub fn duty<'a>(
+    site: Option<&'a SiteState>,
+    command: Option<&'a Command>,
+    inventory: Option<&'a Inventory>,
+    fence_complete: bool,
+) -> Duty<'a> {
+    let action = command.map(|command| &command.action);
+    if let Some(Action::Release) = action {
+        return Duty::Release;
+    }
+    let Some(site) = site.filter(|site| site.assignment.is_some()) else {
+        return Duty::Watch;
+    };
+    match (site.role, action) {
+        (Role::Fenced, Some(Action::Restore { inventory })) if fence_complete => Duty::Restore(inventory),
+        (Role::Fenced, _) => Duty::Fence,
+        (Role::Standby, Some(Action::Restore { inventory })) => Duty::Restore(inventory),
+        (Role::Standby, _) => Duty::Stage(inventory),
+        (Role::Holder | Role::Promoting, Some(Action::Promote { claims, proof: _ })) => Duty::Promote(claims),
+        (Role::Holder, Some(Action::ScaleUp { workloads })) => Duty::ScaleUp(workloads),
+        (Role::Holder, _) if !site.replicas.is_empty() => Duty::Resume(&site.replicas),
+        (Role::Holder, _) => Duty::Hold,
+        (Role::Promoting | Role::Unknown, _) => Duty::Watch,
+    }
+}

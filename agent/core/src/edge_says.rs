@@ -1,0 +1,275 @@
+//! What the edge brings: memory at the start, the ends of writes and effects, the clocks; and what is said by the clock.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use proto::{
+    ClusterName, FromAgent, Heartbeat, Moment, Nonce, PlacementId, Renewal, Role, Timing, WallTime,
+};
+
+use crate::agent::Agent;
+use crate::decision::{Decision, Memory, Note, Probe};
+use crate::event::{Failed, Failure, MemoryRead, Receipt};
+use crate::fence::FenceProgress;
+use crate::hub_says::Sent;
+use crate::lease::Lease;
+use crate::placement::Placement;
+use crate::site_state::{Recorded, SiteState};
+
+/// The period of heartbeats before any assignment names one.
+const UNASSIGNED_RENEW: Duration = Duration::from_secs(1);
+/// The memory is not written more often than this, whatever the renewal period.
+const MEMORY_SPACING: Duration = Duration::from_millis(500);
+/// Heartbeats that may still be answered; an answer to an older one grants nothing any more anyway.
+const ANSWERABLE: usize = 1024;
+/// R7: the clocks may not move apart by more.
+const LARGEST_CLOCK_JUMP: Duration = Duration::from_secs(2);
+
+impl Agent {
+    /// Everything is taken from what was durable. A holder from another life of its node stops before it asks anyone.
+    pub(crate) fn start(&mut self, memory: MemoryRead) {
+        let MemoryRead { boot, wall, remembered_boot, deadlines, paths, sites } = memory;
+        let same_boot = remembered_boot.as_ref() == Some(&boot);
+        self.started = Some(self.now);
+        self.wall = wall;
+        // Nonces of an earlier process on this boot must not be taken for ours.
+        self.nonce = Nonce(self.now.0);
+        if same_boot {
+            self.paths.recall(paths);
+        }
+        for recorded in sites {
+            let id = recorded.state.placement.clone();
+            let deadline = deadlines.iter().find(|(placement, _)| *placement == id).map(|(_, until)| *until);
+            let mut placement = restored(recorded, &boot, self.now);
+            placement.lease = Lease::remembered(deadline.filter(|_| same_boot));
+            let held = matches!(placement.role(), Role::Holder | Role::Promoting);
+            if held && !same_boot && placement.assignment.is_some() {
+                placement.enter_role(&id, placement.epoch_seen(), Role::Fenced, self.now, wall);
+            }
+            self.placements.insert(id, placement);
+        }
+        self.boot = boot;
+    }
+
+    /// R7: only rates of clocks are trusted, and two clocks that part mean that one of them is wrong.
+    pub(crate) fn compare_clocks(&mut self, wall: WallTime, decision: &mut Decision) {
+        self.wall = wall;
+        let offset = wall.0.saturating_sub(i64::try_from(self.now.0).unwrap_or(i64::MAX));
+        let jump = self.clock_offset.map_or(0, |before| offset.abs_diff(before));
+        let jump = Duration::from_millis(jump);
+        self.clock_offset = Some(offset);
+        if jump <= LARGEST_CLOCK_JUMP {
+            return;
+        }
+        self.next_heartbeat = self.now;
+        // A grant for a renewal from before the jump would count from a doubtful instant.
+        self.sent.clear();
+        for placement in self.placements.values_mut() {
+            let Some(policy) = placement.policy() else { continue };
+            placement.lease.suspend(self.now, jump, policy.timing.rpc);
+            if placement.role() == Role::Holder {
+                decision.note.push(Note::LeaseSuspended { placement: placement.name.clone(), jump });
+            }
+        }
+    }
+
+    pub(crate) fn site_written(
+        &mut self,
+        id: &PlacementId,
+        result: Result<Recorded, Failed>,
+        decision: &mut Decision,
+    ) {
+        let now = self.now;
+        let Some(placement) = self.placements.get_mut(id) else { return };
+        match result {
+            Ok(recorded) => {
+                self.last_write = Some(now);
+                let before = placement.recorded.as_ref().map(|known| (known.state.role, known.state.epoch_seen));
+                let state = &recorded.state;
+                if before != Some((state.role, state.epoch_seen)) {
+                    let (placement, role, epoch) = (state.name.clone(), state.role, state.epoch_seen);
+                    decision.note.push(Note::RoleChanged { placement, role, epoch });
+                }
+                placement.recorded = Some(recorded);
+                placement.writing = Default::default();
+                placement.survey = None;
+                Agent::tell_promises(placement, decision);
+                if placement.site.as_ref().is_some_and(|site| site.role == Role::Holder) {
+                    self.next_heartbeat = self.next_heartbeat.min(now);
+                }
+            }
+            Err(Failed { failure, message }) => {
+                placement.writing.failed(now, message.clone());
+                if failure != Failure::Conflict {
+                    decision.note.push(Note::WriteFailed { placement: placement.name.clone(), message });
+                }
+            }
+        }
+    }
+
+    /// Nobody else writes DRSiteStates. What differs from ours is put right with the next write; an epoch that is higher
+    /// than ours is taken over, because an epoch seen is never unseen.
+    pub(crate) fn site_seen(&mut self, id: &PlacementId, seen: Option<Recorded>) {
+        let Some(placement) = self.placements.get_mut(id) else { return };
+        if let (Some(seen), Some(site)) = (&seen, &mut placement.site)
+            && seen.state.epoch_seen > site.epoch_seen
+        {
+            site.epoch_seen = seen.state.epoch_seen;
+            site.operation = seen.state.operation.clone();
+            site.role = seen.state.role;
+        }
+        placement.recorded = seen;
+    }
+
+    pub(crate) fn memory_written(&mut self, success: bool) {
+        self.memory_in_flight = false;
+        if success {
+            self.last_write = Some(self.now);
+        }
+    }
+
+    pub(crate) fn finished(
+        &mut self,
+        id: &PlacementId,
+        key: &str,
+        result: Result<Receipt, Failed>,
+        decision: &mut Decision,
+    ) {
+        let now = self.now;
+        let Some(placement) = self.placements.get_mut(id) else { return };
+        let attempt = placement.attempts.entry(key.to_owned()).or_default();
+        match result {
+            Ok(Receipt::Applied) => {
+                attempt.succeeded(now);
+                if key.starts_with("delete DRSiteState") {
+                    placement.released();
+                }
+            }
+            Ok(Receipt::Object(watched)) => {
+                attempt.succeeded(now);
+                self.world.see(*watched);
+            }
+            Ok(Receipt::Lists(lists)) => {
+                attempt.must_be_repeated(now);
+                lists.into_iter().for_each(|list| self.world.see(list));
+            }
+            Ok(Receipt::FenceInForce) => {
+                attempt.succeeded(now);
+                if let Some(progress) = &mut placement.fence {
+                    progress.in_force = progress.in_force.or(Some(now));
+                }
+            }
+            Ok(Receipt::FenceNotInForce) => attempt.must_be_repeated(now),
+            Err(Failed { failure: _, message }) => {
+                attempt.failed(now, message.clone());
+                let (placement, effect) = (placement.name.clone(), key.to_owned());
+                decision.note.push(Note::EffectFailed { placement, effect, message });
+            }
+        }
+    }
+
+    /// What is said because it is time: heartbeats, questions, probes, the memory.
+    pub(crate) fn speak(&mut self, decision: &mut Decision) {
+        self.heartbeat(decision);
+        self.ask_for_holds(decision);
+        self.probe(decision);
+        self.keep_memory(decision);
+    }
+
+    fn renew(&self) -> Duration {
+        self.smallest(|timing| timing.renew).unwrap_or(UNASSIGNED_RENEW)
+    }
+
+    fn smallest(&self, part: impl Fn(&Timing) -> Duration) -> Option<Duration> {
+        let assigned = self.placements.values().filter(|placement| placement.assignment.is_some());
+        assigned.filter_map(|placement| Some(part(&placement.policy()?.timing))).min()
+    }
+
+    fn heartbeat(&mut self, decision: &mut Decision) {
+        if !self.hub_up || self.now < self.next_heartbeat {
+            return;
+        }
+        self.next_heartbeat = self.now + self.renew();
+        let cluster = self.identity.cluster.clone();
+        let held = self.placements.iter().filter(|(_, placement)| placement.renews(&cluster));
+        let renewals: Vec<Renewal> = held
+            .filter_map(|(id, placement)| {
+                // R6: what is echoed is durable, so that a restart cannot fall behind it.
+                let recorded = placement.recorded.as_ref()?.state.assignment.as_ref()?;
+                let echo = recorded.policy.generation;
+                Some(Renewal { placement: id.clone(), epoch: placement.epoch_seen(), echo })
+            })
+            .collect();
+        let nonce = self.next_nonce();
+        let renewed = renewals.iter().map(|renewal| (renewal.placement.clone(), renewal.epoch)).collect();
+        self.sent.insert(nonce, Sent { at: self.now, renewed });
+        while self.sent.len() > ANSWERABLE {
+            self.sent.pop_first();
+        }
+        decision.send.push(FromAgent::Heartbeat(Heartbeat {
+            cluster,
+            nonce,
+            api_write_age: self.last_write.map(|written| self.now.since(written)),
+            renewals,
+            paths: self.paths.states(self.now),
+        }));
+    }
+
+    /// Every peer of every placement once in each renewal period.
+    fn probe(&mut self, decision: &mut Decision) {
+        if self.now < self.next_probe {
+            return;
+        }
+        self.next_probe = self.now + self.renew();
+        let deadline = self.smallest(|timing| timing.rpc).unwrap_or(UNASSIGNED_RENEW);
+        let assignments = self.placements.values().filter_map(|placement| placement.assignment.as_ref());
+        let mut asked: BTreeSet<&ClusterName> = BTreeSet::new();
+        for peer in assignments.flat_map(|assignment| &assignment.peers) {
+            if asked.insert(&peer.cluster) {
+                decision.probe.push(Probe {
+                    cluster: peer.cluster.clone(),
+                    identity: peer.identity.clone(),
+                    peer_endpoint: peer.peer_endpoint.clone(),
+                    probe_endpoints: peer.probe_endpoints.clone(),
+                    mark: self.mark,
+                    began: self.now,
+                    deadline,
+                });
+            }
+        }
+        let asked: Vec<&ClusterName> = asked.into_iter().collect();
+        self.paths.keep_only(&asked);
+    }
+
+    fn keep_memory(&mut self, decision: &mut Decision) {
+        if self.memory_in_flight || self.now < self.next_memory {
+            return;
+        }
+        self.next_memory = self.now + self.renew().max(MEMORY_SPACING);
+        self.memory_in_flight = true;
+        let held = self.placements.iter();
+        decision.keep = Some(Memory {
+            boot: self.boot.clone(),
+            deadlines: held
+                .filter_map(|(id, placement)| Some((id.clone(), placement.lease.until()?)))
+                .collect(),
+            paths: self.paths.memory(),
+        });
+    }
+}
+
+/// A promise given in another life of the node is waited out whole, from now.
+fn restored(recorded: Recorded, boot: &str, now: Moment) -> Placement {
+    let state: &SiteState = &recorded.state;
+    let mut placement = Placement::new(state.name.clone());
+    placement.assignment = state.assignment.clone();
+    placement.site = Some(state.clone());
+    placement.promised_until = state.promise.as_ref().map(|promise| {
+        if promise.boot == boot { promise.until } else { now + promise.wait }
+    });
+    if state.role == Role::Fenced {
+        placement.fence = Some(FenceProgress::begin(now));
+    }
+    placement.recorded = Some(recorded);
+    placement
+}

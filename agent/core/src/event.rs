@@ -1,0 +1,94 @@
+//! Everything that can happen to an agent. An event updates what is known; what to do is read from the whole state.
+
+use std::time::Duration;
+
+use proto::{
+    ClusterName, Epoch, FromHub, HoldAnswer, HoldRequest, Mark, Moment, PathKind, PlacementId, WallTime,
+};
+
+use crate::paths::PathMemory;
+use crate::site_state::Recorded;
+use crate::world::Watched;
+
+/// Numbers the questions of peers, so that an answer finds its caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AskId(pub u64);
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// The first event: what this agent remembers.
+    Started(MemoryRead),
+    /// Time has passed. The wall clock is only compared with the other clock (protocol R7).
+    Tick(WallTime),
+    HubUp,
+    HubDown,
+    FromHub(FromHub),
+    Watched(Watched),
+    /// A peer asks for a promise.
+    HoldAsked { ask: AskId, request: HoldRequest },
+    /// A peer has answered our question, which was asked at `asked`; none: no answer came in time.
+    HoldAnswered {
+        peer: ClusterName,
+        placement: PlacementId,
+        epoch: Epoch,
+        asked: Moment,
+        answer: Option<HoldAnswer>,
+    },
+    Probed { cluster: ClusterName, path: PathKind, reachable: bool, mark: Mark, began: Moment },
+    /// A write of a DRSiteState has ended.
+    SiteWritten { placement: PlacementId, result: Result<Recorded, Failed> },
+    /// A DRSiteState as it now is, seen by the watch or read after a conflict; none: it does not exist.
+    SiteSeen { placement: PlacementId, recorded: Option<Box<Recorded>> },
+    /// The memory has been written, or not.
+    MemoryWritten { success: bool },
+    /// An effect has ended.
+    Finished { placement: PlacementId, key: String, result: Result<Receipt, Failed> },
+}
+
+/// What the agent finds when it starts.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MemoryRead {
+    pub boot: String,
+    pub wall: WallTime,
+    /// The boot that the rest was written in; moments of another boot mean nothing.
+    pub remembered_boot: Option<String>,
+    pub deadlines: Vec<(PlacementId, Moment)>,
+    pub paths: Vec<PathMemory>,
+    pub sites: Vec<Recorded>,
+}
+
+/// What an effect that succeeded has shown.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Receipt {
+    Applied,
+    /// The object as the API server now holds it.
+    Object(Box<Watched>),
+    /// Whole lists, read after `began`.
+    Lists(Vec<Watched>),
+    /// The dry run of a pod-like object was refused: the fence is in force.
+    FenceInForce,
+    FenceNotInForce,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Someone else has written in between: read again.
+    Conflict,
+    /// Admission or authorization said no.
+    Denied,
+    NotFound,
+    /// The API server did not answer, or not usefully.
+    Unavailable,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failed {
+    pub failure: Failure,
+    pub message: String,
+}
+
+/// Back-off of whatever failed: bounded, so that a repaired cluster is noticed soon.
+pub(crate) fn back_off(failures: u32) -> Duration {
+    let millis = 50u64.saturating_mul(1 << failures.min(7));
+    Duration::from_millis(millis.min(5_000))
+}

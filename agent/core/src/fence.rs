@@ -1,0 +1,114 @@
+//! Stopping an application in time, in the protocol's order: refuse new pods, stop the workloads, see that nothing uses
+//! the volumes, demote them. Demotion is last because drivers refuse it while a volume is published.
+
+use std::time::Duration;
+
+use proto::{Moment, ReplicationState};
+
+use crate::ailments::reason;
+use crate::decision::Effect;
+use crate::desired::{Next, View};
+use crate::workloads;
+
+/// Scaling to zero waits no longer than this for the proof that new pods are refused: the proof is needed for the
+/// acknowledgement, the time for stopping.
+pub const PROOF_BOUND: Duration = Duration::from_millis(400);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FenceProgress {
+    pub began: Moment,
+    /// When a dry run was refused: from then on no new pod can come.
+    pub in_force: Option<Moment>,
+    pub complete: bool,
+}
+
+impl FenceProgress {
+    pub fn begin(now: Moment) -> FenceProgress {
+        FenceProgress { began: now, in_force: None, complete: false }
+    }
+}
+
+pub fn fence(view: &View<'_>) -> Next {
+    let mut next = Next::done();
+    refuse_new_pods(view, &mut next);
+    if next.outcome == proto::Outcome::Done || proof_is_overdue(view) {
+        workloads::stop(view, &mut next);
+        if nothing_uses_the_volumes(view, &mut next) {
+            demote(view, &mut next);
+        }
+    }
+    next
+}
+
+/// A fence is in force only when the API server has been seen to refuse, because admission reads a cache.
+fn refuse_new_pods(view: &View<'_>, next: &mut Next) {
+    if !view.is_durable() {
+        next.wait_also_for("the DRSiteState to say Fenced");
+        return;
+    }
+    let Some(claim) = view.site.claims.first() else { return };
+    if in_force(view).is_none() {
+        next.wait_also_for("the API server to refuse new pods");
+        let namespace = view.namespace().to_owned();
+        next.effects.push(Effect::ProbeFence { namespace, claim: claim.clone() });
+    }
+}
+
+fn in_force(view: &View<'_>) -> Option<Moment> {
+    let progress = view.fence?;
+    if view.site.claims.is_empty() { Some(progress.began) } else { progress.in_force }
+}
+
+fn proof_is_overdue(view: &View<'_>) -> bool {
+    view.fence.is_some_and(|progress| view.now >= progress.began + PROOF_BOUND)
+}
+
+/// Absence is proven by lists that were read after the fence was in force, not by a watch that may lag.
+fn nothing_uses_the_volumes(view: &View<'_>, next: &mut Next) -> bool {
+    let pods = view.survey.pods;
+    if pods > 0 {
+        next.wait_also_for(format!("{pods} pods to be gone"));
+        return false;
+    }
+    if let Some(attached) = view.survey.volumes.iter().find(|volume| volume.attached) {
+        next.wait_also_for(format!("the volume of claim {} to be detached", attached.claim));
+        return false;
+    }
+    let Some(in_force) = in_force(view) else { return false };
+    let seen_since = view.world.users_listed(view.namespace()).is_some_and(|began| began >= in_force);
+    if !seen_since {
+        next.wait_also_for("a fresh look at pods and attachments");
+        next.effects.push(Effect::ListUsers { namespace: view.namespace().to_owned() });
+    }
+    seen_since
+}
+
+fn demote(view: &View<'_>, next: &mut Next) {
+    for volume in &view.survey.volumes {
+        let Some((name, object)) = view.world.replication_of(view.namespace(), &volume.claim) else { continue };
+        let replication = &object.replication;
+        if replication.desired != "secondary" || object.auto_resync {
+            next.effects.push(Effect::DemoteReplication {
+                namespace: view.namespace().to_owned(),
+                name: name.to_owned(),
+                epoch: view.site.epoch_seen,
+            });
+        }
+        let demoted = replication.desired == "secondary"
+            && replication.current
+            && replication.state == ReplicationState::Secondary;
+        if demoted {
+            continue;
+        }
+        if object.reason.as_deref() == Some(reason::FAILED_TO_DEMOTE) && replication.desired == "secondary" {
+            let message = format!(
+                "VolumeReplication {}/{name} cannot be demoted ({}): see the storage driver's log",
+                view.namespace(),
+                replication.message
+            );
+            next.fail(reason::FAILED_TO_DEMOTE, message);
+        } else {
+            next.wait_also_for(format!("VolumeReplication {name} to become secondary"));
+        }
+    }
+}

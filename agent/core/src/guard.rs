@@ -1,0 +1,139 @@
+//! Which commands are admitted: an ordered list of questions, each answered by a refusal or by nothing (protocol R4, R5).
+
+use proto::{Action, Command, Epoch, Moment, OperationId, Outcome, Refusal};
+
+/// What the guard knows of the placement that a command is for.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'a> {
+    pub assigned: bool,
+    pub epoch_seen: Epoch,
+    pub operation: Option<&'a OperationId>,
+    /// End of the promise to the holder, if one is outstanding.
+    pub promised_until: Option<Moment>,
+    /// When this process sent the heartbeat that the command answers.
+    pub nonce_sent: Option<Moment>,
+    /// The answer already given to this command.
+    pub answered: Option<&'a Outcome>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Admitted,
+    /// It has been carried out: the old answer again.
+    Replayed(Outcome),
+    Refused(Refusal),
+}
+
+pub fn judge(command: &Command, known: Known<'_>, now: Moment) -> Verdict {
+    if let Some(outcome) = known.answered {
+        return Verdict::Replayed(outcome.clone());
+    }
+    let questions = [not_assigned, stale_epoch, conflict, expired, promise_outstanding];
+    let refusal = questions.iter().find_map(|question| question(command, &known, now));
+    refusal.map_or(Verdict::Admitted, Verdict::Refused)
+}
+
+fn not_assigned(_: &Command, known: &Known<'_>, _: Moment) -> Option<Refusal> {
+    (!known.assigned).then_some(Refusal::NotAssigned)
+}
+
+fn stale_epoch(command: &Command, known: &Known<'_>, _: Moment) -> Option<Refusal> {
+    (command.epoch < known.epoch_seen).then_some(Refusal::StaleEpoch)
+}
+
+/// Within one epoch only the operation that entered it commands.
+fn conflict(command: &Command, known: &Known<'_>, _: Moment) -> Option<Refusal> {
+    let entered_by_another = known.operation.is_some_and(|operation| *operation != command.id.operation);
+    (command.epoch == known.epoch_seen && entered_by_another).then_some(Refusal::Conflict)
+}
+
+/// A command lives by this cluster's clock. One that answers no heartbeat of this process has no age, so it is too old.
+fn expired(command: &Command, known: &Known<'_>, now: Moment) -> Option<Refusal> {
+    let in_time = known.nonce_sent.is_some_and(|sent| now < sent + command.lifetime);
+    (!in_time).then_some(Refusal::Expired)
+}
+
+/// The holder lives by the promise that was given here.
+fn promise_outstanding(command: &Command, known: &Known<'_>, now: Moment) -> Option<Refusal> {
+    let outstanding = known.promised_until.is_some_and(|until| now < until);
+    let must_wait = match &command.action {
+        Action::Promote { proof, claims: _ } => !proof.is_positive(),
+        Action::Fence | Action::Restore { .. } | Action::ScaleUp { .. } | Action::Release => false,
+    };
+    (outstanding && must_wait).then_some(Refusal::PromiseOutstanding)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proto::{CommandId, FenceProof, Nonce, PlacementId, StepKind};
+
+    use super::*;
+
+    fn command(epoch: u64, operation: &str, action: Action) -> Command {
+        let placement = PlacementId::parse("shop-uid").expect("a uid");
+        Command {
+            id: CommandId { placement, operation: OperationId(operation.into()), step: StepKind::Promote },
+            epoch: Epoch(epoch),
+            nonce: Nonce(1),
+            lifetime: Duration::from_secs(10),
+            action,
+            trace_parent: None,
+        }
+    }
+
+    fn known() -> Known<'static> {
+        Known {
+            assigned: true,
+            epoch_seen: Epoch(3),
+            operation: None,
+            promised_until: None,
+            nonce_sent: Some(Moment(1_000)),
+            answered: None,
+        }
+    }
+
+    #[test]
+    fn an_epoch_once_seen_admits_only_the_operation_that_entered_it() {
+        let mine = OperationId("shop-failover-3".into());
+        let known = Known { operation: Some(&mine), ..known() };
+        let now = Moment(2_000);
+        assert_eq!(judge(&command(3, "shop-failover-3", Action::Fence), known, now), Verdict::Admitted);
+        assert_eq!(judge(&command(4, "shop-failback-4", Action::Fence), known, now), Verdict::Admitted);
+        assert_eq!(
+            judge(&command(3, "shop-failback-3", Action::Fence), known, now),
+            Verdict::Refused(Refusal::Conflict)
+        );
+        assert_eq!(
+            judge(&command(2, "shop-failover-3", Action::Fence), known, now),
+            Verdict::Refused(Refusal::StaleEpoch)
+        );
+    }
+
+    #[test]
+    fn a_command_dies_by_this_clusters_clock() {
+        let fence = command(4, "shop-failover-4", Action::Fence);
+        assert_eq!(judge(&fence, known(), Moment(10_999)), Verdict::Admitted);
+        assert_eq!(judge(&fence, known(), Moment(11_000)), Verdict::Refused(Refusal::Expired));
+        let of_another_process = Known { nonce_sent: None, ..known() };
+        assert_eq!(judge(&fence, of_another_process, Moment(1_000)), Verdict::Refused(Refusal::Expired));
+    }
+
+    #[test]
+    fn a_promise_stands_against_promotion_unless_the_holder_is_positively_stopped() {
+        let known = Known { promised_until: Some(Moment(9_000)), ..known() };
+        let promote = |proof| command(4, "shop-failover-4", Action::Promote { proof, claims: Vec::new() });
+        let waited = promote(FenceProof::LeaseExpired);
+        assert_eq!(judge(&waited, known, Moment(8_999)), Verdict::Refused(Refusal::PromiseOutstanding));
+        assert_eq!(judge(&waited, known, Moment(9_000)), Verdict::Admitted);
+        assert_eq!(judge(&promote(FenceProof::Acknowledged), known, Moment(2_000)), Verdict::Admitted);
+    }
+
+    #[test]
+    fn a_replay_gets_the_old_answer_even_when_its_epoch_has_passed() {
+        let known = Known { answered: Some(&Outcome::Done), ..known() };
+        let old = command(1, "shop-deploy-1", Action::Release);
+        assert_eq!(judge(&old, known, Moment(90_000)), Verdict::Replayed(Outcome::Done));
+    }
+}

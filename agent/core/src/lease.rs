@@ -1,0 +1,144 @@
+//! How long the holder may go on: a lease is a reply, and counts from the send instant of what it answers (protocol R1).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proto::{ClusterName, Moment, Policy};
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lease {
+    /// Until when the hub accounts for this cluster.
+    until: Option<Moment>,
+    /// Send instant of the newest renewal that was granted at the present epoch.
+    granted: Option<Moment>,
+    /// Until when each target has promised to wait.
+    promised: BTreeMap<ClusterName, Moment>,
+    /// The clocks disagreed: nothing new is started before a renewal succeeds (R7).
+    suspended: bool,
+    asked: Option<Moment>,
+}
+
+impl Lease {
+    /// After a restart on the same boot: what was remembered, which is never later than the truth.
+    pub fn remembered(until: Option<Moment>) -> Lease {
+        Lease { until, ..Lease::default() }
+    }
+
+    /// Another epoch: nothing granted or promised for the last one counts, but the hub accounts for what it has said.
+    pub fn enter_epoch(&mut self) {
+        self.granted = None;
+        self.promised.clear();
+        self.asked = None;
+    }
+
+    /// The hub has granted the renewal that was sent at `sent`. An older one never shortens.
+    pub fn grant(&mut self, sent: Moment, ttl: Duration) {
+        self.until = self.until.max(Some(sent + ttl));
+        self.granted = self.granted.max(Some(sent));
+        self.suspended = false;
+    }
+
+    /// While an epoch is being entered the hub cannot grant yet; its answer shows that it had not given this cluster up
+    /// when it was asked at `sent`.
+    pub fn hear(&mut self, sent: Moment, ttl: Duration) {
+        self.until = self.until.max(Some(sent + ttl));
+    }
+
+    /// A target has promised, asked at `asked`, to wait for `hold`.
+    pub fn promise(&mut self, target: ClusterName, asked: Moment, hold: Duration) {
+        let until = self.promised.entry(target).or_default();
+        *until = (asked + hold).max(*until);
+    }
+
+    /// The target has taken its word back by entering another epoch.
+    pub fn forget_promise(&mut self, target: &ClusterName) {
+        self.promised.remove(target);
+    }
+
+    /// The later of what the hub has granted and what *all* targets have promised.
+    pub fn deadline<'a>(&self, targets: impl Iterator<Item = &'a ClusterName>) -> Option<Moment> {
+        let promises: Option<Vec<Moment>> = targets.map(|target| self.promised.get(target).copied()).collect();
+        let all_promised = promises.and_then(|promises| promises.into_iter().min());
+        self.until.max(all_promised)
+    }
+
+    /// The hub's part of the deadline, to be remembered.
+    pub fn until(&self) -> Option<Moment> {
+        self.until
+    }
+
+    /// Whether pods may be started: granted at this epoch, and not in doubt.
+    pub fn is_granted<'a>(&self, now: Moment, targets: impl Iterator<Item = &'a ClusterName>) -> bool {
+        self.granted.is_some() && !self.suspended && self.deadline(targets).is_some_and(|deadline| now < deadline)
+    }
+
+    /// Boot time and wall time have moved apart by `jump`: one of them is wrong. The deadline comes closer by as much as
+    /// boot time may have missed, but a hub that answers within one call's time can still confirm it.
+    pub fn suspend(&mut self, now: Moment, jump: Duration, rpc: Duration) {
+        self.suspended = true;
+        self.until = self.until.map(|until| until.min((until - jump).max(now + rpc)));
+        for until in self.promised.values_mut() {
+            *until = (*until).min((*until - jump).max(now + rpc));
+        }
+    }
+
+    /// After a third of the ttl without a grant the targets are asked, once in each renewal period.
+    pub fn hold_is_due(&mut self, now: Moment, policy: &Policy) -> bool {
+        let silent = self.granted.is_none_or(|granted| now.since(granted) > policy.timing.ttl / 3);
+        let rested = self.asked.is_none_or(|asked| now.since(asked) >= policy.timing.renew);
+        let due = silent && rested && self.until.is_some();
+        if due {
+            self.asked = Some(now);
+        }
+        due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TTL: Duration = Duration::from_secs(20);
+
+    fn name(text: &str) -> ClusterName {
+        ClusterName::parse(text).expect("a name")
+    }
+
+    #[test]
+    fn a_late_grant_counts_from_the_instant_its_renewal_was_sent() {
+        let mut lease = Lease::default();
+        lease.grant(Moment(10_000), TTL);
+        lease.grant(Moment(4_000), TTL);
+        assert_eq!(lease.deadline([].iter()), Some(Moment(30_000)));
+    }
+
+    #[test]
+    fn the_promise_of_one_of_two_targets_extends_nothing() {
+        let (west, north) = (name("west"), name("north"));
+        let mut lease = Lease::default();
+        lease.grant(Moment(0), TTL);
+        lease.promise(west.clone(), Moment(15_000), Duration::from_secs(15));
+        assert_eq!(lease.deadline([&west, &north].into_iter()), Some(Moment(20_000)));
+        lease.promise(north.clone(), Moment(14_000), Duration::from_secs(15));
+        assert_eq!(lease.deadline([&west, &north].into_iter()), Some(Moment(29_000)));
+    }
+
+    #[test]
+    fn without_any_target_no_promise_can_extend() {
+        let mut lease = Lease::default();
+        lease.grant(Moment(0), TTL);
+        assert_eq!(lease.deadline([].into_iter()), Some(Moment(20_000)));
+    }
+
+    #[test]
+    fn a_jump_of_the_clock_takes_as_much_from_the_deadline_and_leaves_time_for_one_call() {
+        let rpc = Duration::from_secs(2);
+        let mut lease = Lease::default();
+        lease.grant(Moment(10_000), TTL);
+        lease.suspend(Moment(11_000), Duration::from_secs(5), rpc);
+        assert_eq!(lease.until(), Some(Moment(25_000)));
+        assert!(!lease.is_granted(Moment(11_000), [].into_iter()));
+        lease.suspend(Moment(11_000), Duration::from_secs(3600), rpc);
+        assert_eq!(lease.until(), Some(Moment(13_000)));
+    }
+}

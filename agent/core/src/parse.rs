@@ -1,0 +1,212 @@
+//! The door through which Kubernetes objects come in: past it nothing is looked up by path any more.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proto::{Epoch, Replication, ReplicationState, WallTime, WorkloadRef};
+use serde_json::Value;
+
+use crate::world::{
+    AddonsNode, Attachment, Claim, Pod, ReplicationObject, Volume, Workload, WorkloadKind,
+};
+
+/// What a workload had before this agent stopped it.
+pub const REPLICAS_ANNOTATION: &str = "understudy.dev/replicas";
+/// The epoch at which this agent last set a VolumeReplication.
+pub const EPOCH_ANNOTATION: &str = "understudy.dev/epoch";
+
+/// Kubernetes' own default for `terminationGracePeriodSeconds`.
+const DEFAULT_GRACE_SECONDS: u64 = 30;
+
+pub fn text<'a>(object: &'a Value, at: &str) -> Option<&'a str> {
+    object.pointer(at).and_then(Value::as_str).filter(|text| !text.is_empty())
+}
+
+fn owned(object: &Value, at: &str) -> Option<String> {
+    text(object, at).map(str::to_owned)
+}
+
+fn number(object: &Value, at: &str) -> Option<u64> {
+    object.pointer(at).and_then(Value::as_u64)
+}
+
+fn list<'a>(object: &'a Value, at: &str) -> &'a [Value] {
+    object.pointer(at).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+fn labels(object: &Value) -> BTreeMap<String, String> {
+    let labels = object.pointer("/metadata/labels").and_then(Value::as_object);
+    let pairs = labels.into_iter().flatten();
+    pairs.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
+}
+
+fn annotation<'a>(object: &'a Value, name: &str) -> Option<&'a str> {
+    object.pointer("/metadata/annotations")?.get(name)?.as_str()
+}
+
+fn is_terminating(object: &Value) -> bool {
+    text(object, "/metadata/deletionTimestamp").is_some()
+}
+
+pub fn claim(object: &Value) -> Option<Claim> {
+    Some(Claim {
+        uid: owned(object, "/metadata/uid").unwrap_or_default(),
+        labels: labels(object),
+        volume: owned(object, "/spec/volumeName"),
+        bound: text(object, "/status/phase") == Some("Bound"),
+        terminating: is_terminating(object),
+        storage_class: owned(object, "/spec/storageClassName"),
+        object: object.clone(),
+    })
+}
+
+pub fn volume(object: &Value) -> Option<Volume> {
+    let claim = text(object, "/spec/claimRef/namespace").zip(text(object, "/spec/claimRef/name"));
+    Some(Volume {
+        handle: owned(object, "/spec/csi/volumeHandle"),
+        driver: owned(object, "/spec/csi/driver"),
+        released: matches!(text(object, "/status/phase"), Some("Released" | "Failed")),
+        claim: claim.map(|(namespace, name)| (namespace.to_owned(), name.to_owned())),
+        claim_uid: owned(object, "/spec/claimRef/uid"),
+        object: object.clone(),
+    })
+}
+
+pub fn pod(object: &Value) -> Option<Pod> {
+    let owners = list(object, "/metadata/ownerReferences");
+    let owner = owners.iter().find(|owner| owner.get("controller") == Some(&Value::Bool(true)));
+    Some(Pod {
+        claims: claims_of(object, "/spec/volumes"),
+        finished: matches!(text(object, "/status/phase"), Some("Succeeded" | "Failed")),
+        terminating: is_terminating(object),
+        grace_seconds: number(object, "/spec/terminationGracePeriodSeconds").unwrap_or(DEFAULT_GRACE_SECONDS),
+        owner: owner.and_then(|owner| Some((owned(owner, "/kind")?, owned(owner, "/name")?))),
+    })
+}
+
+fn claims_of(object: &Value, at: &str) -> BTreeSet<String> {
+    let volumes = list(object, at).iter();
+    volumes.filter_map(|volume| owned(volume, "/persistentVolumeClaim/claimName")).collect()
+}
+
+pub fn attachment(object: &Value) -> Option<Attachment> {
+    Some(Attachment { volume: owned(object, "/spec/source/persistentVolumeName") })
+}
+
+pub fn workload(kind: &WorkloadKind, object: &Value) -> Option<Workload> {
+    let name = owned(object, "/metadata/name")?;
+    let (wanted, ready, template) = match kind.kind.as_str() {
+        "CronJob" => {
+            let suspended = object.pointer("/spec/suspend") == Some(&Value::Bool(true));
+            (u32::from(!suspended), u32::from(!suspended), "/spec/jobTemplate/spec/template")
+        }
+        "DaemonSet" => {
+            let count = |at: &str| small(number(object, at).unwrap_or(0));
+            (count("/status/desiredNumberScheduled"), count("/status/numberReady"), "/spec/template")
+        }
+        _ => {
+            let wanted = number(object, "/spec/replicas").unwrap_or(1);
+            (small(wanted), small(number(object, "/status/readyReplicas").unwrap_or(0)), "/spec/template")
+        }
+    };
+    let templates = list(object, "/spec/volumeClaimTemplates").iter();
+    Some(Workload {
+        claim_prefixes: templates
+            .filter_map(|template| text(template, "/metadata/name"))
+            .map(|template| format!("{template}-{name}-"))
+            .collect(),
+        workload: WorkloadRef { api_version: kind.api_version.clone(), kind: kind.kind.clone(), name },
+        labels: labels(object),
+        wanted,
+        ready,
+        marked: annotation(object, REPLICAS_ANNOTATION).and_then(|text| text.parse().ok()),
+        claims: claims_of(object, &format!("{template}/spec/volumes")),
+    })
+}
+
+fn small(number: u64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+pub fn replication(object: &Value) -> Option<ReplicationObject> {
+    if text(object, "/spec/dataSource/kind") != Some("PersistentVolumeClaim") {
+        return None;
+    }
+    let condition = |name: &str| {
+        let conditions = list(object, "/status/conditions").iter();
+        conditions.filter(|condition| text(condition, "/type") == Some(name)).next_back()
+    };
+    let holds = |name: &str| match text(condition(name)?, "/status") {
+        Some("True") => Some(true),
+        Some("False") => Some(false),
+        Some(_) | None => None,
+    };
+    let generation = number(object, "/metadata/generation");
+    let epoch = annotation(object, EPOCH_ANNOTATION);
+    Some(ReplicationObject {
+        claim: owned(object, "/spec/dataSource/name")?,
+        replication: Replication {
+            desired: owned(object, "/spec/replicationState").unwrap_or_default(),
+            state: match text(object, "/status/state") {
+                Some("Primary") => ReplicationState::Primary,
+                Some("Secondary") => ReplicationState::Secondary,
+                Some(_) | None => ReplicationState::Unknown,
+            },
+            current: generation.is_some() && number(object, "/status/observedGeneration") == generation,
+            completed: holds("Completed"),
+            degraded: holds("Degraded"),
+            resyncing: holds("Resyncing"),
+            validated: holds("Validated"),
+            last_sync: text(object, "/status/lastSyncTime").and_then(wall_time),
+            epoch: epoch.and_then(|text| text.parse().ok()).map(Epoch),
+            message: owned(object, "/status/message").unwrap_or_default(),
+        },
+        reason: condition("Completed").and_then(|completed| owned(completed, "/reason")),
+        auto_resync: object.pointer("/spec/autoResync") == Some(&Value::Bool(true)),
+        annotated: epoch.is_some(),
+    })
+}
+
+pub fn addons_node(object: &Value) -> Option<AddonsNode> {
+    Some(AddonsNode {
+        driver: owned(object, "/spec/driver/name")?,
+        connected: text(object, "/status/state") == Some("Connected"),
+    })
+}
+
+/// The form in which Kubernetes writes times: `2026-11-22T18:26:10Z`, with or without a fraction.
+fn wall_time(text: &str) -> Option<WallTime> {
+    let bytes = text.strip_suffix('Z')?;
+    let (date, time) = bytes.split_once('T')?;
+    let mut date = date.splitn(3, '-').map(|part| part.parse::<i64>());
+    let (year, month, day) = (date.next()?.ok()?, date.next()?.ok()?, date.next()?.ok()?);
+    let mut time = time.splitn(3, ':');
+    let (hour, minute) = (time.next()?.parse::<i64>().ok()?, time.next()?.parse::<i64>().ok()?);
+    let (second, fraction) = time.next().map(|text| text.split_once('.').unwrap_or((text, "0")))?;
+    let second = second.parse::<i64>().ok()?;
+    let millis = format!("{fraction:0<3}").get(..3)?.parse::<i64>().ok()?;
+    let days = days_since_epoch(year, month, day);
+    Some(WallTime((((days * 24 + hour) * 60 + minute) * 60 + second) * 1000 + millis))
+}
+
+/// Days from 1970-01-01 in the Gregorian calendar, counted in years that begin in March.
+fn days_since_epoch(year: i64, month: i64, day: i64) -> i64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let era = year.div_euclid(400);
+    let year_of_era = year.rem_euclid(400);
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    era * 146_097 + day_of_era - 719_468
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_of_kubernetes_is_read_to_the_millisecond() {
+        assert_eq!(wall_time("1970-01-01T00:00:00Z"), Some(WallTime(0)));
+        assert_eq!(wall_time("2024-02-29T12:30:15.25Z"), Some(WallTime(1_709_209_815_250)));
+        assert_eq!(wall_time("2026-11-22T18:26:10Z"), Some(WallTime(1_795_371_970_000)));
+        assert_eq!(wall_time("yesterday"), None);
+    }
+}

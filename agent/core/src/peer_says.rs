@@ -1,0 +1,96 @@
+//! Promises between agents while the hub is silent (protocol §4, "Hub silent").
+
+use proto::{ClusterName, Epoch, HoldAnswer, HoldRequest, Moment, PlacementId, Role};
+
+use crate::agent::Agent;
+use crate::decision::{Decision, HoldAsk, Note};
+use crate::event::AskId;
+use crate::placement::Placement;
+use crate::site_state::Promise;
+
+impl Agent {
+    /// Another holder asks: promise only what this cluster can keep, and make it durable before saying so.
+    pub(crate) fn answer_hold(&mut self, ask: AskId, request: HoldRequest, decision: &mut Decision) {
+        let (now, boot) = (self.now, self.boot.clone());
+        let HoldRequest { holder, placement: id, epoch } = request;
+        let Some(placement) = self.placements.get_mut(&id) else {
+            decision.answer.push((ask, HoldAnswer::Refused { epoch_seen: Epoch(0) }));
+            return;
+        };
+        let epoch_seen = placement.epoch_seen();
+        let (true, Some(policy)) = (may_promise(placement, epoch), placement.policy()) else {
+            decision.answer.push((ask, HoldAnswer::Refused { epoch_seen }));
+            return;
+        };
+        let wait = policy.timing.target_wait();
+        placement.promised_until = placement.promised_until.max(Some(now + wait));
+        if let Some(site) = &mut placement.site {
+            site.promise = placement.promised_until.map(|until| Promise { boot, until, wait });
+        }
+        placement.unanswered.push((ask, policy.timing.hold));
+        decision.note.push(Note::HoldPromised { placement: placement.name.clone(), holder });
+    }
+
+    /// Promises that are durable now are told.
+    pub(crate) fn tell_promises(placement: &mut Placement, decision: &mut Decision) {
+        let recorded = placement.recorded.as_ref().and_then(|recorded| recorded.state.promise.as_ref());
+        let durable = recorded.map(|promise| promise.until);
+        if durable.is_none() || durable < placement.promised_until {
+            return;
+        }
+        for (ask, hold) in placement.unanswered.drain(..) {
+            decision.answer.push((ask, HoldAnswer::Promised { hold }));
+        }
+    }
+
+    pub(crate) fn take_promise(
+        &mut self,
+        peer: &ClusterName,
+        id: &PlacementId,
+        epoch: Epoch,
+        asked: Moment,
+        answer: Option<HoldAnswer>,
+    ) {
+        let Some(placement) = self.placements.get_mut(id) else { return };
+        if placement.role() != Role::Holder || placement.epoch_seen() != epoch {
+            return;
+        }
+        match answer {
+            Some(HoldAnswer::Promised { hold }) => placement.lease.promise(peer.clone(), asked, hold),
+            // What it promised before still stands.
+            Some(HoldAnswer::Refused { .. }) | None => {}
+        }
+    }
+
+    /// Every eligible target of every placement whose lease goes without grants.
+    pub(crate) fn ask_for_holds(&mut self, decision: &mut Decision) {
+        for (id, placement) in &mut self.placements {
+            let Some(policy) = placement.policy() else { continue };
+            if placement.role() != Role::Holder || !placement.lease.hold_is_due(self.now, &policy) {
+                continue;
+            }
+            let peers = placement.assignment.iter().flat_map(|assignment| &assignment.peers);
+            for peer in peers.filter(|peer| peer.eligible) {
+                let Some(endpoint) = peer.peer_endpoint.clone() else { continue };
+                decision.ask.push(HoldAsk {
+                    peer: peer.cluster.clone(),
+                    identity: peer.identity.clone(),
+                    endpoint,
+                    request: HoldRequest {
+                        holder: self.identity.cluster.clone(),
+                        placement: id.clone(),
+                        epoch: placement.epoch_seen(),
+                    },
+                    deadline: policy.timing.rpc,
+                    asked: self.now,
+                });
+            }
+        }
+    }
+}
+
+/// A target that has entered another epoch, or is about to be promoted, cannot wait for this holder.
+fn may_promise(placement: &Placement, epoch: Epoch) -> bool {
+    let promoting = placement.command.as_ref().is_some_and(|current| current.command.epoch > epoch);
+    placement.role() == Role::Standby && placement.epoch_seen() == epoch && !promoting
+}

@@ -1,0 +1,293 @@
+//! One placement in this cluster: what is known, what it is, and how it passes from one role to the next.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proto::{
+    Action, Assignment, ClusterName, Command, Epoch, Moment, Outcome, PlacementId, PlacementName, Policy, Report, Role,
+    WallTime,
+};
+
+use crate::event::{AskId, back_off};
+use crate::fence::FenceProgress;
+use crate::lease::Lease;
+use crate::site_state::{Recorded, SiteState};
+use crate::survey::Survey;
+
+/// After an effect has succeeded it is not repeated for this long, whatever a lagging watch still shows.
+const SETTLING: Duration = Duration::from_secs(1);
+/// A fence that is not in force yet is probed again this soon: admission's cache lags by some tens of milliseconds.
+const PROBE_AGAIN: Duration = Duration::from_millis(25);
+
+#[derive(Debug)]
+pub struct Placement {
+    pub name: PlacementName,
+    /// The newest from the hub, with its inventory; after a restart the recorded one, without.
+    pub assignment: Option<Assignment>,
+    /// What this cluster is, perhaps not durable yet; none: nothing has been asked of it.
+    pub site: Option<SiteState>,
+    pub recorded: Option<Recorded>,
+    pub writing: Attempt,
+    pub lease: Lease,
+    pub command: Option<Current>,
+    pub fence: Option<FenceProgress>,
+    pub attempts: BTreeMap<String, Attempt>,
+    /// Peers that wait for a promise to be durable.
+    pub unanswered: Vec<(AskId, Duration)>,
+    pub promised_until: Option<Moment>,
+    /// Of the world's revision and the claims it was made for.
+    pub survey: Option<(u64, Survey)>,
+    pub reporting: Reporting,
+    /// Once told that the lease has run out, not again.
+    pub told_expiry: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Current {
+    pub command: Command,
+    /// Its epoch is durable.
+    pub accepted: bool,
+    /// The last answer; a change is told.
+    pub answered: Option<Outcome>,
+}
+
+impl Current {
+    /// Claims that it names, whether or not they are labelled here.
+    pub fn claims(&self) -> Vec<String> {
+        match &self.command.action {
+            Action::Promote { claims, proof: _ } => claims.clone(),
+            Action::Restore { inventory } => inventory.volumes.iter().map(|volume| volume.claim.clone()).collect(),
+            Action::Fence | Action::ScaleUp { .. } | Action::Release => Vec::new(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Attempt {
+    pub in_flight: bool,
+    pub failures: u32,
+    pub not_before: Moment,
+    pub message: Option<String>,
+}
+
+impl Attempt {
+    pub fn may_begin(&self, now: Moment) -> bool {
+        !self.in_flight && now >= self.not_before
+    }
+
+    pub fn succeeded(&mut self, now: Moment) {
+        *self = Attempt { not_before: now + SETTLING, ..Attempt::default() };
+    }
+
+    pub fn must_be_repeated(&mut self, now: Moment) {
+        *self = Attempt { not_before: now + PROBE_AGAIN, ..Attempt::default() };
+    }
+
+    pub fn failed(&mut self, now: Moment, message: String) {
+        self.in_flight = false;
+        self.not_before = now + back_off(self.failures);
+        self.failures += 1;
+        self.message = Some(message);
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Reporting {
+    pub sent: Option<Report>,
+    pub inventory_sent: Option<String>,
+    pub not_before: Moment,
+}
+
+impl Placement {
+    pub fn new(name: PlacementName) -> Placement {
+        Placement {
+            name,
+            assignment: None,
+            site: None,
+            recorded: None,
+            writing: Attempt::default(),
+            lease: Lease::default(),
+            command: None,
+            fence: None,
+            attempts: BTreeMap::new(),
+            unanswered: Vec::new(),
+            promised_until: None,
+            survey: None,
+            reporting: Reporting::default(),
+            told_expiry: false,
+        }
+    }
+
+    pub fn epoch_seen(&self) -> Epoch {
+        self.site.as_ref().map_or(Epoch(0), |site| site.epoch_seen)
+    }
+
+    pub fn role(&self) -> Role {
+        self.site.as_ref().map_or(Role::Unknown, |site| site.role)
+    }
+
+    /// What the holder lives by: only what grants have brought (protocol R6), so not always the newest assignment's.
+    pub fn policy(&self) -> Option<Policy> {
+        let recorded = self.site.as_ref().and_then(|site| site.assignment.as_ref());
+        recorded.or(self.assignment.as_ref()).map(|assignment| assignment.policy)
+    }
+
+    pub fn targets(&self) -> impl Iterator<Item = &ClusterName> {
+        let peers = self.assignment.iter().flat_map(|assignment| &assignment.peers);
+        peers.filter(|peer| peer.eligible).map(|peer| &peer.cluster)
+    }
+
+    pub fn is_holder_by_assignment(&self, cluster: &ClusterName) -> bool {
+        self.assignment.as_ref().is_some_and(|assignment| {
+            assignment.holder.as_ref() == Some(cluster) && assignment.epoch == self.epoch_seen()
+        })
+    }
+
+    /// Whether it asks the hub for a lease. A site that its own deadline has stopped asks as well: as long as the hub
+    /// says that nobody else has taken over, its grant starts the application again.
+    pub fn renews(&self, cluster: &ClusterName) -> bool {
+        match self.role() {
+            Role::Holder => true,
+            Role::Fenced => self.is_holder_by_assignment(cluster) && self.command.is_none(),
+            Role::Promoting | Role::Standby | Role::Unknown => false,
+        }
+    }
+
+    pub fn is_being_released(&self) -> bool {
+        self.command.as_ref().is_some_and(|current| current.command.action == Action::Release)
+    }
+
+    pub fn fence_is_complete(&self) -> bool {
+        self.fence.as_ref().is_some_and(|progress| progress.complete)
+    }
+
+    /// The site, made if there is none yet.
+    pub fn site_mut(&mut self, id: &PlacementId) -> &mut SiteState {
+        let assignment = self.assignment.as_ref().map(without_inventory);
+        let name = self.name.clone();
+        self.site.get_or_insert_with(|| {
+            let mut site = SiteState::new(id.clone(), name);
+            site.assignment = assignment;
+            site
+        })
+    }
+
+    pub fn enter_role(&mut self, id: &PlacementId, epoch: Epoch, role: Role, now: Moment, wall: WallTime) {
+        if epoch > self.epoch_seen() {
+            self.lease.enter_epoch();
+        }
+        let entered = self.role() != role || self.epoch_seen() != epoch;
+        let site = self.site_mut(id);
+        site.epoch_seen = site.epoch_seen.max(epoch);
+        site.role = role;
+        match role {
+            Role::Fenced if entered => {
+                site.fenced_at = Some(wall);
+                self.fence = Some(FenceProgress::begin(now));
+            }
+            Role::Fenced => {}
+            Role::Holder | Role::Promoting | Role::Standby | Role::Unknown => self.fence = None,
+        }
+        self.told_expiry = false;
+    }
+
+    /// Another epoch is or will be in force elsewhere: whoever may run here stops.
+    pub fn superseded(&mut self, id: &PlacementId, epoch: Epoch, now: Moment, wall: WallTime) {
+        let role = match self.role() {
+            Role::Holder | Role::Promoting | Role::Fenced => Role::Fenced,
+            Role::Standby | Role::Unknown => Role::Standby,
+        };
+        if epoch > self.epoch_seen() {
+            self.site_mut(id).operation = None;
+            self.command = None;
+        }
+        self.enter_role(id, epoch, role, now, wall);
+    }
+
+    /// Passes to the role that the newest assignment asks for, as far as its epoch is one that may be entered so.
+    pub fn follow_assignment(&mut self, id: &PlacementId, cluster: &ClusterName, now: Moment, wall: WallTime) {
+        let Some(assignment) = &self.assignment else { return };
+        let (epoch, seen) = (assignment.epoch, self.epoch_seen());
+        if epoch == Epoch(0) || epoch < seen {
+            return;
+        }
+        let here = assignment.holder.as_ref() == Some(cluster);
+        let elsewhere = assignment.holder.is_some() && !here;
+        match (self.role(), here) {
+            // To hold an epoch that this cluster never entered would be to trust a message more than its own record.
+            (Role::Promoting, true) if epoch == seen => self.enter_role(id, epoch, Role::Holder, now, wall),
+            (_, true) => {}
+            (Role::Standby | Role::Fenced, false) if epoch == seen => {}
+            (_, false) if elsewhere || epoch > seen && seen > Epoch(0) => self.superseded(id, epoch, now, wall),
+            (_, false) => {}
+        }
+    }
+
+    /// Keeps the recorded assignment in step, except for the policy of a holder, which only a grant may change (R6).
+    pub fn record_assignment(&mut self) {
+        let Some(assignment) = &self.assignment else { return };
+        let Some(site) = &mut self.site else { return };
+        let mut recorded = without_inventory(assignment);
+        if let (Role::Holder | Role::Promoting, Some(lived_by)) = (site.role, &site.assignment) {
+            recorded.policy = lived_by.policy;
+        }
+        if site.assignment.as_ref() != Some(&recorded) {
+            site.assignment = Some(recorded);
+        }
+    }
+
+    pub fn apply_policy(&mut self, policy: Policy) {
+        let recorded = self.site.as_mut().and_then(|site| site.assignment.as_mut());
+        if let Some(recorded) = recorded
+            && policy.generation > recorded.policy.generation
+        {
+            recorded.policy = policy;
+        }
+    }
+
+    /// Brings the claims that admission protects in step with what is seen.
+    pub fn protect_seen_claims(&mut self) {
+        let Some((_, survey)) = &self.survey else { return };
+        let Some(site) = &mut self.site else { return };
+        match site.role {
+            Role::Holder | Role::Standby => site.claims.retain(|claim| survey.claims.contains(claim)),
+            Role::Promoting | Role::Fenced | Role::Unknown => {}
+        }
+        site.protect(survey.claims.iter().cloned());
+    }
+
+    pub fn is_dirty(&self) -> bool {
+        self.site.is_some() && self.site.as_ref() != self.recorded.as_ref().map(|recorded| &recorded.state)
+    }
+
+    pub fn is_durable_at(&self, epoch: Epoch) -> bool {
+        self.recorded.as_ref().is_some_and(|recorded| recorded.state.epoch_seen >= epoch)
+    }
+
+    /// What the workloads had is forgotten only when they have it again.
+    pub fn forget_replicas(&mut self) {
+        if let Some(site) = &mut self.site {
+            site.replicas.clear();
+        }
+    }
+
+    /// Nothing of ours is left in the cluster.
+    pub fn released(&mut self) {
+        self.site = None;
+        self.recorded = None;
+        self.fence = None;
+        self.lease = Lease::default();
+        self.survey = None;
+    }
+
+    /// Whether something could still be writing to the volumes here.
+    pub fn is_running(&self) -> bool {
+        self.survey.as_ref().is_some_and(|(_, survey)| {
+            survey.pods > 0 || survey.workloads.iter().any(|workload| workload.wanted > 0)
+        })
+    }
+}
+
+pub fn without_inventory(assignment: &Assignment) -> Assignment {
+    Assignment { inventory: None, ..assignment.clone() }
+}

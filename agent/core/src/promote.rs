@@ -1,0 +1,86 @@
+//! Writing `replicationState: primary`: the irreversible act, for all volumes of a placement at once.
+
+use proto::Replication;
+
+use crate::decision::Effect;
+use crate::desired::{Next, View};
+use crate::world::ReplicationObject;
+
+pub fn promote(view: &View<'_>, claims: &[String]) -> Next {
+    if !view.is_durable() {
+        return Next::waiting_for(format!("the DRSiteState to say epoch {}", view.site.epoch_seen));
+    }
+    let mut next = Next::done();
+    for claim in claims {
+        promote_claim(view, claim, &mut next);
+    }
+    next
+}
+
+fn promote_claim(view: &View<'_>, claim: &str, next: &mut Next) {
+    let usable = view.world.claim(view.namespace(), claim).is_some_and(|claim| claim.bound && !claim.terminating);
+    if !usable {
+        next.wait_also_for(format!("PersistentVolumeClaim {claim} to be bound"));
+        return;
+    }
+    match view.world.replication_of(view.namespace(), claim) {
+        None => {
+            next.wait_also_for(format!("VolumeReplication {claim} to exist"));
+            next.effects.push(Effect::CreateReplication {
+                namespace: view.namespace().to_owned(),
+                claim: claim.to_owned(),
+                class: view.assignment.replication_class.clone(),
+                epoch: view.site.epoch_seen,
+            });
+        }
+        Some((name, object)) => promote_existing(view, claim, name, object, next),
+    }
+}
+
+fn promote_existing(view: &View<'_>, claim: &str, name: &str, object: &ReplicationObject, next: &mut Next) {
+    let (namespace, name, epoch) = (view.namespace().to_owned(), name.to_owned(), view.site.epoch_seen);
+    let replication = &object.replication;
+    if replication.desired != "primary" || object.auto_resync {
+        next.effects.push(Effect::PromoteReplication { namespace, name, epoch });
+        next.wait_also_for(format!("claim {claim} to become primary"));
+        return;
+    }
+    if replication.epoch != Some(epoch) {
+        next.effects.push(Effect::MarkReplication { namespace, name, epoch });
+        next.wait_also_for(format!("the mark of claim {claim}"));
+        return;
+    }
+    if replication.is_primary() {
+        return;
+    }
+    match failure(replication, object) {
+        Some(reason) => {
+            let message = format!(
+                "claim {namespace}/{claim} is not primary ({reason}: {}): check the storage driver and the array; this goes on by itself once they answer",
+                if replication.message.is_empty() { "no message" } else { &replication.message }
+            );
+            next.fail(&reason, message);
+        }
+        None => next.wait_also_for(format!("claim {claim} to become primary")),
+    }
+}
+
+fn failure(replication: &Replication, object: &ReplicationObject) -> Option<String> {
+    if replication.validated == Some(false) {
+        return Some("ValidationFailed".to_owned());
+    }
+    let failed = object.reason.as_ref().filter(|reason| reason.starts_with("Failed"));
+    failed.filter(|_| replication.completed == Some(false)).cloned()
+}
+
+/// Every protected claim is primary at this epoch: all volumes or no pods.
+pub fn all_primary(view: &View<'_>) -> Result<(), String> {
+    for claim in &view.site.claims {
+        let replication = view.world.replication_of(view.namespace(), claim);
+        let ready = replication.is_some_and(|(_, object)| object.replication.is_primary());
+        if !ready {
+            return Err(format!("claim {claim} to be primary"));
+        }
+    }
+    Ok(())
+}

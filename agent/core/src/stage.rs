@@ -1,0 +1,105 @@
+//! Keeping the holder's volumes and claims bound here, so that a failover reads nothing from a dead site. The volume
+//! always comes before its claim: a claim without its volume would get a new, empty one.
+
+use proto::{Inventory, Outcome, VolumeManifest};
+use serde_json::Value;
+
+use crate::ailments::{ailment, reason};
+use crate::decision::Effect;
+use crate::desired::{Next, View};
+use crate::parse::text;
+use crate::volumes::{self, Staged};
+use crate::workloads;
+
+pub fn stage(view: &View<'_>, inventory: Option<&Inventory>) -> Next {
+    let mut next = Next::done();
+    if !view.is_durable() {
+        return Next::waiting_for("the DRSiteState to say Standby");
+    }
+    workloads::stop(view, &mut next);
+    let Some(inventory) = inventory else { return next };
+    let mut staging = Next::done();
+    stage_inventory(view, inventory, false, &mut staging);
+    if staging.outcome == Outcome::Done {
+        next.staged = Some(inventory.version.clone());
+    }
+    next.effects.append(&mut staging.effects);
+    next.ailments.append(&mut staging.ailments);
+    next
+}
+
+pub fn restore(view: &View<'_>, inventory: &Inventory) -> Next {
+    if !view.is_durable() {
+        return Next::waiting_for(format!("the DRSiteState to say epoch {}", view.site.epoch_seen));
+    }
+    let mut next = Next::done();
+    stage_inventory(view, inventory, true, &mut next);
+    if next.outcome == Outcome::Done {
+        next.staged = Some(inventory.version.clone());
+    }
+    next
+}
+
+fn stage_inventory(view: &View<'_>, inventory: &Inventory, restoring: bool, next: &mut Next) {
+    for class in &inventory.classes {
+        stage_class(view, class, next);
+    }
+    for manifest in &inventory.volumes {
+        match volumes::is_allowed(view.namespace(), manifest) {
+            Ok(()) => stage_volume(view, manifest, restoring, next),
+            Err(message) => conflict(message, next),
+        }
+    }
+}
+
+/// A class that differs is reported, not changed: what it says here may be right for this cluster.
+fn stage_class(view: &View<'_>, class: &Value, next: &mut Next) {
+    let kind = text(class, "/kind").unwrap_or_default();
+    let name = text(class, "/metadata/name").unwrap_or_default();
+    let present = match kind {
+        "StorageClass" => view.world.storage_class(name),
+        "VolumeReplicationClass" => view.world.replication_class(name),
+        _ => return conflict(format!("{kind} {name} is not a kind that may be restored: check its cluster"), next),
+    };
+    match present {
+        None => next.effects.push(Effect::Create { object: class.clone() }),
+        Some(present) if !volumes::class_is_equal(class, present) => {
+            let message = format!(
+                "{kind} {name} differs from the holder's: compare their parameters and make them fit this cluster"
+            );
+            next.ailments.push(ailment(reason::CLASS_DIFFERS, message));
+        }
+        Some(_) => {}
+    }
+}
+
+fn stage_volume(view: &View<'_>, manifest: &VolumeManifest, restoring: bool, next: &mut Next) {
+    let claim = &manifest.claim;
+    match volumes::staged(view.world, view.namespace(), manifest) {
+        Staged::Equal => {}
+        Staged::VolumeMissing => {
+            next.wait_also_for(format!("the PersistentVolume of claim {claim} to exist"));
+            next.effects.push(Effect::Create { object: manifest.persistent_volume.clone() });
+        }
+        Staged::ClaimMissing => {
+            next.wait_also_for(format!("PersistentVolumeClaim {claim} to exist"));
+            next.effects.push(Effect::Create { object: manifest.persistent_volume_claim.clone() });
+        }
+        Staged::Binding => next.wait_also_for(format!("PersistentVolumeClaim {claim} to be bound")),
+        Staged::Released if restoring => {
+            next.wait_also_for(format!("the PersistentVolume of claim {claim} to be freed"));
+            next.effects.push(Effect::ClearClaimReference {
+                volume: text(&manifest.persistent_volume, "/metadata/name").unwrap_or_default().to_owned(),
+                claim_namespace: view.namespace().to_owned(),
+                claim: claim.clone(),
+            });
+        }
+        Staged::Released => next.wait_also_for(format!("a failover to free the volume of claim {claim}")),
+        Staged::Conflict(message) => conflict(message, next),
+    }
+}
+
+fn conflict(message: String, next: &mut Next) {
+    next.fail(reason::STAGING_CONFLICT, message.clone());
+    next.ailments.push(ailment(reason::STAGING_CONFLICT, message));
+}

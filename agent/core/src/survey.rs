@@ -1,0 +1,144 @@
+//! What is to be said about one placement: the objects it protects, as the contract's values.
+
+use std::collections::BTreeSet;
+
+use proto::{
+    Ailment, Assignment, ClusterName, Epoch, Inventory, OperationId, PlacementId, Report, Role, VolumeState,
+    WorkloadState,
+};
+
+use crate::site_state::SiteState;
+use crate::volumes;
+use crate::world::{Workload, World};
+use crate::ailments;
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Survey {
+    pub claims: BTreeSet<String>,
+    pub volumes: Vec<VolumeState>,
+    pub workloads: Vec<Workload>,
+    /// Pods, not yet finished, that use a protected claim.
+    pub pods: u32,
+    pub inventory: Option<Inventory>,
+    pub driver_leader: Option<bool>,
+    pub ailments: Vec<Ailment>,
+}
+
+/// Everything of a placement in this cluster; `commanded` are the claims that a running command names.
+pub fn survey(
+    world: &World,
+    assignment: &Assignment,
+    site: Option<&SiteState>,
+    commanded: &[String],
+) -> Survey {
+    let namespace = assignment.name.namespace.as_str();
+    let claims = protected_claims(world, assignment, site, commanded);
+    let workloads = protected_workloads(world, assignment, &claims);
+    let users = world.pods(namespace).filter(|(_, pod)| !pod.finished && !pod.claims.is_disjoint(&claims));
+    Survey {
+        volumes: claims.iter().map(|claim| volume_state(world, namespace, claim)).collect(),
+        pods: u32::try_from(users.count()).unwrap_or(u32::MAX),
+        inventory: volumes::inventory(world, assignment, &claims, &workloads, site),
+        driver_leader: driver_leader(world, namespace, &claims),
+        ailments: ailments::of_cluster(world, assignment, &claims, &workloads),
+        workloads,
+        claims,
+    }
+}
+
+/// A claim is protected by its label, by the copy that is staged here, by a command, or because it was before.
+fn protected_claims(
+    world: &World,
+    assignment: &Assignment,
+    site: Option<&SiteState>,
+    commanded: &[String],
+) -> BTreeSet<String> {
+    let namespace = assignment.name.namespace.as_str();
+    let selected = world.claims(namespace).filter(|(_, claim)| assignment.protect.volumes.matches(&claim.labels));
+    let mut claims: BTreeSet<String> = selected.map(|(name, _)| name.to_owned()).collect();
+    let staged = assignment.inventory.iter().flat_map(|inventory| &inventory.volumes);
+    claims.extend(staged.map(|volume| volume.claim.clone()));
+    claims.extend(commanded.iter().cloned());
+    if let Some(site) = site {
+        let stays = |claim: &&String| {
+            matches!(site.role, Role::Fenced | Role::Promoting) || world.claim(namespace, claim).is_some()
+        };
+        claims.extend(site.claims.iter().filter(stays).cloned());
+    }
+    claims
+}
+
+/// A workload is protected by its label, or because its pods use a protected claim.
+fn protected_workloads(world: &World, assignment: &Assignment, claims: &BTreeSet<String>) -> Vec<Workload> {
+    let workloads = world.workloads(&assignment.name.namespace);
+    let protected = workloads.filter(|workload| {
+        assignment.protect.workloads.matches(&workload.labels) || uses_protected(workload, claims)
+    });
+    protected.filter(|workload| workload.workload.kind != "DaemonSet").cloned().collect()
+}
+
+fn uses_protected(workload: &Workload, claims: &BTreeSet<String>) -> bool {
+    let made_from_template =
+        |claim: &String| workload.claim_prefixes.iter().any(|prefix| claim.starts_with(prefix.as_str()));
+    !workload.claims.is_disjoint(claims) || claims.iter().any(made_from_template)
+}
+
+fn volume_state(world: &World, namespace: &str, claim: &str) -> VolumeState {
+    let seen = world.claim(namespace, claim);
+    let name = seen.and_then(|claim| claim.volume.as_deref());
+    let volume = name.and_then(|name| world.volume(name));
+    let replication = world.replication_of(namespace, claim);
+    VolumeState {
+        claim: claim.to_owned(),
+        handle: volume.and_then(|volume| volume.handle.clone()),
+        bound: seen.is_some_and(|claim| claim.bound),
+        attached: name.is_some_and(|name| world.is_attached(name)),
+        replication: replication.map(|(_, object)| object.replication.clone()),
+    }
+}
+
+/// None as soon as one driver's leader is not known; false as soon as one has none.
+fn driver_leader(world: &World, namespace: &str, claims: &BTreeSet<String>) -> Option<bool> {
+    let volumes = claims.iter().filter_map(|claim| world.volume(world.claim(namespace, claim)?.volume.as_deref()?));
+    let drivers: BTreeSet<&str> = volumes.filter_map(|volume| volume.driver.as_deref()).collect();
+    let led: Vec<Option<bool>> = drivers.into_iter().map(|driver| world.driver_is_led(driver)).collect();
+    if led.contains(&Some(false)) {
+        return Some(false);
+    }
+    if led.is_empty() || led.contains(&None) { None } else { Some(true) }
+}
+
+/// What a report says beside the survey.
+pub struct Standing<'a> {
+    pub cluster: &'a ClusterName,
+    pub placement: &'a PlacementId,
+    pub epoch_seen: Epoch,
+    pub role: Role,
+    pub operation: Option<&'a OperationId>,
+    pub staged: Option<String>,
+    pub ailments: Vec<Ailment>,
+}
+
+pub fn report(survey: &Survey, standing: Standing<'_>) -> Report {
+    let Standing { cluster, placement, epoch_seen, role, operation, staged, ailments } = standing;
+    let may_be_source = matches!(role, Role::Holder | Role::Promoting) || epoch_seen == Epoch(0);
+    Report {
+        cluster: cluster.clone(),
+        placement: placement.clone(),
+        epoch_seen,
+        role,
+        operation: operation.cloned(),
+        staged,
+        inventory: survey.inventory.clone().filter(|_| may_be_source),
+        volumes: survey.volumes.clone(),
+        workloads: survey.workloads.iter().map(workload_state).collect(),
+        pods: survey.pods,
+        driver_leader: survey.driver_leader,
+        ailments: survey.ailments.iter().cloned().chain(ailments).collect(),
+    }
+}
+
+fn workload_state(workload: &Workload) -> WorkloadState {
+    WorkloadState { workload: workload.workload.clone(), wanted: workload.wanted, ready: workload.ready }
+}
+

@@ -1,0 +1,144 @@
+//! Stopping and starting what makes pods, remembering what it had.
+
+use proto::volume::WorkloadReplicas;
+use proto::{Role, WorkloadRef, WorkloadScale};
+
+use crate::decision::Effect;
+use crate::desired::{Next, View};
+use crate::fence::PROOF_BOUND;
+use crate::promote::all_primary;
+use crate::world::Workload;
+
+/// Everything to zero; what it had is durable first, in the DRSiteState and on the workload.
+pub fn stop(view: &View<'_>, next: &mut Next) {
+    for workload in view.survey.workloads.iter().filter(|workload| workload.wanted > 0) {
+        next.wait_also_for(format!("{} {} to stop", workload.workload.kind, workload.workload.name));
+        let had = remembered(view, &workload.workload).unwrap_or(workload.wanted);
+        if remembered(view, &workload.workload).is_none() {
+            next.remember
+                .push(WorkloadReplicas { workload: workload.workload.clone(), replicas: workload.wanted });
+        }
+        next.effects.extend(stop_one(view, workload, had));
+    }
+}
+
+/// One note before the other, then the scale. If the API server takes no note, stopping must not wait for it for long.
+fn stop_one(view: &View<'_>, workload: &Workload, had: u32) -> Option<Effect> {
+    let late = view.fence.is_some_and(|progress| view.now >= progress.began + PROOF_BOUND * 2);
+    let recorded = view.recorded.is_some_and(|recorded| {
+        recorded.replicas.iter().any(|known| known.workload == workload.workload)
+    });
+    if !recorded && !late {
+        return None;
+    }
+    let namespace = view.namespace().to_owned();
+    if workload.marked != Some(had) && !late {
+        return Some(Effect::MarkReplicas { namespace, workload: workload.workload.clone(), replicas: had });
+    }
+    Some(scale(namespace, &workload.workload, 0))
+}
+
+fn remembered(view: &View<'_>, workload: &WorkloadRef) -> Option<u32> {
+    view.site.replicas.iter().find(|known| known.workload == *workload).map(|known| known.replicas)
+}
+
+fn scale(namespace: String, workload: &WorkloadRef, replicas: u32) -> Effect {
+    if workload.kind == "CronJob" {
+        return Effect::SuspendCronJob { namespace, name: workload.name.clone(), suspend: replicas == 0 };
+    }
+    Effect::Scale { namespace, workload: workload.clone(), replicas }
+}
+
+pub fn scale_up(view: &View<'_>, wanted: &[WorkloadScale]) -> Next {
+    let mut next = Next::done();
+    if !may_start(view, &mut next) {
+        return next;
+    }
+    for WorkloadScale { workload, replicas } in wanted {
+        start(view, workload, *replicas, &mut next);
+    }
+    next
+}
+
+/// After an own fence that nobody took advantage of: volumes primary again at the same epoch, then the workloads.
+pub fn resume(view: &View<'_>, remembered: &[WorkloadReplicas]) -> Next {
+    if !view.is_durable() || !view.granted {
+        return Next::waiting_for("the hub to grant the lease");
+    }
+    let replicated = |claim: &&String| view.world.replication_of(view.namespace(), claim).is_some();
+    let claims: Vec<String> = view.site.claims.iter().filter(replicated).cloned().collect();
+    let mut next = crate::promote::promote(view, &claims);
+    if next.outcome == proto::Outcome::Done {
+        for WorkloadReplicas { workload, replicas } in remembered {
+            if view.world.workload(view.namespace(), workload).is_some() {
+                start(view, workload, *replicas, &mut next);
+            }
+        }
+    }
+    next
+}
+
+/// A holder without a lease starts nothing, and with one volume missing neither.
+fn may_start(view: &View<'_>, next: &mut Next) -> bool {
+    if view.site.role != Role::Holder || !view.is_durable() {
+        next.wait_also_for("the DRSiteState to say Holder");
+        return false;
+    }
+    if !view.granted {
+        next.wait_also_for("the hub to grant the lease");
+        return false;
+    }
+    if let Err(missing) = all_primary(view) {
+        next.wait_also_for(missing);
+        return false;
+    }
+    true
+}
+
+fn start(view: &View<'_>, workload: &WorkloadRef, replicas: u32, next: &mut Next) {
+    let namespace = view.namespace();
+    match view.world.workload(namespace, workload) {
+        None => next.wait_also_for(format!(
+            "{} {namespace}/{} to exist in this cluster: apply it",
+            workload.kind, workload.name
+        )),
+        Some(present) if present.wanted == replicas => {
+            if present.marked.is_some() {
+                next.effects.push(Effect::UnmarkReplicas {
+                    namespace: namespace.to_owned(),
+                    workload: workload.clone(),
+                });
+            }
+        }
+        Some(_) => {
+            next.wait_also_for(format!("{} {} to take {replicas} replicas", workload.kind, workload.name));
+            next.effects.push(scale(namespace.to_owned(), workload, replicas));
+        }
+    }
+}
+
+/// Our marks first, our object last: as long as it exists something is left to do.
+pub fn release(view: &View<'_>) -> Next {
+    let mut next = Next::done();
+    let namespace = view.namespace();
+    for workload in view.survey.workloads.iter().filter(|workload| workload.marked.is_some()) {
+        let workload = workload.workload.clone();
+        next.effects.push(Effect::UnmarkReplicas { namespace: namespace.to_owned(), workload });
+    }
+    for volume in &view.survey.volumes {
+        if let Some((name, object)) = view.world.replication_of(namespace, &volume.claim)
+            && object.annotated
+        {
+            let name = name.to_owned();
+            next.effects.push(Effect::UnmarkReplication { namespace: namespace.to_owned(), name });
+        }
+    }
+    if !next.effects.is_empty() {
+        next.wait_also_for("its marks to be removed");
+    } else if view.recorded.is_some() {
+        next.wait_also_for("the DRSiteState to be removed");
+        let placement = view.assignment.placement.clone();
+        next.effects.push(Effect::DeleteSiteState { namespace: namespace.to_owned(), placement });
+    }
+    next
+}

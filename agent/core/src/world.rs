@@ -1,0 +1,300 @@
+//! The cluster as the watches show it: parsed objects, the newest of each.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proto::{Moment, Replication, WorkloadRef};
+use serde_json::Value;
+
+use crate::parse;
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct WorkloadKind {
+    pub api_version: String,
+    pub kind: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    Claim,
+    Volume,
+    StorageClass,
+    Replication,
+    ReplicationClass,
+    Attachment,
+    Pod,
+    AddonsNode,
+    /// Anything that makes pods: with a scale subresource, or a CronJob, or a DaemonSet.
+    Workload(WorkloadKind),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Watched {
+    pub kind: Kind,
+    pub change: Change,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    Applied(Value),
+    Deleted(Value),
+    /// Everything there is (in this namespace, if the kind has namespaces), as read by a request begun at `began`.
+    Listed { namespace: Option<String>, objects: Vec<Value>, began: Moment },
+}
+
+/// Namespace (empty for what has none) and name.
+pub type Key = (String, String);
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Claim {
+    pub uid: String,
+    pub labels: BTreeMap<String, String>,
+    pub volume: Option<String>,
+    pub bound: bool,
+    pub terminating: bool,
+    pub storage_class: Option<String>,
+    pub object: Value,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Volume {
+    pub handle: Option<String>,
+    pub driver: Option<String>,
+    pub released: bool,
+    pub claim: Option<Key>,
+    pub claim_uid: Option<String>,
+    pub object: Value,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pod {
+    pub claims: BTreeSet<String>,
+    pub finished: bool,
+    pub terminating: bool,
+    pub grace_seconds: u64,
+    /// Kind and name of its controller.
+    pub owner: Option<(String, String)>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attachment {
+    pub volume: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Workload {
+    pub workload: WorkloadRef,
+    pub labels: BTreeMap<String, String>,
+    pub wanted: u32,
+    pub ready: u32,
+    /// Our annotation: what it had before it was stopped.
+    pub marked: Option<u32>,
+    /// Claims that its pods use by name, and the prefixes of those made from templates.
+    pub claims: BTreeSet<String>,
+    pub claim_prefixes: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReplicationObject {
+    pub claim: String,
+    pub replication: Replication,
+    /// Of the condition Completed.
+    pub reason: Option<String>,
+    pub auto_resync: bool,
+    pub annotated: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct AddonsNode {
+    pub driver: String,
+    pub connected: bool,
+}
+
+/// Things of one kind, with the order of their versions.
+#[derive(Debug)]
+struct Shelf<T> {
+    things: BTreeMap<Key, (u64, T)>,
+    listed: BTreeMap<String, Moment>,
+}
+
+impl<T> Default for Shelf<T> {
+    fn default() -> Self {
+        Shelf { things: BTreeMap::new(), listed: BTreeMap::new() }
+    }
+}
+
+impl<T: PartialEq> Shelf<T> {
+    fn take(&mut self, change: Change, parse: impl Fn(&Value) -> Option<T>) {
+        match change {
+            Change::Applied(object) => self.apply(&object, parse),
+            Change::Deleted(object) => {
+                let key = key_of(&object);
+                let known = self.things.get(&key).map_or(0, |(version, _)| *version);
+                if version_of(&object) >= known {
+                    self.things.remove(&key);
+                }
+            }
+            Change::Listed { namespace, objects, began } => {
+                let namespace = namespace.unwrap_or_default();
+                let keys: BTreeSet<Key> = objects.iter().map(key_of).collect();
+                self.things.retain(|key, _| (!namespace.is_empty() && key.0 != namespace) || keys.contains(key));
+                for object in &objects {
+                    self.apply(object, &parse);
+                }
+                let listed = self.listed.entry(namespace).or_default();
+                *listed = began.max(*listed);
+            }
+        }
+    }
+
+    fn apply(&mut self, object: &Value, parse: impl Fn(&Value) -> Option<T>) {
+        let (key, version) = (key_of(object), version_of(object));
+        let known = self.things.get(&key).map_or(0, |(version, _)| *version);
+        if version < known {
+            return;
+        }
+        match parse(object) {
+            Some(thing) => {
+                self.things.insert(key, (version, thing));
+            }
+            None => {
+                self.things.remove(&key);
+            }
+        }
+    }
+
+    fn get(&self, namespace: &str, name: &str) -> Option<&T> {
+        self.things.get(&(namespace.to_owned(), name.to_owned())).map(|(_, thing)| thing)
+    }
+
+    fn of<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = (&'a str, &'a T)> {
+        self.things
+            .range((namespace.to_owned(), String::new())..)
+            .take_while(move |(key, _)| key.0 == namespace)
+            .map(|(key, (_, thing))| (key.1.as_str(), thing))
+    }
+
+    fn listed(&self, namespace: &str) -> Option<Moment> {
+        self.listed.get(namespace).copied()
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct World {
+    /// Grows with every change, so that what is derived from the world need not be derived again.
+    pub revision: u64,
+    claims: Shelf<Claim>,
+    volumes: Shelf<Volume>,
+    storage_classes: Shelf<Value>,
+    replications: Shelf<ReplicationObject>,
+    replication_classes: Shelf<Value>,
+    attachments: Shelf<Attachment>,
+    pods: Shelf<Pod>,
+    addons_nodes: Shelf<AddonsNode>,
+    workloads: BTreeMap<WorkloadKind, Shelf<Workload>>,
+}
+
+impl World {
+    pub fn see(&mut self, watched: Watched) {
+        self.revision += 1;
+        let Watched { kind, change } = watched;
+        match kind {
+            Kind::Claim => self.claims.take(change, parse::claim),
+            Kind::Volume => self.volumes.take(change, parse::volume),
+            Kind::StorageClass => self.storage_classes.take(change, |object| Some(object.clone())),
+            Kind::Replication => self.replications.take(change, parse::replication),
+            Kind::ReplicationClass => self.replication_classes.take(change, |object| Some(object.clone())),
+            Kind::Attachment => self.attachments.take(change, parse::attachment),
+            Kind::Pod => self.pods.take(change, parse::pod),
+            Kind::AddonsNode => self.addons_nodes.take(change, parse::addons_node),
+            Kind::Workload(kind) => {
+                let shelf = self.workloads.entry(kind.clone()).or_default();
+                shelf.take(change, |object| parse::workload(&kind, object));
+            }
+        }
+    }
+
+    /// Whether everything that a decision about this namespace needs has been read once.
+    pub fn is_known(&self, namespace: &str) -> bool {
+        self.claims.listed(namespace).is_some()
+            && self.pods.listed(namespace).is_some()
+            && self.replications.listed(namespace).is_some()
+            && self.volumes.listed("").is_some()
+            && self.attachments.listed("").is_some()
+            && self.knows_workload("apps/v1", "Deployment", namespace)
+            && self.knows_workload("apps/v1", "StatefulSet", namespace)
+    }
+
+    fn knows_workload(&self, api_version: &str, kind: &str, namespace: &str) -> bool {
+        let kind = WorkloadKind { api_version: api_version.into(), kind: kind.into() };
+        self.workloads.get(&kind).is_some_and(|shelf| shelf.listed(namespace).is_some())
+    }
+
+    /// Begin of the oldest of the newest reads of pods and attachments.
+    pub fn users_listed(&self, namespace: &str) -> Option<Moment> {
+        Some(self.pods.listed(namespace)?.min(self.attachments.listed("")?))
+    }
+
+    pub fn claim(&self, namespace: &str, name: &str) -> Option<&Claim> {
+        self.claims.get(namespace, name)
+    }
+
+    pub fn claims<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = (&'a str, &'a Claim)> {
+        self.claims.of(namespace)
+    }
+
+    pub fn volume(&self, name: &str) -> Option<&Volume> {
+        self.volumes.get("", name)
+    }
+
+    pub fn storage_class(&self, name: &str) -> Option<&Value> {
+        self.storage_classes.get("", name)
+    }
+
+    pub fn replication_class(&self, name: &str) -> Option<&Value> {
+        self.replication_classes.get("", name)
+    }
+
+    /// The VolumeReplication of a claim, whatever its name.
+    pub fn replication_of(&self, namespace: &str, claim: &str) -> Option<(&str, &ReplicationObject)> {
+        self.replications
+            .things
+            .range((namespace.to_owned(), String::new())..)
+            .take_while(|(key, _)| key.0 == namespace)
+            .map(|(key, (_, thing))| (key.1.as_str(), thing))
+            .find(|(_, object)| object.claim == claim)
+    }
+
+    pub fn is_attached(&self, volume: &str) -> bool {
+        self.attachments.things.values().any(|(_, thing)| thing.volume.as_deref() == Some(volume))
+    }
+
+    pub fn pods<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = (&'a str, &'a Pod)> {
+        self.pods.of(namespace)
+    }
+
+    pub fn workloads<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Workload> {
+        self.workloads.values().flat_map(move |shelf| shelf.of(namespace).map(|(_, workload)| workload))
+    }
+
+    pub fn workload<'a>(&'a self, namespace: &'a str, wanted: &'a WorkloadRef) -> Option<&'a Workload> {
+        self.workloads(namespace).find(|workload| workload.workload == *wanted)
+    }
+
+    /// Whether a controller of csi-addons is connected for a driver; none: no node of that driver is known.
+    pub fn driver_is_led(&self, driver: &str) -> Option<bool> {
+        let mut nodes = self.addons_nodes.things.values().filter(|(_, node)| node.driver == driver).peekable();
+        nodes.peek()?;
+        Some(nodes.any(|(_, node)| node.connected))
+    }
+}
+
+fn key_of(object: &Value) -> Key {
+    let text = |at: &str| object.pointer(at).and_then(Value::as_str).unwrap_or_default().to_owned();
+    (text("/metadata/namespace"), text("/metadata/name"))
+}
+
+/// Resource versions of one kind are ordered numbers; one that is not is taken as the newest.
+fn version_of(object: &Value) -> u64 {
+    let text = object.pointer("/metadata/resourceVersion").and_then(Value::as_str);
+    text.and_then(|text| text.parse().ok()).unwrap_or(u64::MAX - 1)
+}
