@@ -99,7 +99,7 @@ fn a_stuck_pod_goes_on_writing_past_its_grace_and_keeps_its_volume() {
     on_a_site("stuck", 1, async |site| {
         site.deploy().await?;
         site.await_writing().await?;
-        site.set(Settings { stuck_terminating: vec!["stuck".to_owned()], ..Settings::default() })?;
+        site.set(Settings { stuck_terminating: vec!["stuck".to_owned()], ..Settings::default() }).await?;
         site.scale(0).await?;
         eventually("the pod is told to end", async || {
             Ok(site.pod().await?.metadata.deletion_timestamp.map(|_| ()))
@@ -109,7 +109,7 @@ fn a_stuck_pod_goes_on_writing_past_its_grace_and_keeps_its_volume() {
         site.await_writing().await?;
         ensure!(site.attachments().await?.len() == 1, "the volume of a running pod was detached");
 
-        site.set(Settings::default())?;
+        site.set(Settings::default()).await?;
         site.await_no_pods().await?;
         site.await_no_attachments().await?;
         site.ensure_silent().await
@@ -121,8 +121,7 @@ fn pods_of_cut_off_nodes_go_on_and_end_when_the_nodes_learn_that_they_were_delet
     on_a_site("island", 1, async |site| {
         site.deploy().await?;
         site.await_writing().await?;
-        site.set(Settings { cut_off: true, ..Settings::default() })?;
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        site.set(Settings { cut_off: true, ..Settings::default() }).await?;
         site.scale(0).await?;
         let at_once = DeleteParams::default().grace_period(0);
         let pod = site.pod().await?.metadata.name.context("a pod with a name")?;
@@ -130,7 +129,7 @@ fn pods_of_cut_off_nodes_go_on_and_end_when_the_nodes_learn_that_they_were_delet
         site.await_no_pods().await?;
         site.await_writing().await?;
 
-        site.set(Settings::default())?;
+        site.set(Settings::default()).await?;
         site.await_no_attachments().await?;
         site.ensure_silent().await
     });
@@ -158,6 +157,34 @@ fn after_a_power_cut_the_pods_write_again_before_the_api_server_answers() {
         .await?;
         site.scale(0).await?;
         site.await_no_pods().await?;
+        site.ensure_silent().await
+    });
+}
+
+#[test]
+fn a_site_that_was_killed_as_a_whole_comes_back_with_its_pod() {
+    on_a_site("blackout", 1, async |site| {
+        site.deploy().await?;
+        site.await_writing().await?;
+        let before = site.pod().await?.metadata.uid;
+        site.nodes.cut_power();
+        site.array.cut_power();
+        site.cluster.kill9();
+        site.nodes.kill9();
+        site.array.kill9();
+
+        site.array = launch_array(&site.arguments)?;
+        site.restart_nodes()?;
+        site.await_writing().await.context("without an API server")?;
+        site.cluster.restart().await?;
+        eventually("the pod is reported as restarted", async || {
+            let pod = site.pod().await?;
+            Ok((pod.metadata.uid == before && pod_is_ready(&pod)).then_some(()))
+        })
+        .await?;
+        site.scale(0).await?;
+        site.await_no_pods().await?;
+        site.await_no_attachments().await?;
         site.ensure_silent().await
     });
 }
@@ -297,8 +324,8 @@ impl<'a> Site<'a> {
         Ok(())
     }
 
-    fn set(&self, settings: Settings) -> Result<()> {
-        settings.write(&self.arguments.dir)
+    async fn set(&self, settings: Settings) -> Result<()> {
+        settings.put_in_force(&self.arguments.dir).await
     }
 
     async fn deploy(&self) -> Result<()> {

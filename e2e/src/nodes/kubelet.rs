@@ -146,3 +146,77 @@ fn wanted_in_use(nodes: &[String], runtime: &PodRuntime, pods: &[BoundPod]) -> I
     }
     in_use
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use serde_json::json;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::nodes::plan::Restart;
+
+    const MOUNT: &str = "kubernetes.io/csi/driver^volume";
+
+    fn plan() -> PodPlan {
+        PodPlan {
+            namespace: "shop".to_owned(),
+            name: "shop-1".to_owned(),
+            uid: "uid-1".to_owned(),
+            node: "node-east-0".to_owned(),
+            grace_seconds: 1,
+            restart: Restart::Always,
+            containers: Vec::new(),
+            images: vec!["volume".to_owned()],
+            mounts: BTreeSet::from([MOUNT.to_owned()]),
+            epoch: 1,
+        }
+    }
+
+    fn bound(report: Option<PodReport>, deleted: bool, volumes_attached: bool) -> BoundPod {
+        let mut pod = json!({"metadata": {"namespace": "shop", "name": "shop-1", "uid": "uid-1"}});
+        if deleted {
+            pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        }
+        let pod: Pod = serde_json::from_value(pod).expect("a pod");
+        let name = PodName::of(&pod).expect("a name");
+        BoundPod { pod, name, plan: Some(plan()), report, volumes_attached }
+    }
+
+    fn report(ended: bool) -> Option<PodReport> {
+        Some(PodReport { started: Timestamp::UNIX_EPOCH, containers: Vec::new(), ended })
+    }
+
+    fn in_use<const COUNT: usize>(mounts: [&str; COUNT]) -> InUse {
+        InUse::from([("node-east-0".to_owned(), mounts.map(str::to_owned).into())])
+    }
+
+    fn next(bound: &BoundPod, wanted: &InUse, said: &InUse) -> Option<Action> {
+        bound.next(wanted, said, &Settings::default(), &mut Pacing::new(Instant::now()))
+    }
+
+    #[test]
+    fn an_ended_pod_is_removed_only_after_its_node_has_said_that_the_volume_is_not_mounted() {
+        let ended = bound(report(true), true, true);
+        assert!(!ended.needs_mounts());
+        assert!(next(&ended, &in_use([]), &in_use([MOUNT])).is_none());
+        let removed = next(&ended, &in_use([]), &in_use([]));
+        assert!(matches!(removed, Some(Action::RemovePod { .. })), "{removed:?}");
+    }
+
+    #[test]
+    fn a_deleted_pod_that_still_runs_keeps_its_volume_and_its_object() {
+        let running = bound(report(false), true, true);
+        assert!(running.needs_mounts());
+        assert!(next(&running, &in_use([MOUNT]), &in_use([MOUNT])).is_none());
+    }
+
+    #[test]
+    fn a_pod_starts_only_with_its_volume_attached_and_said_to_be_in_use() {
+        let (wanted, unsaid) = (in_use([MOUNT]), in_use([]));
+        assert!(next(&bound(None, false, false), &wanted, &wanted).is_none());
+        assert!(next(&bound(None, false, true), &wanted, &unsaid).is_none());
+        let started = next(&bound(None, false, true), &wanted, &wanted);
+        assert!(matches!(started, Some(Action::Prepare { .. })), "{started:?}");
+    }
+}

@@ -112,6 +112,8 @@ async fn serve(
         let _ = settings.wait_for(|settings| !settings.cut_off).await;
         let cut_off = cut_off_settings.wait_for(|settings| settings.cut_off);
         tokio::select! {
+            // Not one more call once the cut is known.
+            biased;
             _ = cut_off => tracing::info!("cut off from the API server; the pods go on"),
             error = converse(arguments, &registration, runtime, settings.clone()) => {
                 tracing::warn!(error = format!("{error:#}"), "conversation with the API server ended");

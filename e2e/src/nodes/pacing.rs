@@ -1,4 +1,4 @@
-//! Delays without sleeping: remembers since when something could have been done, and says when it may.
+//! Delays of the stand-in nodes without sleeping: since when something could have been done, and when it may.
 
 use std::{collections::HashMap, time::Duration};
 

@@ -74,3 +74,39 @@ fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
         && same(&toleration.effect, &taint.effect)
         && (any_value || toleration.value == taint.value)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn node(taint: &str, effect: &str, unschedulable: bool) -> Node {
+        let spec = json!({"unschedulable": unschedulable, "taints": [{"key": taint, "effect": effect}]});
+        serde_json::from_value(json!({"metadata": {"name": "node-east-0"}, "spec": spec})).expect("a node")
+    }
+
+    fn pod(tolerations: serde_json::Value) -> PodSpec {
+        serde_json::from_value(json!({"containers": [], "tolerations": tolerations})).expect("a pod's spec")
+    }
+
+    #[test]
+    fn a_node_that_just_came_up_takes_pods_although_nobody_took_its_taint_back_yet() {
+        assert!(takes(&node("node.kubernetes.io/not-ready", "NoSchedule", false), &pod(json!([]))));
+    }
+
+    #[test]
+    fn a_tainted_node_takes_only_pods_that_tolerate_it() {
+        let tainted = node("maintenance", "NoSchedule", false);
+        assert!(!takes(&tainted, &pod(json!([]))));
+        assert!(!takes(&tainted, &pod(json!([{"key": "other", "operator": "Exists"}]))));
+        assert!(takes(&tainted, &pod(json!([{"key": "maintenance", "operator": "Exists"}]))));
+        assert!(takes(&tainted, &pod(json!([{"operator": "Exists"}]))));
+    }
+
+    #[test]
+    fn a_cordoned_node_takes_no_pods() {
+        assert!(!takes(&node("maintenance", "PreferNoSchedule", true), &pod(json!([]))));
+        assert!(takes(&node("maintenance", "PreferNoSchedule", false), &pod(json!([]))));
+    }
+}

@@ -8,10 +8,17 @@ use std::{
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
 
 const FILE: &str = "settings.json";
-const LOOK_AGAIN: Duration = Duration::from_millis(25);
+/// The nodes' answer: the settings that they act by.
+const IN_FORCE_FILE: &str = "settings-in-force.json";
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+const IN_FORCE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How the nodes of a site behave; the default is: at once, and well.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,24 +60,33 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Puts these settings in force for the nodes that run in `directory`, within a few tens of milliseconds.
+    /// For nodes that do not run yet: they begin with these settings.
     pub fn write(&self, directory: &Path) -> anyhow::Result<()> {
-        let path = directory.join(FILE);
-        write_atomically(&path, &serde_json::to_vec_pretty(self).context("encoding the nodes' settings")?)
-            .with_context(|| format!("writing the nodes' settings {}", path.display()))
+        self.write_to(&directory.join(FILE))
+    }
+
+    /// For nodes that run in `directory`: writes the settings and waits until the nodes act by them.
+    pub async fn put_in_force(&self, directory: &Path) -> anyhow::Result<()> {
+        self.write(directory)?;
+        let taken = async {
+            while read(&directory.join(IN_FORCE_FILE)).ok().flatten().as_ref() != Some(self) {
+                sleep(LOOK_AGAIN).await;
+            }
+        };
+        timeout(IN_FORCE_DEADLINE, taken).await.with_context(|| {
+            let directory = directory.display();
+            format!("the nodes in {directory} did not take their settings within {IN_FORCE_DEADLINE:?}: do they run?")
+        })
     }
 
     /// The settings in `directory`, or the default where none were written.
     pub fn read(directory: &Path) -> anyhow::Result<Self> {
-        let path = directory.join(FILE);
-        match fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text)
-                .with_context(|| format!("reading the nodes' settings {}", path.display())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(error) => {
-                Err(error).with_context(|| format!("reading the nodes' settings {}", path.display()))
-            }
-        }
+        Ok(read(&directory.join(FILE))?.unwrap_or_default())
+    }
+
+    fn write_to(&self, path: &Path) -> anyhow::Result<()> {
+        write_atomically(path, &serde_json::to_vec_pretty(self).context("encoding the nodes' settings")?)
+            .with_context(|| format!("writing the nodes' settings {}", path.display()))
     }
 
     pub fn is_stuck(&self, pod: &str) -> bool {
@@ -78,27 +94,44 @@ impl Settings {
     }
 }
 
+fn read(path: &Path) -> anyhow::Result<Option<Settings>> {
+    let reading = || format!("reading the nodes' settings {}", path.display());
+    match fs::read(path) {
+        Ok(text) => serde_json::from_slice(&text).map(Some).with_context(reading),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(reading),
+    }
+}
+
 /// Follows the file; a file that cannot be read leaves the last settings in force.
 pub(super) fn follow(directory: PathBuf) -> anyhow::Result<(watch::Receiver<Settings>, JoinHandle<()>)> {
     let (sender, receiver) = watch::channel(Settings::read(&directory)?);
     let task = tokio::spawn(async move {
+        let mut answered = None;
         while !sender.is_closed() {
-            tokio::time::sleep(LOOK_AGAIN).await;
-            match Settings::read(&directory) {
-                Ok(read) => {
-                    sender.send_if_modified(|current| {
-                        let changed = *current != read;
-                        *current = read;
-                        changed
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(error = format!("{error:#}"), "settings not read, the last stay")
-                }
+            sleep(LOOK_AGAIN).await;
+            // Answered one look later than sent, so that every part of the nodes has heard of it by then.
+            let current = sender.borrow().clone();
+            if answered.as_ref() != Some(&current) {
+                warn_of(current.write_to(&directory.join(IN_FORCE_FILE)));
+                answered = Some(current);
             }
+            warn_of(Settings::read(&directory).map(|read| {
+                sender.send_if_modified(|current| {
+                    let changed = *current != read;
+                    *current = read;
+                    changed
+                });
+            }));
         }
     });
     Ok((receiver, task))
+}
+
+fn warn_of(outcome: anyhow::Result<()>) {
+    if let Err(error) = outcome {
+        tracing::warn!(error = format!("{error:#}"), "settings not followed, the last stay in force");
+    }
 }
 
 /// A reader sees the old file or the new one, never half of one.
