@@ -23,7 +23,7 @@ use tracing::subscriber::NoSubscriber;
 
 use self::credentials::Credentials;
 use crate::assets::Assets;
-use crate::process::{Launch, Process};
+use crate::process::{Launch, Process, is_port_collision};
 
 /// A control plane is up within seconds; on a machine that builds and tests other things as well it takes longer.
 const READY_DEADLINE: Duration = Duration::from_secs(120);
@@ -394,8 +394,4 @@ fn free_ports<const COUNT: usize>(address: Ipv4Addr) -> Result<[SocketAddr; COUN
         held.push(listener);
     }
     Ok(ports)
-}
-
-fn is_port_collision(error: &anyhow::Error) -> bool {
-    format!("{error:#}").contains("address already in use")
 }

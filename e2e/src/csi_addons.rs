@@ -4,6 +4,10 @@
 //! each gets a private view of the mounts with those files in it. The manager finds the sidecar by a pod, and the
 //! record of the sidecar lives as long as the owner of that pod does; so there is a real StatefulSet, whose pod is
 //! made by the real controllers and only never run by anyone.
+//!
+//! As in production, the sidecar reads the class's secret from the API server for each call that it passes on, ten at
+//! once and then five a second. A promotion takes three calls, a forced one four, and each volume one more whenever
+//! the scheduling interval has passed: ten volumes are promoted in five seconds, whatever the array takes.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -22,7 +26,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::assets::Assets;
 use crate::control_plane::ControlPlane;
-use crate::process::{Launch, Process};
+use crate::process::{Launch, Process, is_port_collision};
 
 /// The namespace and the account that the manager's own manifests name.
 const NAMESPACE: &str = "csi-addons-system";
@@ -316,8 +320,4 @@ fn account_folder(folder: &Path, account: &str) -> PathBuf {
 fn free_port() -> Result<u16> {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).context("looking for a free port")?;
     Ok(listener.local_addr().context("asking for the free port")?.port())
-}
-
-fn is_port_collision(error: &anyhow::Error) -> bool {
-    format!("{error:#}").contains("address already in use")
 }

@@ -262,6 +262,11 @@ pub fn last_lines(log: &Path, lines: usize) -> String {
     }
 }
 
+/// Whether a process ended because somebody else had taken its port, so that another start may do better.
+pub fn is_port_collision(error: &anyhow::Error) -> bool {
+    format!("{error:#}").contains("address already in use")
+}
+
 fn read_end(log: &Path) -> std::io::Result<String> {
     let mut file = File::open(log)?;
     let length = file.metadata()?.len();
@@ -293,11 +298,15 @@ fn spawn_from_lasting_thread(command: Command) -> Result<Child> {
     let (answer, answered) = sync_channel(1);
     births().send((command, answer)).map_err(|_| anyhow!("the thread that starts processes has ended"))?;
     let outcome = answered.recv().context("the thread that starts processes gave no answer")?;
-    outcome.map_err(|error| match error.kind() {
-        ErrorKind::NotFound => anyhow!(error).context(
+    outcome.map_err(|error| {
+        let is_missing = error.kind() == ErrorKind::NotFound;
+        let error = anyhow!(error);
+        if !is_missing {
+            return error;
+        }
+        error.context(
             "running setpriv, which lets processes die with their owner: install util-linux, and check that the working directory exists",
-        ),
-        _ => anyhow!(error),
+        )
     })
 }
 
@@ -309,11 +318,11 @@ fn births() -> &'static SyncSender<Birth> {
         thread::spawn(move || {
             for (mut command, answer) in incoming {
                 // A caller that has gone away takes no child with it: the answer is dropped, and must be killed here.
-                if let Err(unheard) = answer.send(command.spawn()) {
-                    if let Ok(mut orphan) = unheard.0 {
-                        orphan.kill().ok();
-                        orphan.wait().ok();
-                    }
+                if let Err(unheard) = answer.send(command.spawn())
+                    && let Ok(mut orphan) = unheard.0
+                {
+                    orphan.kill().ok();
+                    orphan.wait().ok();
                 }
             }
         });
