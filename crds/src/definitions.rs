@@ -4,6 +4,9 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::CustomResourceExt;
 use serde_json::{Map, Value};
 
+pub const KUSTOMIZATION: &str = "kustomization.yaml";
+const GENERATED: &str = "# Generated from crds/src: cargo run -p understudy-crds --bin generate\n";
+
 /// The definitions that live at the hub.
 pub fn of_the_hub() -> Vec<Value> {
     vec![
@@ -29,7 +32,17 @@ pub fn yaml(definition: &Value) -> Result<String, serde_saphyr::ser::Error> {
     let options =
         serde_saphyr::ser_options! { compact_list_indent: true, prefer_block_scalars: false, yaml_12: false };
     let body = serde_saphyr::to_string_with_options(definition, options)?;
-    Ok(format!("# Generated from crds/src: cargo run -p understudy-crds --bin generate\n{body}"))
+    Ok(format!("{GENERATED}{body}"))
+}
+
+/// What `kubectl apply -k` needs to find the definitions in a folder.
+pub fn kustomization(definitions: &[Value]) -> String {
+    let files: Vec<String> =
+        definitions.iter().map(|definition| format!("- {}\n", file_name(definition))).collect();
+    format!(
+        "{GENERATED}apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n{}",
+        files.concat()
+    )
 }
 
 fn tidied(definition: &CustomResourceDefinition) -> Value {

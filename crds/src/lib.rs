@@ -1,6 +1,9 @@
 //! The Kubernetes shapes of Understudy: what users and agents write down, with its bounds and refusals, and no behaviour.
 
-#![allow(clippy::duplicated_attributes, reason = "each printer column is an attribute of its own with the same keys")]
+#![allow(
+    clippy::duplicated_attributes,
+    reason = "each printer column is an attribute of its own with the same keys"
+)]
 
 pub mod rules;
 pub mod shape;

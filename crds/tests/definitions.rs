@@ -12,8 +12,11 @@ use serde_json::Value;
 fn the_definitions_checked_in_are_what_the_types_generate() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("yaml");
     for (part, all) in [("hub", definitions::of_the_hub()), ("member", definitions::of_members())] {
-        let expected: BTreeSet<String> = all.iter().map(definitions::file_name).collect();
+        let mut expected: BTreeSet<String> = all.iter().map(definitions::file_name).collect();
+        expected.insert(definitions::KUSTOMIZATION.to_owned());
         assert_eq!(files(&folder.join(part)), expected, "in crds/yaml/{part}");
+        let present = std::fs::read_to_string(folder.join(part).join(definitions::KUSTOMIZATION));
+        assert_eq!(present.expect("the file can be read"), definitions::kustomization(&all));
         for definition in all {
             let file = folder.join(part).join(definitions::file_name(&definition));
             let present = std::fs::read_to_string(&file).expect("the file can be read");

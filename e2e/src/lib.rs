@@ -7,3 +7,5 @@ pub mod application;
 pub mod array;
 pub mod csi_addons;
 pub mod history;
+pub mod installation;
+pub mod refusal;

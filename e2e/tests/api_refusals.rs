@@ -1,12 +1,13 @@
 //! What the API must not take is refused by a real API server, with the field and the remedy; what it must take passes.
 
 use std::net::Ipv4Addr;
-use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use crds::{DRApproval, DRCluster, DROperation, DRPlacement, DRSiteState};
 use e2e::assets::Assets;
 use e2e::control_plane::{ControlPlane, Options};
+use e2e::installation;
+use e2e::refusal;
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Client, Resource};
@@ -22,7 +23,9 @@ async fn the_api_refuses_with_the_field_and_the_remedy_and_accepts_the_rest() ->
     let assets = Assets::ensure(|doing| eprintln!("{doing}"))?;
     let cluster =
         ControlPlane::start(&assets, "hub", folder.path(), Options::at(Ipv4Addr::new(127, 0, 44, 1))).await?;
-    cluster.apply_yaml(&definitions()?).await?;
+    for part in ["crds/yaml/hub", "crds/yaml/member"] {
+        cluster.apply_yaml(&installation::of(part)?).await?;
+    }
     cluster.apply_yaml("{apiVersion: v1, kind: Namespace, metadata: {name: shop}}").await?;
     let client = cluster.client();
 
@@ -34,17 +37,6 @@ async fn the_api_refuses_with_the_field_and_the_remedy_and_accepts_the_rest() ->
     clusters_are_checked(&client).await?;
     operations_and_approvals_cannot_be_changed(&client).await?;
     an_epoch_seen_never_decreases(&client).await
-}
-
-fn definitions() -> Result<String> {
-    let yaml = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crds/yaml");
-    let mut all = Vec::new();
-    for part in ["hub", "member"] {
-        for entry in std::fs::read_dir(yaml.join(part)).context("reading crds/yaml")? {
-            all.push(std::fs::read_to_string(entry?.path()).context("reading a definition")?);
-        }
-    }
-    Ok(all.join("\n---\n"))
 }
 
 /// The placement of the quick start.
@@ -168,7 +160,7 @@ async fn the_cluster_that_owns_the_placement_stays_listed(client: &Client) -> Re
         .context("writing a status")?;
     let without_east = json!({"spec": {"clusters": ["west", "north"], "preferredCluster": "west"}});
     let answer = placements.patch("shop", &PatchParams::default(), &Patch::Merge(without_east)).await;
-    expect_refusal(answer, &["spec.clusters", "move the application away first"])?;
+    refused_because(answer, &["spec.clusters", "move the application away first"])?;
     let with_north = json!({"spec": {"clusters": ["west", "north", "east"]}});
     placements
         .patch("shop", &PatchParams::default(), &Patch::Merge(with_north))
@@ -263,7 +255,7 @@ async fn clusters_are_checked(client: &Client) -> Result<()> {
         ("/metadata/name", json!("east.one"), &["metadata.name", "letters, digits and '-'"]),
     ] {
         let object = serde_json::from_value(with(cluster.clone(), pointer, value))?;
-        expect_refusal(clusters.create(&PostParams::default(), &object).await, expected).context(pointer)?;
+        refused_because(clusters.create(&PostParams::default(), &object).await, expected).context(pointer)?;
     }
     clusters.create(&PostParams::default(), &serde_json::from_value(cluster)?).await?;
     Ok(())
@@ -307,7 +299,7 @@ where
 {
     let api: Api<K> = Api::namespaced(client.clone(), NAMESPACE);
     let answer = api.patch(name, &PatchParams::default(), &Patch::Merge(change)).await;
-    expect_refusal(answer, &["spec cannot be changed", "make another"])
+    refused_because(answer, &["spec cannot be changed", "make another"])
 }
 
 async fn an_epoch_seen_never_decreases(client: &Client) -> Result<()> {
@@ -331,7 +323,7 @@ async fn an_epoch_seen_never_decreases(client: &Client) -> Result<()> {
         (json!({"claims": ["data", "data"]}), &["spec.claims", "Duplicate"]),
     ] {
         let change = json!({"spec": change});
-        expect_refusal(states.patch(id, &PatchParams::default(), &Patch::Merge(change)).await, expected)?;
+        refused_because(states.patch(id, &PatchParams::default(), &Patch::Merge(change)).await, expected)?;
     }
     let change = json!({"spec": {"epochSeen": 4, "role": "Fenced"}});
     states.patch(id, &PatchParams::default(), &Patch::Merge(change)).await.context("a higher epoch")?;
@@ -359,18 +351,9 @@ where
     let resource = kube::core::ApiResource::erase::<K>(&());
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), NAMESPACE, &resource);
     let object = serde_json::from_value(object).context("reading the object")?;
-    expect_refusal(api.create(&PostParams::default(), &object).await, expected)
+    refused_because(api.create(&PostParams::default(), &object).await, expected)
 }
 
-fn expect_refusal<K>(answer: kube::Result<K>, expected: &[&str]) -> Result<()> {
-    match answer {
-        Ok(_) => bail!("accepted, where a message with {expected:?} was expected"),
-        Err(kube::Error::Api(status)) => {
-            for part in expected {
-                ensure!(status.message.contains(part), "no {part:?} in: {}", status.message);
-            }
-            Ok(())
-        }
-        Err(other) => Err(other).context("asking the API server"),
-    }
+fn refused_because<K>(answer: kube::Result<K>, expected: &[&str]) -> Result<()> {
+    refusal::expect(answer, 422, expected)
 }

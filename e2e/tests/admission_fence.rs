@@ -1,0 +1,286 @@
+//! A member's own API server fences: by the policies in deploy/admission, whoever asks.
+
+use std::net::Ipv4Addr;
+
+use anyhow::{Context, Result};
+use e2e::assets::Assets;
+use e2e::control_plane::{ControlPlane, Options};
+use e2e::installation::{self, AGENT, AGENT_ACCOUNT, NAMESPACE};
+use e2e::refusal;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::batch::v1::CronJob;
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, Pod};
+use kube::Client;
+use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+#[tokio::test]
+async fn the_api_server_fences_by_the_site_state() -> Result<()> {
+    let folder = tempfile::tempdir().context("a folder for the test")?;
+    let assets = Assets::ensure(|doing| eprintln!("{doing}"))?;
+    let options = Options::at(Ipv4Addr::new(127, 0, 47, 1));
+    let cluster = ControlPlane::start(&assets, "east", folder.path(), options).await?;
+    let definitions = std::fs::read_to_string(&assets.csi_addons_crds).context("csi-addons' definitions")?;
+    cluster.apply_yaml(&definitions).await?;
+    cluster.apply_yaml(&installation::without_workloads(AGENT)?).await?;
+    cluster.apply_yaml("{apiVersion: v1, kind: Namespace, metadata: {name: shop}}").await?;
+    let token = cluster.token(NAMESPACE, AGENT_ACCOUNT).await?;
+    let shop = Shop { admin: cluster.client(), agent: cluster.client_as(&token).await? };
+
+    shop.only_the_agent_writes_site_states().await?;
+    shop.a_pod_passes_only_where_the_placement_is_held().await?;
+    shop.a_promotion_passes_only_at_the_recorded_epoch().await?;
+    shop.a_protected_replication_is_the_agents_and_not_deleted().await?;
+    shop.the_agent_asks_and_restores_within_its_limits().await?;
+    shop.the_agent_stops_workloads_and_does_not_change_them().await?;
+    shop.a_released_placement_is_free_again().await
+}
+
+/// A protected application's namespace, seen by its administrator and by the agent.
+struct Shop {
+    admin: Client,
+    agent: Client,
+}
+
+const PLACEMENT_ID: &str = "0b9cbbd1-6f43-4c2c-9f6c-7f0b9a6f1c11";
+
+impl Shop {
+    async fn only_the_agent_writes_site_states(&self) -> Result<()> {
+        let state: crds::DRSiteState = object(json!({
+            "apiVersion": "understudy.dev/v1alpha1",
+            "kind": "DRSiteState",
+            "metadata": {"name": PLACEMENT_ID, "namespace": "shop"},
+            "spec": {"placement": "shop", "placementId": PLACEMENT_ID, "claims": ["data"], "epochSeen": 3,
+                     "role": "Holder"},
+        }))?;
+        let of_the_admin: Api<crds::DRSiteState> = in_shop(&self.admin);
+        let refused = "written only by this cluster's agent";
+        refusal::comes_into_force(refused, async || of_the_admin.create(&dry_run(), &state).await).await?;
+        let of_the_agent: Api<crds::DRSiteState> = in_shop(&self.agent);
+        of_the_agent.create(&PostParams::default(), &state).await.context("the agent writes its state")?;
+        refusal::expect(of_the_admin.delete(PLACEMENT_ID, &DeleteParams::default()).await, 422, &[refused])
+    }
+
+    async fn a_pod_passes_only_where_the_placement_is_held(&self) -> Result<()> {
+        let pods: Api<Pod> = in_shop(&self.admin);
+        let probes: Api<ConfigMap> = in_shop(&self.agent);
+        for role in ["Holder", "Fenced", "Standby", "Unknown", "Promoting"] {
+            self.becomes(role, 3).await?;
+            for claim in ["data", "scratch"] {
+                let pod = pod_with(claim)?;
+                self.fences(role, claim, async || pods.create(&dry_run(), &pod).await.map(|_| ())).await?;
+                let probe = probe_for(claim)?;
+                self.fences(role, claim, async || probes.create(&dry_run(), &probe).await.map(|_| ()))
+                    .await?;
+            }
+            let probe = probe_for(PLACEMENT_ID)?;
+            self.fences(role, "data", async || probes.create(&dry_run(), &probe).await.map(|_| ())).await?;
+            let plain: Pod =
+                object(json!({"metadata": {"name": "plain"}, "spec": {"containers": containers()}}))?;
+            pods.create(&dry_run(), &plain).await.with_context(|| format!("a plain pod while {role}"))?;
+        }
+        Ok(())
+    }
+
+    async fn fences(&self, role: &str, claim: &str, ask: impl AsyncFn() -> kube::Result<()>) -> Result<()> {
+        let doing = || format!("asking for the claim {claim} while {role}");
+        if role == "Holder" || claim == "scratch" {
+            return refusal::goes_away(ask).await.with_context(doing);
+        }
+        let words =
+            format!("this cluster is {role} for placement shop at epoch 3: its volumes may not be used here");
+        refusal::comes_into_force(&words, ask).await.with_context(doing)
+    }
+
+    async fn a_promotion_passes_only_at_the_recorded_epoch(&self) -> Result<()> {
+        let replications = replications(&self.agent);
+        for (role, epoch, written, passes) in [
+            ("Standby", 4, "4", false),
+            ("Fenced", 5, "5", false),
+            ("Promoting", 6, "5", false),
+            ("Promoting", 6, "", false),
+            ("Promoting", 6, "6", true),
+            ("Holder", 6, "6", true),
+            ("Holder", 6, "7", false),
+        ] {
+            self.becomes(role, epoch).await?;
+            let primary = replication("data", "primary", written)?;
+            let words =
+                format!("promotion for placement shop refused: this cluster is {role} at epoch {epoch}");
+            let ask = async || replications.create(&dry_run(), &primary).await;
+            let settled = match passes {
+                true => refusal::goes_away(ask).await,
+                false => refusal::comes_into_force(&words, ask).await,
+            };
+            settled.with_context(|| format!("primary with epoch {written:?} while {role} at {epoch}"))?;
+        }
+        let secondary = replication("data", "secondary", "")?;
+        replications.create(&PostParams::default(), &secondary).await.context("secondary needs no epoch")?;
+        let promoted = Patch::Merge(json!({"spec": {"replicationState": "primary"}}));
+        let answer = replications.patch("data", &PatchParams::default(), &promoted).await;
+        refusal::expect(answer, 422, &["promotion for placement shop refused"])?;
+        let promoted = Patch::Merge(json!({
+            "metadata": {"annotations": {crds::EPOCH_ANNOTATION: "6"}},
+            "spec": {"replicationState": "primary"},
+        }));
+        replications
+            .patch("data", &PatchParams::default(), &promoted)
+            .await
+            .context("promoting at the epoch")?;
+        Ok(())
+    }
+
+    async fn a_protected_replication_is_the_agents_and_not_deleted(&self) -> Result<()> {
+        let of_the_admin = replications(&self.admin);
+        for change in [json!({"replicationState": "secondary"}), json!({"autoResync": true})] {
+            let change = Patch::Merge(json!({"spec": change}));
+            let answer = of_the_admin.patch("data", &PatchParams::default(), &change).await;
+            refusal::expect(answer, 422, &["changed only by the agent"])?;
+        }
+        let finalizer = Patch::Merge(json!({"metadata": {"finalizers": ["example.org/keep"]}}));
+        let attempt = PatchParams { dry_run: true, ..Default::default() };
+        of_the_admin.patch("data", &attempt, &finalizer).await.context("metadata is free")?;
+        let free = replication("scratch", "primary", "")?;
+        of_the_admin.create(&dry_run(), &free).await.context("a claim of no placement")?;
+        let answer = of_the_admin.delete("data", &DeleteParams::default()).await;
+        refusal::expect(answer, 422, &["not deleted", "delete the DRPlacement at the hub instead"])
+    }
+
+    async fn the_agent_asks_and_restores_within_its_limits(&self) -> Result<()> {
+        let maps: Api<ConfigMap> = in_shop(&self.agent);
+        let only_asking = ["only as a dry run that asks"];
+        let answer = maps.create(&PostParams::default(), &probe_for("scratch")?).await;
+        refusal::expect(answer, 422, &only_asking)?;
+        let unmarked: ConfigMap = object(json!({"metadata": {"name": "any"}}))?;
+        refusal::expect(maps.create(&dry_run(), &unmarked).await, 422, &only_asking)?;
+
+        let volumes: Api<PersistentVolume> = Api::all(self.agent.clone());
+        let of_the_host = volume("hostPath", json!({"path": "/"}))?;
+        refusal::expect(
+            volumes.create(&dry_run(), &of_the_host).await,
+            422,
+            &["only volumes of CSI drivers"],
+        )?;
+        let of_a_driver = volume("csi", json!({"driver": "array.example", "volumeHandle": "data"}))?;
+        volumes.create(&dry_run(), &of_a_driver).await.context("restoring a volume")?;
+        Ok(())
+    }
+
+    async fn the_agent_stops_workloads_and_does_not_change_them(&self) -> Result<()> {
+        let made: Deployment = object(deployment())?;
+        in_shop::<Deployment>(&self.admin).create(&PostParams::default(), &made).await?;
+        let deployments: Api<Deployment> = in_shop(&self.agent);
+        let remembered = Patch::Merge(json!({"metadata": {"annotations": {crds::REPLICAS_ANNOTATION: "1"}}}));
+        deployments.patch("shop", &PatchParams::default(), &remembered).await.context("remembering")?;
+        let stopped = Patch::Merge(json!({"spec": {"replicas": 0}}));
+        deployments.patch_scale("shop", &PatchParams::default(), &stopped).await.context("stopping")?;
+        let image = json!({"containers": [{"name": "shop", "image": "another"}]});
+        let changed = Patch::Strategic(json!({"spec": {"template": {"spec": image}}}));
+        let answer = deployments.patch("shop", &PatchParams::default(), &changed).await;
+        refusal::expect(answer, 422, &["not change what they run"])?;
+
+        let made: CronJob = object(cron_job())?;
+        in_shop::<CronJob>(&self.admin).create(&PostParams::default(), &made).await?;
+        let cron_jobs: Api<CronJob> = in_shop(&self.agent);
+        let suspended = Patch::Merge(json!({"spec": {"suspend": true}}));
+        cron_jobs.patch("report", &PatchParams::default(), &suspended).await.context("suspending")?;
+        let changed = Patch::Merge(json!({"spec": {"jobTemplate": {"spec": {"backoffLimit": 9}}}}));
+        let answer = cron_jobs.patch("report", &PatchParams::default(), &changed).await;
+        refusal::expect(answer, 422, &["not change what they run"])
+    }
+
+    async fn a_released_placement_is_free_again(&self) -> Result<()> {
+        self.becomes("Fenced", 7).await?;
+        let pods: Api<Pod> = in_shop(&self.admin);
+        let pod = pod_with("data")?;
+        let ask = async || pods.create(&dry_run(), &pod).await;
+        refusal::comes_into_force("this cluster is Fenced for placement shop at epoch 7", ask).await?;
+        let states: Api<crds::DRSiteState> = in_shop(&self.agent);
+        states.delete(PLACEMENT_ID, &DeleteParams::default()).await.context("letting go")?;
+        refusal::goes_away(ask).await.context("a pod after the release")?;
+        let replications = replications(&self.admin);
+        let attempt = DeleteParams { dry_run: true, ..Default::default() };
+        refusal::goes_away(async || replications.delete("data", &attempt).await).await
+    }
+
+    async fn becomes(&self, role: &str, epoch: i64) -> Result<()> {
+        let states: Api<crds::DRSiteState> = in_shop(&self.agent);
+        let change = Patch::Merge(json!({"spec": {"role": role, "epochSeen": epoch}}));
+        let answer = states.patch(PLACEMENT_ID, &PatchParams::default(), &change).await;
+        answer.with_context(|| format!("becoming {role} at {epoch}"))?;
+        Ok(())
+    }
+}
+
+fn in_shop<K>(client: &Client) -> Api<K>
+where
+    K: kube::Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>,
+{
+    Api::namespaced(client.clone(), "shop")
+}
+
+fn replications(client: &Client) -> Api<DynamicObject> {
+    Api::namespaced_with(client.clone(), "shop", &crds::foreign::volume_replication())
+}
+
+fn dry_run() -> PostParams {
+    PostParams { dry_run: true, ..Default::default() }
+}
+
+fn object<K: DeserializeOwned>(value: Value) -> Result<K> {
+    serde_json::from_value(value).context("reading an object")
+}
+
+fn containers() -> Value {
+    json!([{"name": "shop", "image": "shop"}])
+}
+
+fn pod_with(claim: &str) -> Result<Pod> {
+    let volume = json!({"name": "data", "persistentVolumeClaim": {"claimName": claim}});
+    object(json!({"metadata": {"name": "any"}, "spec": {"containers": containers(), "volumes": [volume]}}))
+}
+
+fn probe_for(claim: &str) -> Result<ConfigMap> {
+    object(
+        json!({"metadata": {"name": "understudy-fence-probe", "labels": {crds::FENCE_PROBE_LABEL: claim}}}),
+    )
+}
+
+fn replication(claim: &str, state: &str, epoch: &str) -> Result<DynamicObject> {
+    object(json!({
+        "apiVersion": "replication.storage.openshift.io/v1alpha1",
+        "kind": "VolumeReplication",
+        "metadata": {"name": claim, "annotations": {crds::EPOCH_ANNOTATION: epoch}},
+        "spec": {
+            "volumeReplicationClass": "rbd-5m", "replicationState": state, "autoResync": false,
+            "replicationHandle": "",
+            "dataSource": {"apiGroup": "", "kind": "PersistentVolumeClaim", "name": claim},
+        },
+    }))
+}
+
+fn volume(kind: &str, source: Value) -> Result<PersistentVolume> {
+    object(json!({
+        "metadata": {"name": "shop-data"},
+        "spec": {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], kind: source},
+    }))
+}
+
+fn deployment() -> Value {
+    json!({
+        "metadata": {"name": "shop"},
+        "spec": {
+            "selector": {"matchLabels": {"app": "shop"}},
+            "template": {"metadata": {"labels": {"app": "shop"}}, "spec": {"containers": containers()}},
+        },
+    })
+}
+
+fn cron_job() -> Value {
+    let pod = json!({"spec": {"restartPolicy": "Never", "containers": containers()}});
+    json!({
+        "metadata": {"name": "report"},
+        "spec": {"schedule": "0 0 1 1 *", "jobTemplate": {"spec": {"template": pod}}},
+    })
+}
