@@ -1,5 +1,6 @@
 //! What an instrument is: declared once, with its unit and its meaning, and used from there by code, docs and tests.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use opentelemetry::KeyValue;
@@ -130,4 +131,37 @@ pub fn markdown_table(declarations: &[Declaration]) -> String {
         );
     }
     table
+}
+
+/// What is wrong with a scrape in which each of `declarations` has at least one value: an instrument without values or
+/// of another kind, or a label that its declaration does not name.
+pub fn deviations(scrape: &str, declarations: &[Declaration]) -> Vec<String> {
+    let mut found = Vec::new();
+    for one in declarations {
+        let name = one.prometheus_name();
+        let type_line = format!("# TYPE {name} {}", one.kind_name());
+        if !scrape.lines().any(|line| line == type_line) {
+            found.push(format!("{type_line:?} is missing"));
+        }
+        let expected: Vec<String> = one.attributes.iter().map(|label| label.replace('.', "_")).collect();
+        for label in labels(scrape, &name) {
+            if label != "le" && !expected.contains(&label) {
+                found.push(format!("{name} has the undeclared label {label:?}"));
+            }
+        }
+    }
+    found
+}
+
+/// The names of the labels of all series that begin with `name`.
+fn labels(scrape: &str, name: &str) -> BTreeSet<String> {
+    let series = scrape.lines().filter_map(|line| line.strip_prefix(name)).filter_map(|rest| {
+        let (suffix, labels) = rest.split_once('{')?;
+        ["", "_bucket", "_sum", "_count"].contains(&suffix).then_some(labels)
+    });
+    series
+        .flat_map(|labels| labels.split("\","))
+        .filter_map(|label| label.split_once("=\""))
+        .map(|(name, _)| name.trim_start_matches(',').to_owned())
+        .collect()
 }

@@ -11,7 +11,7 @@ mod pipeline;
 mod trace_context;
 
 pub use arguments::{Arguments, LogFormat};
-pub use declaration::{Attributes, Declaration, Kind, Sample, markdown_table};
+pub use declaration::{Attributes, Declaration, Kind, Sample, deviations, markdown_table};
 pub use endpoint::{Health, serve};
 pub use opentelemetry::KeyValue;
 pub use opentelemetry::metrics::{Counter, Histogram, Meter};

@@ -17,7 +17,7 @@ use tracing_subscriber::layer::SubscriberExt;
 
 use crate::Meter;
 use crate::arguments::Arguments;
-use crate::logs;
+use crate::{endpoint, logs};
 
 /// How long a whole shutdown may take: what a dead collector has not taken by then is lost.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
@@ -81,6 +81,11 @@ impl Telemetry {
     /// Where a binary's instruments are made.
     pub fn meter(&self) -> Meter {
         self.meters.meter("understudy")
+    }
+
+    /// All values as Prometheus reads them.
+    pub fn scrape(&self) -> String {
+        endpoint::scrape(&self.registry)
     }
 
     /// Hands over what is still held, for five seconds at most.

@@ -1,0 +1,156 @@
+//! Every instrument of the agent, declared once. Call sites hand over what happened, and carry no names.
+
+use proto::{Acknowledgement, FromAgent, Outcome, PlacementName, Role, WallTime};
+use tokio::sync::watch;
+use understudy_telemetry::{Counter, Declaration, Kind, Meter, Sample};
+
+const API_WRITE_TIME: Declaration = Declaration {
+    name: "understudy.agent.api_write.time",
+    kind: Kind::Gauge,
+    unit: "s",
+    attributes: &[],
+    meaning: "When this agent last wrote to its own API server, as Unix time. A site that cannot write cannot fence itself: alert on its age.",
+};
+const LEASE_EXPIRY_TIME: Declaration = Declaration {
+    name: "understudy.agent.lease.expiry.time",
+    kind: Kind::Gauge,
+    unit: "s",
+    attributes: &["namespace", "placement"],
+    meaning: "When this cluster's right to hold the placement ends, as Unix time, by hub or by all peers.",
+};
+const ROLE: Declaration = Declaration {
+    name: "understudy.agent.role",
+    kind: Kind::Gauge,
+    unit: "{placement}",
+    attributes: &["namespace", "placement", "role"],
+    meaning: "1 for what this cluster is for the placement (Holder, Promoting, Standby, Fenced or Unknown), 0 for the others.",
+};
+const COMMANDS: Declaration = Declaration {
+    name: "understudy.agent.commands",
+    kind: Kind::Counter,
+    unit: "{answer}",
+    attributes: &["step", "outcome"],
+    meaning: "Answers to commands of the hub: Done, Working, Failing, or the name of a refusal.",
+};
+const FENCES: Declaration = Declaration {
+    name: "understudy.agent.fences",
+    kind: Kind::Counter,
+    unit: "{fence}",
+    attributes: &["namespace", "placement"],
+    meaning: "How often this cluster stopped holding the placement and fenced itself.",
+};
+
+/// All of them, in the order of the docs.
+pub const ALL: &[Declaration] = &[API_WRITE_TIME, LEASE_EXPIRY_TIME, ROLE, COMMANDS, FENCES];
+
+/// What the agent is now. The driver replaces it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Snapshot {
+    pub last_api_write: Option<WallTime>,
+    pub placements: Vec<PlacementSnapshot>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlacementSnapshot {
+    pub name: PlacementName,
+    pub role: Role,
+    /// None: nothing is held.
+    pub lease_expiry: Option<WallTime>,
+}
+
+/// The agent's instruments. Clones feed the same ones.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    snapshot: watch::Sender<Snapshot>,
+    commands: Counter<u64>,
+    fences: Counter<u64>,
+}
+
+impl Metrics {
+    pub fn new(meter: &Meter) -> Metrics {
+        let (snapshot, seen) = watch::channel(Snapshot::default());
+        API_WRITE_TIME.gauge(meter, &seen, api_write_times);
+        LEASE_EXPIRY_TIME.gauge(meter, &seen, lease_expiry_times);
+        ROLE.gauge(meter, &seen, roles);
+        Metrics { snapshot, commands: COMMANDS.counter(meter), fences: FENCES.counter(meter) }
+    }
+
+    /// Replaces what the gauges show, and counts what has become fenced since the last time.
+    pub fn publish(&self, snapshot: Snapshot) {
+        let before = self.snapshot.send_replace(snapshot);
+        for one in newly_fenced(&before, &self.snapshot.borrow()) {
+            self.fences.add(1, &FENCES.attributes([one.namespace.as_str(), &one.name]));
+        }
+    }
+
+    /// Counts the answers to commands among what is sent.
+    pub fn sent(&self, message: &FromAgent) {
+        match message {
+            FromAgent::Acknowledgement(answer) => self.answered(answer),
+            FromAgent::Hello(_) | FromAgent::Heartbeat(_) | FromAgent::Report(_) => {}
+        }
+    }
+
+    fn answered(&self, answer: &Acknowledgement) {
+        let outcome = match &answer.outcome {
+            Outcome::Done => "Done",
+            Outcome::Working { .. } => "Working",
+            Outcome::Failing { .. } => "Failing",
+            Outcome::Refused { refusal, .. } => refusal.as_str(),
+        };
+        self.commands.add(1, &COMMANDS.attributes([answer.command.step.as_str(), outcome]));
+    }
+}
+
+fn newly_fenced<'a>(before: &Snapshot, now: &'a Snapshot) -> Vec<&'a PlacementName> {
+    let held = |name: &PlacementName| {
+        before
+            .placements
+            .iter()
+            .any(|one| one.name == *name && matches!(one.role, Role::Holder | Role::Promoting))
+    };
+    let fenced = now.placements.iter().filter(|one| one.role == Role::Fenced).map(|one| &one.name);
+    fenced.filter(|name| held(name)).collect()
+}
+
+fn api_write_times(snapshot: &Snapshot) -> Vec<Sample> {
+    snapshot.last_api_write.iter().map(|at| API_WRITE_TIME.sample(seconds(*at), [])).collect()
+}
+
+fn lease_expiry_times(snapshot: &Snapshot) -> Vec<Sample> {
+    let of = |one: &PlacementSnapshot| {
+        let expiry = seconds(one.lease_expiry?);
+        Some(LEASE_EXPIRY_TIME.sample(expiry, [one.name.namespace.as_str(), &one.name.name]))
+    };
+    snapshot.placements.iter().filter_map(of).collect()
+}
+
+fn roles(snapshot: &Snapshot) -> Vec<Sample> {
+    let all = [Role::Holder, Role::Promoting, Role::Standby, Role::Fenced, Role::Unknown];
+    let of = |one: &PlacementSnapshot| {
+        let name = one.name.clone();
+        let role = one.role;
+        all.map(|each| {
+            let value = if each == role { 1.0 } else { 0.0 };
+            ROLE.sample(value, [name.namespace.as_str(), &name.name, role_name(each)])
+        })
+    };
+    snapshot.placements.iter().flat_map(of).collect()
+}
+
+fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Holder => "Holder",
+        Role::Promoting => "Promoting",
+        Role::Standby => "Standby",
+        Role::Fenced => "Fenced",
+        Role::Unknown => "Unknown",
+    }
+}
+
+fn seconds(at: WallTime) -> f64 {
+    at.0 as f64 / 1000.0
+}
+
+#[cfg(test)]
+mod tests;

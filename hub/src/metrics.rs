@@ -1,0 +1,333 @@
+//! Every instrument of the hub, declared once. Call sites hand over what happened, and carry no names.
+
+mod told;
+
+use std::time::Duration;
+
+use hub_core::decision::{Explanation, Send};
+use hub_core::journal::Entry;
+use proto::WallTime;
+use tokio::sync::watch;
+use understudy_telemetry::{Counter, Declaration, Histogram, Kind, Meter};
+
+use crate::journal_store::AppendTimes;
+use told::{Ended, Told};
+
+const PLACEMENT: &[&str] = &["namespace", "placement"];
+
+const OPERATION_SPANS: Kind = Kind::Histogram(&[
+    0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 45.0, 60.0, 90.0, 120.0, 180.0, 300.0, 600.0, 1800.0,
+    3600.0,
+]);
+const LOSS_SPANS: Kind = Kind::Histogram(&[
+    1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0, 1800.0, 3600.0, 7200.0, 21600.0, 86400.0,
+]);
+const STEP_SPANS: Kind =
+    Kind::Histogram(&[0.00001, 0.00005, 0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0]);
+const DISK_SPANS: Kind =
+    Kind::Histogram(&[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5]);
+/// As OpenTelemetry's semantic conventions advise for the durations of calls.
+const CALL_SPANS: Kind =
+    Kind::Histogram(&[0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0]);
+
+const fn gauge(
+    name: &'static str,
+    unit: &'static str,
+    attributes: &'static [&'static str],
+    meaning: &'static str,
+) -> Declaration {
+    Declaration { name, kind: Kind::Gauge, unit, attributes, meaning }
+}
+
+const fn counter(
+    name: &'static str,
+    unit: &'static str,
+    attributes: &'static [&'static str],
+    meaning: &'static str,
+) -> Declaration {
+    Declaration { name, kind: Kind::Counter, unit, attributes, meaning }
+}
+
+const fn histogram(
+    name: &'static str,
+    kind: Kind,
+    attributes: &'static [&'static str],
+    meaning: &'static str,
+) -> Declaration {
+    Declaration { name, kind, unit: "s", attributes, meaning }
+}
+
+const HEARTBEAT_TIME: Declaration = gauge(
+    "understudy.site.heartbeat.time",
+    "s",
+    &["cluster"],
+    "When the cluster's agent was last heard, as Unix time. Alert on its age.",
+);
+const LIVENESS: Declaration = gauge(
+    "understudy.site.liveness",
+    "{site}",
+    &["cluster", "state"],
+    "1 for the state in which the hub holds the cluster (Unheard, Live, Suspected or Lost), 0 for the others.",
+);
+const LEASE_EXPIRY_TIME: Declaration = gauge(
+    "understudy.lease.expiry.time",
+    "s",
+    &["namespace", "placement", "cluster"],
+    "When the newest lease that the hub granted ends at the latest, as Unix time.",
+);
+const LAST_SYNC_TIME: Declaration = gauge(
+    "understudy.replication.last_sync.time",
+    "s",
+    &["namespace", "placement", "cluster", "volume"],
+    "When the volume's last complete copy was taken, as Unix time. Alert on its age. Beyond 16 volumes of a placement, the oldest of the others stands for them as volume `others`.",
+);
+const LAG: Declaration = gauge(
+    "understudy.replication.lag",
+    "s",
+    &["namespace", "placement", "cluster", "volume"],
+    "Age of the volume's last complete copy. For dashboards; alert on the time instead.",
+);
+const EXPECTED_LOSS: Declaration = gauge(
+    "understudy.placement.expected_loss",
+    "s",
+    PLACEMENT,
+    "What would be lost if the active cluster were lost now: the age of the worst volume's copy; infinite where it is not known.",
+);
+const EXPECTED_RTO: Declaration = gauge(
+    "understudy.placement.expected_rto",
+    "s",
+    PLACEMENT,
+    "How long the application would be away if the active cluster were lost now.",
+);
+const CONDITION: Declaration = gauge(
+    "understudy.placement.condition",
+    "{condition}",
+    &["namespace", "placement", "condition", "reason"],
+    "The condition's status: 1 true, 0 false, -1 unknown. Reconciling and Stalled are absent while they are false.",
+);
+const ACTIVE: Declaration = gauge(
+    "understudy.placement.active",
+    "{placement}",
+    &["namespace", "placement", "cluster"],
+    "1 for the cluster that owns the placement.",
+);
+const OPERATION_ACTIVE: Declaration = gauge(
+    "understudy.operation.active",
+    "{operation}",
+    &["namespace", "placement", "kind", "step"],
+    "1 while an operation runs, by its current step.",
+);
+const LEADER: Declaration = gauge(
+    "understudy.hub.leader",
+    "{leader}",
+    &[],
+    "1 where this process leads, and so decides; 0 elsewhere.",
+);
+
+const OPERATIONS: Declaration = counter(
+    "understudy.operations",
+    "{operation}",
+    &["kind", "trigger", "result"],
+    "Operations that ended while this hub led.",
+);
+const DECISIONS: Declaration = counter(
+    "understudy.decisions",
+    "{decision}",
+    &["decision", "reason"],
+    "What the hub decided: to begin an operation, to abort one, to let a human look, or to wait; each when it began.",
+);
+const SESSIONS: Declaration = counter(
+    "understudy.sessions",
+    "{session}",
+    &["error.type"],
+    "Streams of agents: begun, or with `error.type` refused or cut.",
+);
+
+const OPERATION_DURATION: Declaration = histogram(
+    "understudy.operation.duration",
+    OPERATION_SPANS,
+    &["kind", "result"],
+    "From an operation's decision to its end.",
+);
+const OPERATION_STEP_DURATION: Declaration = histogram(
+    "understudy.operation.step.duration",
+    OPERATION_SPANS,
+    &["kind", "step"],
+    "From a step's command to its proof; step Detect is from the last sign of life to the decision.",
+);
+const OPERATION_DATA_LOSS: Declaration = histogram(
+    "understudy.operation.data_loss",
+    LOSS_SPANS,
+    &["kind"],
+    "What an operation gave up, by its receipt: the worst volume. A loss that is not known has no length, and is not in it.",
+);
+const STEP_DURATION: Declaration =
+    histogram("understudy.hub.step.duration", STEP_SPANS, &[], "How long the hub thought about one event.");
+const APPEND_DURATION: Declaration = histogram(
+    "understudy.journal.append.duration",
+    DISK_SPANS,
+    &[],
+    "How long an append took until it was durable. Nothing is sent before.",
+);
+const CALL_DURATION: Declaration = histogram(
+    "rpc.server.call.duration",
+    CALL_SPANS,
+    &["rpc.system.name", "rpc.method", "rpc.response.status_code"],
+    "How long a call of the hub took; a stream is one call for as long as it lasts.",
+);
+
+/// All of them, in the order of the docs.
+pub const ALL: &[Declaration] = &[
+    HEARTBEAT_TIME,
+    LIVENESS,
+    LEASE_EXPIRY_TIME,
+    LAST_SYNC_TIME,
+    LAG,
+    EXPECTED_LOSS,
+    EXPECTED_RTO,
+    CONDITION,
+    ACTIVE,
+    OPERATIONS,
+    OPERATION_DURATION,
+    OPERATION_STEP_DURATION,
+    OPERATION_DATA_LOSS,
+    OPERATION_ACTIVE,
+    SESSIONS,
+    DECISIONS,
+    LEADER,
+    STEP_DURATION,
+    APPEND_DURATION,
+    CALL_DURATION,
+];
+
+/// The hub's instruments. Clones feed the same ones.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    told: watch::Sender<Told>,
+    operations: Counter<u64>,
+    operation_duration: Histogram<f64>,
+    operation_step_duration: Histogram<f64>,
+    operation_data_loss: Histogram<f64>,
+    sessions: Counter<u64>,
+    decisions: Counter<u64>,
+    step_duration: Histogram<f64>,
+    append_duration: Histogram<f64>,
+    call_duration: Histogram<f64>,
+}
+
+impl Metrics {
+    pub fn new(meter: &Meter) -> Metrics {
+        let (told, seen) = watch::channel(Told::default());
+        HEARTBEAT_TIME.gauge(meter, &seen, Told::heartbeat_times);
+        LIVENESS.gauge(meter, &seen, Told::liveness);
+        LEASE_EXPIRY_TIME.gauge(meter, &seen, Told::lease_expiry_times);
+        LAST_SYNC_TIME.gauge(meter, &seen, Told::last_sync_times);
+        LAG.gauge(meter, &seen, Told::lags);
+        EXPECTED_LOSS.gauge(meter, &seen, Told::expected_losses);
+        EXPECTED_RTO.gauge(meter, &seen, Told::expected_rtos);
+        CONDITION.gauge(meter, &seen, Told::conditions);
+        ACTIVE.gauge(meter, &seen, Told::active_clusters);
+        OPERATION_ACTIVE.gauge(meter, &seen, Told::active_operations);
+        LEADER.gauge(meter, &seen, Told::leader);
+        Metrics {
+            told,
+            operations: OPERATIONS.counter(meter),
+            operation_duration: OPERATION_DURATION.histogram(meter),
+            operation_step_duration: OPERATION_STEP_DURATION.histogram(meter),
+            operation_data_loss: OPERATION_DATA_LOSS.histogram(meter),
+            sessions: SESSIONS.counter(meter),
+            decisions: DECISIONS.counter(meter),
+            step_duration: STEP_DURATION.histogram(meter),
+            append_duration: APPEND_DURATION.histogram(meter),
+            call_duration: CALL_DURATION.histogram(meter),
+        }
+    }
+
+    /// Whether this process leads.
+    pub fn leads(&self, leads: bool) {
+        self.told.send_modify(|told| told.leads = leads);
+    }
+
+    /// Takes in what is told to everybody.
+    pub fn explain(&self, explanation: &Explanation) {
+        let mut news = told::News::default();
+        self.told.send_modify(|told| news = told.explain(explanation));
+        if let Some(ended) = news.ended {
+            self.ended(&ended);
+        }
+        if let Some(reason) = news.waits_for {
+            self.decisions.add(1, &DECISIONS.attributes(["Wait", reason]));
+        }
+    }
+
+    /// Counts the decisions among the entries that have become durable.
+    pub fn recorded(&self, entries: &[Entry]) {
+        for (decision, reason) in entries.iter().filter_map(decision_of) {
+            self.decisions.add(1, &DECISIONS.attributes([decision, reason]));
+        }
+    }
+
+    /// Takes in the grants among what has been sent.
+    pub fn sent(&self, send: &Send, now: WallTime) {
+        self.told.send_if_modified(|told| told.sent(send, now));
+    }
+
+    pub fn stepped(&self, took: Duration) {
+        self.step_duration.record(took.as_secs_f64(), &[]);
+    }
+
+    pub fn appended(&self, times: AppendTimes) {
+        self.append_duration.record(times.total.as_secs_f64(), &[]);
+    }
+
+    pub fn session_began(&self) {
+        self.sessions.add(1, &[]);
+    }
+
+    /// `error_type` names what was wrong: a short word out of a closed list, such as `wrong_identity`.
+    pub fn session_refused(&self, error_type: &'static str) {
+        self.sessions.add(1, &SESSIONS.attributes([error_type]));
+    }
+
+    /// `method` is the full name of a call, `status` the name of its gRPC status, such as `OK`.
+    pub fn call_served(&self, method: &'static str, status: &'static str, took: Duration) {
+        self.call_duration.record(took.as_secs_f64(), &CALL_DURATION.attributes(["grpc", method, status]));
+    }
+
+    fn ended(&self, ended: &Ended) {
+        let Ended { kind, trigger, result, took, steps, worst_loss } = ended;
+        self.operations.add(1, &OPERATIONS.attributes([*kind, *trigger, *result]));
+        if let Some(took) = took {
+            self.operation_duration.record(*took, &OPERATION_DURATION.attributes([*kind, *result]));
+        }
+        for (step, seconds) in steps {
+            self.operation_step_duration
+                .record(*seconds, &OPERATION_STEP_DURATION.attributes([*kind, step.as_str()]));
+        }
+        if let Some(loss) = worst_loss {
+            self.operation_data_loss.record(*loss, &OPERATION_DATA_LOSS.attributes([*kind]));
+        }
+    }
+}
+
+/// The decision that an entry is, and why it was made. Free text in an entry is for people, not for a label.
+fn decision_of(entry: &Entry) -> Option<(&'static str, &'static str)> {
+    match entry {
+        Entry::Intent(intent) => Some(("Begin", told::kind_name(hub_core::explain::shown_kind(intent.kind)))),
+        Entry::Abort { .. } => Some(("Abort", "SignOfLife")),
+        Entry::NeedsHuman { .. } => Some(("AskHuman", "NeedsHuman")),
+        Entry::Block { .. } => Some(("Block", "CoolingDown")),
+        Entry::Genesis { .. }
+        | Entry::Term { .. }
+        | Entry::Ownership { .. }
+        | Entry::Policy { .. }
+        | Entry::Echo { .. }
+        | Entry::Step { .. }
+        | Entry::Fence { .. }
+        | Entry::Commit { .. }
+        | Entry::Released { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

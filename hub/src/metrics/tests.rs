@@ -1,0 +1,274 @@
+use std::path::Path;
+
+use crds::cluster::Liveness;
+use crds::conditions::Reason;
+use crds::operation::{
+    DROperationSpec, DROperationStatus, OperationKind, OperationPhase, PhaseDuration, StepState, StepStatus,
+    VolumeLossStatus,
+};
+use crds::placement::DRPlacementStatus;
+use hub_core::explain::{Figures, OperationView, PlacementView, SiteReport};
+use hub_core::finding::Finding;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, Time};
+use k8s_openapi::jiff::Timestamp;
+use proto::{
+    ClusterName, Epoch, Fencing, FromHub, Generation, Grant, Mark, Nonce, OnSilence, OperationId,
+    PlacementId, PlacementName, Policy, Reply, Term, Timing,
+};
+use understudy_telemetry::{Arguments, LogFormat, Service, Telemetry, build, deviations, markdown_table};
+
+use super::*;
+
+fn telemetry() -> Telemetry {
+    let service = Service { name: "understudy-hub", version: "0", instance: "0".into(), cluster: None };
+    let arguments = Arguments {
+        log_format: LogFormat::Text,
+        log: "off".into(),
+        otlp_endpoint: None,
+        metrics_listen: None,
+    };
+    build(&service, &arguments).expect("telemetry").0
+}
+
+fn east() -> ClusterName {
+    ClusterName::parse("east").expect("cluster")
+}
+
+fn id() -> PlacementId {
+    PlacementId::parse("uid-1").expect("uid")
+}
+
+fn name() -> PlacementName {
+    PlacementName::parse("shop", "web").expect("name")
+}
+
+fn time(seconds: i64) -> Time {
+    Time(Timestamp::from_second(seconds).expect("time"))
+}
+
+fn precise(seconds: i64) -> MicroTime {
+    MicroTime(Timestamp::from_second(seconds).expect("time"))
+}
+
+fn placement(waiting: Option<Reason>) -> Explanation {
+    let condition = Condition {
+        type_: "Ready".into(),
+        status: "True".into(),
+        reason: "Protected".into(),
+        message: String::new(),
+        observed_generation: Some(1),
+        last_transition_time: time(0),
+    };
+    Explanation::Placement(Box::new(PlacementView {
+        id: id(),
+        name: name(),
+        generation: Generation(1),
+        status: DRPlacementStatus { conditions: vec![condition], ..DRPlacementStatus::default() },
+        figures: Figures {
+            active: Some(east()),
+            expected_loss: Some(Duration::from_secs(30)),
+            expected_rto: Duration::from_secs(110),
+            last_syncs: vec![("data".into(), Some(WallTime(5_000))), ("logs".into(), None)],
+            bound: None,
+        },
+        waiting: waiting.map(|reason| Finding::new(reason, "waits")),
+    }))
+}
+
+fn operation(phase: OperationPhase) -> Explanation {
+    let step = |name: &str, state| StepStatus {
+        name: name.into(),
+        state,
+        started: None,
+        finished: None,
+        waiting_for: None,
+        evidence: None,
+    };
+    let loss = |claim: &str, at| VolumeLossStatus {
+        claim: claim.into(),
+        last_sync_time: Some(time(at)),
+        lost: String::new(),
+    };
+    Explanation::Operation(Box::new(OperationView {
+        placement: id(),
+        name: name(),
+        operation: OperationId("web-failover-2".into()),
+        spec: DROperationSpec {
+            placement: "web".into(),
+            kind: OperationKind::FailOver,
+            from: Some("east".into()),
+            to: Some("west".into()),
+            epoch: 2,
+        },
+        status: DROperationStatus {
+            phase: Some(phase),
+            plan: vec![step("Fence", StepState::Done), step("Promote", StepState::Running)],
+            loss_receipt: vec![loss("data", 90), loss("logs", 60)],
+            lost_at: Some(precise(100)),
+            started: Some(precise(112)),
+            finished: Some(precise(160)),
+            durations: vec![PhaseDuration { phase: "Promote".into(), seconds: 3.0 }],
+            ..DROperationStatus::default()
+        },
+    }))
+}
+
+fn grant() -> hub_core::decision::Send {
+    let policy = Policy {
+        generation: Generation(1),
+        timing: Timing::FAST,
+        on_silence: OnSilence::Stop,
+        fencing: Fencing::SelfFence,
+    };
+    hub_core::decision::Send {
+        to: east(),
+        message: FromHub::Reply(Reply {
+            term: Term(1),
+            nonce: Nonce(1),
+            mark: Mark::default(),
+            grants: vec![Grant { placement: id(), epoch: Epoch(1), policy }],
+            denials: Vec::new(),
+        }),
+    }
+}
+
+/// A value for every instrument.
+fn tell_everything(metrics: &Metrics) {
+    metrics.leads(true);
+    metrics.explain(&Explanation::Site(SiteReport {
+        cluster: east(),
+        liveness: Liveness::Suspected,
+        last_heartbeat: Some(WallTime(7_500)),
+        version: String::new(),
+    }));
+    metrics.explain(&placement(Some(Reason::PeerSilent)));
+    metrics.explain(&operation(OperationPhase::Running));
+    metrics.sent(&grant(), WallTime(10_000));
+    metrics.recorded(&[Entry::NeedsHuman { placement: id(), reason: "free text".into() }]);
+    metrics.stepped(Duration::from_micros(20));
+    metrics.appended(AppendTimes { total: Duration::from_millis(3), commit: Duration::from_millis(2) });
+    metrics.session_began();
+    metrics.session_refused("wrong_identity");
+    metrics.call_served("dr.v1.Hub/Attach", "OK", Duration::from_secs(1));
+}
+
+fn assert_has(scrape: &str, lines: &[&str]) {
+    for line in lines {
+        assert!(scrape.lines().any(|one| one == *line), "{line} is missing in\n{scrape}");
+    }
+}
+
+#[test]
+fn every_declared_instrument_is_scraped_with_its_kind_and_labels() {
+    let telemetry = telemetry();
+    let metrics = Metrics::new(&telemetry.meter());
+    tell_everything(&metrics);
+    metrics.explain(&operation(OperationPhase::Succeeded));
+    metrics.explain(&operation(OperationPhase::Running));
+    assert_eq!(deviations(&telemetry.scrape(), ALL), Vec::<String>::new());
+}
+
+#[test]
+fn gauges_show_the_newest_of_what_was_told_until_a_placement_is_released() {
+    let telemetry = telemetry();
+    let metrics = Metrics::new(&telemetry.meter());
+    tell_everything(&metrics);
+    let scrape = telemetry.scrape();
+    assert_has(
+        &scrape,
+        &[
+            r#"understudy_site_heartbeat_time_seconds{cluster="east"} 7.5"#,
+            r#"understudy_site_liveness{cluster="east",state="Suspected"} 1"#,
+            r#"understudy_site_liveness{cluster="east",state="Live"} 0"#,
+            r#"understudy_lease_expiry_time_seconds{cluster="east",namespace="shop",placement="web"} 30"#,
+            r#"understudy_replication_last_sync_time_seconds{cluster="east",namespace="shop",placement="web",volume="data"} 5"#,
+            r#"understudy_placement_expected_loss_seconds{namespace="shop",placement="web"} 30"#,
+            r#"understudy_placement_expected_rto_seconds{namespace="shop",placement="web"} 110"#,
+            r#"understudy_placement_condition{condition="Ready",namespace="shop",placement="web",reason="Protected"} 1"#,
+            r#"understudy_placement_active{cluster="east",namespace="shop",placement="web"} 1"#,
+            r#"understudy_operation_active{kind="FailOver",namespace="shop",placement="web",step="Promote"} 1"#,
+            "understudy_hub_leader 1",
+        ],
+    );
+    assert!(!scrape.contains(r#"volume="logs""#), "a volume that never synced has no time\n{scrape}");
+
+    metrics.explain(&Explanation::Released(id(), name()));
+    let scrape = telemetry.scrape();
+    assert!(!scrape.contains(r#"placement="web""#), "a released placement is still told\n{scrape}");
+}
+
+#[test]
+fn an_operation_that_ends_is_counted_once_with_its_times_and_its_worst_loss() {
+    let telemetry = telemetry();
+    let metrics = Metrics::new(&telemetry.meter());
+    metrics.explain(&operation(OperationPhase::Running));
+    for _ in 0..2 {
+        metrics.explain(&operation(OperationPhase::Succeeded));
+    }
+    let scrape = telemetry.scrape();
+    assert_has(
+        &scrape,
+        &[
+            r#"understudy_operations_total{kind="FailOver",result="Succeeded",trigger="Observed"} 1"#,
+            r#"understudy_operation_duration_seconds_sum{kind="FailOver",result="Succeeded"} 48"#,
+            r#"understudy_operation_step_duration_seconds_sum{kind="FailOver",step="Promote"} 3"#,
+            r#"understudy_operation_data_loss_seconds_sum{kind="FailOver"} 40"#,
+        ],
+    );
+    assert!(!scrape.contains("understudy_operation_active{"), "it has ended\n{scrape}");
+}
+
+#[test]
+fn an_operation_that_had_ended_before_this_hub_started_is_not_counted_again() {
+    let telemetry = telemetry();
+    let metrics = Metrics::new(&telemetry.meter());
+    metrics.explain(&operation(OperationPhase::Succeeded));
+    assert!(!telemetry.scrape().contains("understudy_operations_total{"));
+}
+
+#[test]
+fn waiting_is_a_decision_when_its_reason_begins_and_not_while_it_lasts() {
+    let telemetry = telemetry();
+    let metrics = Metrics::new(&telemetry.meter());
+    for reason in [Some(Reason::PeerSilent), Some(Reason::PeerSilent), None, Some(Reason::PeerSilent)] {
+        metrics.explain(&placement(reason));
+    }
+    metrics.explain(&placement(Some(Reason::CannotFence)));
+    assert_has(
+        &telemetry.scrape(),
+        &[
+            r#"understudy_decisions_total{decision="Wait",reason="PeerSilent"} 2"#,
+            r#"understudy_decisions_total{decision="Wait",reason="CannotFence"} 1"#,
+        ],
+    );
+}
+
+#[test]
+fn beyond_sixteen_volumes_the_oldest_of_the_others_stands_for_them() {
+    let telemetry = telemetry();
+    let metrics = Metrics::new(&telemetry.meter());
+    let Explanation::Placement(mut view) = placement(None) else { unreachable!("a placement") };
+    view.figures.last_syncs =
+        (10..30).map(|number| (format!("volume-{number}"), Some(WallTime(number * 1000)))).collect();
+    metrics.explain(&Explanation::Placement(view));
+    let scrape = telemetry.scrape();
+    let shown =
+        scrape.lines().filter(|line| line.starts_with("understudy_replication_last_sync_time_seconds{"));
+    assert_eq!(shown.count(), 17);
+    assert_has(
+        &scrape,
+        &[
+            r#"understudy_replication_last_sync_time_seconds{cluster="east",namespace="shop",placement="web",volume="others"} 26"#,
+        ],
+    );
+}
+
+#[test]
+fn the_docs_list_exactly_these_instruments() {
+    let docs = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md"));
+    let table = markdown_table(ALL);
+    assert!(
+        docs.expect("docs/metrics.md").contains(&format!("<!-- hub -->\n{table}<!-- end -->")),
+        "docs/metrics.md, between the marks <!-- hub --> and <!-- end -->, must be:\n{table}"
+    );
+}

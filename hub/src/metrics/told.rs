@@ -1,0 +1,310 @@
+//! The newest of everything that was told, from which the gauges read.
+
+use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crds::cluster::Liveness;
+use crds::operation::{DROperationStatus, OperationKind, OperationPhase, StepState};
+use hub_core::decision::{Explanation, Send};
+use hub_core::explain::{OperationView, PlacementView, SiteReport};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
+use proto::{ClusterName, FromHub, OperationId, PlacementId, WallTime};
+use understudy_telemetry::{Declaration, Sample};
+
+use super::{
+    ACTIVE, CONDITION, EXPECTED_LOSS, EXPECTED_RTO, HEARTBEAT_TIME, LAG, LAST_SYNC_TIME, LEADER,
+    LEASE_EXPIRY_TIME, LIVENESS, OPERATION_ACTIVE,
+};
+
+/// How many volumes of one placement have a series of their own.
+const VOLUMES: usize = 16;
+
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    pub leads: bool,
+    sites: BTreeMap<ClusterName, SiteReport>,
+    placements: BTreeMap<PlacementId, PlacementView>,
+    /// Those that have not ended.
+    operations: BTreeMap<(PlacementId, OperationId), OperationView>,
+    leases: BTreeMap<(PlacementId, ClusterName), WallTime>,
+}
+
+/// What an explanation brought that happens only once.
+#[derive(Debug, Default, PartialEq)]
+pub struct News {
+    pub ended: Option<Ended>,
+    pub waits_for: Option<&'static str>,
+}
+
+/// An operation that has ended. Spans are seconds.
+#[derive(Debug, PartialEq)]
+pub struct Ended {
+    pub kind: &'static str,
+    pub trigger: &'static str,
+    pub result: &'static str,
+    pub took: Option<f64>,
+    pub steps: Vec<(String, f64)>,
+    pub worst_loss: Option<f64>,
+}
+
+impl Told {
+    pub fn explain(&mut self, explanation: &Explanation) -> News {
+        match explanation {
+            Explanation::Placement(view) => News { waits_for: self.placement(view), ended: None },
+            Explanation::Operation(view) => News { ended: self.operation(view), waits_for: None },
+            Explanation::Site(report) => {
+                self.sites.insert(report.cluster.clone(), report.clone());
+                News::default()
+            }
+            Explanation::Released(placement, _) => {
+                self.forget(placement);
+                News::default()
+            }
+            Explanation::Happened(_) => News::default(),
+        }
+    }
+
+    /// Returns what the placement waits for, where it did not wait for that before.
+    fn placement(&mut self, view: &PlacementView) -> Option<&'static str> {
+        let before = self.placements.insert(view.id.clone(), view.clone());
+        let reason = |view: &PlacementView| view.waiting.as_ref().map(|finding| finding.reason);
+        let now = reason(view);
+        if now == before.as_ref().and_then(reason) { None } else { now.map(|reason| reason.as_str()) }
+    }
+
+    /// Returns an end that follows a beginning: after a restart, ended operations are told again.
+    fn operation(&mut self, view: &OperationView) -> Option<Ended> {
+        let key = (view.placement.clone(), view.operation.clone());
+        let Some(result) = result(&view.status) else {
+            self.operations.insert(key, view.clone());
+            return None;
+        };
+        self.operations.remove(&key).map(|_| ended(view, result))
+    }
+
+    fn forget(&mut self, placement: &PlacementId) {
+        self.placements.remove(placement);
+        self.operations.retain(|(id, _), _| id != placement);
+        self.leases.retain(|(id, _), _| id != placement);
+    }
+
+    /// Returns whether anything changed.
+    pub fn sent(&mut self, send: &Send, now: WallTime) -> bool {
+        let FromHub::Reply(reply) = &send.message else { return false };
+        for grant in &reply.grants {
+            let key = (grant.placement.clone(), send.to.clone());
+            self.leases.insert(key, now + grant.policy.timing.ttl);
+        }
+        !reply.grants.is_empty()
+    }
+
+    pub fn heartbeat_times(&self) -> Vec<Sample> {
+        let heard = self.sites.values().filter_map(|site| Some((site, site.last_heartbeat?)));
+        heard.map(|(site, at)| HEARTBEAT_TIME.sample(seconds(at), [site.cluster.as_str()])).collect()
+    }
+
+    pub fn liveness(&self) -> Vec<Sample> {
+        let states = [Liveness::Unheard, Liveness::Live, Liveness::Suspected, Liveness::Lost];
+        let of = |site: &SiteReport| {
+            let (cluster, now) = (site.cluster.clone(), site.liveness);
+            states.map(|state| LIVENESS.sample(truth(state == now), [cluster.as_str(), liveness_name(state)]))
+        };
+        self.sites.values().flat_map(of).collect()
+    }
+
+    pub fn lease_expiry_times(&self) -> Vec<Sample> {
+        let of = |((placement, cluster), at): (&(PlacementId, ClusterName), &WallTime)| {
+            let name = &self.placements.get(placement)?.name;
+            Some(
+                LEASE_EXPIRY_TIME
+                    .sample(seconds(*at), [name.namespace.as_str(), name.name.as_str(), cluster.as_str()]),
+            )
+        };
+        self.leases.iter().filter_map(of).collect()
+    }
+
+    pub fn last_sync_times(&self) -> Vec<Sample> {
+        self.per_volume(&LAST_SYNC_TIME, seconds)
+    }
+
+    pub fn lags(&self) -> Vec<Sample> {
+        let now = now();
+        self.per_volume(&LAG, |at| now.since(at).as_secs_f64())
+    }
+
+    fn per_volume(&self, declaration: &Declaration, value: impl Fn(WallTime) -> f64) -> Vec<Sample> {
+        let mut samples = Vec::new();
+        for view in self.placements.values() {
+            let cluster = view.figures.active.as_ref().map_or("", ClusterName::as_str);
+            for (volume, at) in shown_volumes(&view.figures.last_syncs) {
+                let name = &view.name;
+                samples.push(
+                    declaration.sample(value(at), [name.namespace.as_str(), &name.name, cluster, volume]),
+                );
+            }
+        }
+        samples
+    }
+
+    pub fn expected_losses(&self) -> Vec<Sample> {
+        self.per_placement(&EXPECTED_LOSS, |view| {
+            view.figures.expected_loss.map_or(f64::INFINITY, |loss| loss.as_secs_f64())
+        })
+    }
+
+    pub fn expected_rtos(&self) -> Vec<Sample> {
+        self.per_placement(&EXPECTED_RTO, |view| view.figures.expected_rto.as_secs_f64())
+    }
+
+    fn per_placement(&self, declaration: &Declaration, value: impl Fn(&PlacementView) -> f64) -> Vec<Sample> {
+        let of = |view: &PlacementView| {
+            declaration.sample(value(view), [view.name.namespace.as_str(), &view.name.name])
+        };
+        self.placements.values().map(of).collect()
+    }
+
+    pub fn conditions(&self) -> Vec<Sample> {
+        let mut samples = Vec::new();
+        for view in self.placements.values() {
+            for condition in &view.status.conditions {
+                let value = match condition.status.as_str() {
+                    "True" => 1.0,
+                    "False" => 0.0,
+                    _ => -1.0,
+                };
+                let name = &view.name;
+                samples.push(CONDITION.sample(
+                    value,
+                    [name.namespace.as_str(), &name.name, &condition.type_, &condition.reason],
+                ));
+            }
+        }
+        samples
+    }
+
+    pub fn active_clusters(&self) -> Vec<Sample> {
+        let of = |view: &PlacementView| {
+            let cluster = view.figures.active.as_ref()?;
+            Some(ACTIVE.sample(1.0, [view.name.namespace.as_str(), &view.name.name, cluster.as_str()]))
+        };
+        self.placements.values().filter_map(of).collect()
+    }
+
+    pub fn active_operations(&self) -> Vec<Sample> {
+        let of = |view: &OperationView| {
+            OPERATION_ACTIVE.sample(
+                1.0,
+                [
+                    view.name.namespace.as_str(),
+                    &view.name.name,
+                    kind_name(view.spec.kind),
+                    current_step(&view.status),
+                ],
+            )
+        };
+        self.operations.values().map(of).collect()
+    }
+
+    pub fn leader(&self) -> Vec<Sample> {
+        vec![LEADER.sample(truth(self.leads), [])]
+    }
+}
+
+/// Those with a last sync, by name; of those beyond the limit the oldest stands for all.
+fn shown_volumes(volumes: &[(String, Option<WallTime>)]) -> Vec<(&str, WallTime)> {
+    let mut synced: Vec<_> = volumes.iter().filter_map(|(name, at)| Some((name.as_str(), (*at)?))).collect();
+    synced.sort();
+    let others = synced.iter().skip(VOLUMES).map(|(_, at)| *at).min();
+    synced.truncate(VOLUMES);
+    synced.extend(others.map(|at| ("others", at)));
+    synced
+}
+
+fn ended(view: &OperationView, result: &'static str) -> Ended {
+    let status = &view.status;
+    let took =
+        status.started.as_ref().zip(status.finished.as_ref()).map(|(from, to)| micros(to) - micros(from));
+    Ended {
+        kind: kind_name(view.spec.kind),
+        trigger: trigger(view.spec.kind),
+        result,
+        took,
+        steps: status.durations.iter().map(|part| (part.phase.clone(), part.seconds)).collect(),
+        worst_loss: worst_loss(status),
+    }
+}
+
+/// None where one of them is not known, or where nothing was given up.
+fn worst_loss(status: &DROperationStatus) -> Option<f64> {
+    let lost_at = micros(status.lost_at.as_ref()?);
+    let losses = status.loss_receipt.iter().map(|loss| Some(lost_at - whole(loss.last_sync_time.as_ref()?)));
+    losses.collect::<Option<Vec<f64>>>()?.into_iter().map(|loss| loss.max(0.0)).reduce(f64::max)
+}
+
+fn result(status: &DROperationStatus) -> Option<&'static str> {
+    match status.phase? {
+        OperationPhase::Proposed | OperationPhase::Running | OperationPhase::Stuck => None,
+        OperationPhase::Succeeded => Some("Succeeded"),
+        OperationPhase::Aborted => Some("Aborted"),
+        OperationPhase::Failed => Some("Failed"),
+    }
+}
+
+fn current_step(status: &DROperationStatus) -> &str {
+    let current = status.plan.iter().find(|step| match step.state {
+        StepState::Running | StepState::Stuck | StepState::Pending => true,
+        StepState::Done => false,
+    });
+    current.map_or("", |step| step.name.as_str())
+}
+
+/// What made the hub begin: a DRPlacement that was made or deleted, or what it saw itself.
+fn trigger(kind: OperationKind) -> &'static str {
+    match kind {
+        OperationKind::Deploy | OperationKind::Release => "Declared",
+        OperationKind::FailOver | OperationKind::Readopt => "Observed",
+        OperationKind::Migrate | OperationKind::FailBack => "Requested",
+    }
+}
+
+pub fn kind_name(kind: OperationKind) -> &'static str {
+    match kind {
+        OperationKind::Deploy => "Deploy",
+        OperationKind::Readopt => "Readopt",
+        OperationKind::FailOver => "FailOver",
+        OperationKind::Release => "Release",
+        OperationKind::Migrate => "Migrate",
+        OperationKind::FailBack => "FailBack",
+    }
+}
+
+fn liveness_name(liveness: Liveness) -> &'static str {
+    match liveness {
+        Liveness::Unheard => "Unheard",
+        Liveness::Live => "Live",
+        Liveness::Suspected => "Suspected",
+        Liveness::Lost => "Lost",
+    }
+}
+
+fn truth(is: bool) -> f64 {
+    if is { 1.0 } else { 0.0 }
+}
+
+fn seconds(at: WallTime) -> f64 {
+    at.0 as f64 / 1000.0
+}
+
+fn micros(at: &MicroTime) -> f64 {
+    at.0.as_microsecond() as f64 / 1e6
+}
+
+fn whole(at: &Time) -> f64 {
+    at.0.as_millisecond() as f64 / 1000.0
+}
+
+/// Ages are told as of the moment that they are asked for: a driver that stands still must not look fresh.
+fn now() -> WallTime {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    WallTime(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
