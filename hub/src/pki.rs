@@ -8,13 +8,6 @@ use proto::ClusterName;
 use tls::pki::{Authority, Existing, LEAF_VALIDITY_DAYS, Validity};
 use tls::{Identity, TrustDomain};
 
-/// Make the certificates by which hub and agents know each other
-#[derive(Debug, Args)]
-pub struct PkiArgs {
-    #[command(subcommand)]
-    pub command: PkiCommand,
-}
-
 #[derive(Debug, Subcommand)]
 pub enum PkiCommand {
     /// Make a certificate authority, valid for 10 years; keep its ca.key where only administrators can read it
@@ -72,9 +65,14 @@ pub struct IssueClusterArgs {
     pub uid: String,
 }
 
-/// Does what is asked and says in a sentence what was done.
-pub fn run(args: &PkiArgs) -> anyhow::Result<String> {
-    match &args.command {
+/// Does what is asked, and prints in a sentence what was done.
+pub fn run(command: PkiCommand) -> anyhow::Result<()> {
+    println!("{}", done(&command)?);
+    Ok(())
+}
+
+fn done(command: &PkiCommand) -> anyhow::Result<String> {
+    match command {
         PkiCommand::Init(init) => make_authority(init),
         PkiCommand::IssueHub(hub) => issue(&hub.issue, &Identity::Hub, "the hub"),
         PkiCommand::IssueCluster(cluster) => {
@@ -116,13 +114,13 @@ mod tests {
 
     #[derive(Debug, Parser)]
     struct Line {
-        #[command(flatten)]
-        pki: PkiArgs,
+        #[command(subcommand)]
+        command: PkiCommand,
     }
 
     fn pki(line: &[&str]) -> anyhow::Result<String> {
         let parsed = Line::try_parse_from([&["pki"], line].concat())?;
-        run(&parsed.pki)
+        done(&parsed.command)
     }
 
     fn path(folder: &Path, name: &str) -> String {
@@ -139,12 +137,12 @@ mod tests {
         pki(&["issue-cluster", "--ca", &ca, "--out", &east, "--name", "east", "--uid", "u-1"])
             .expect("cluster");
 
-        let args = |folder: &str| crate::identity::IdentityArgs {
-            tls_folder: folder.into(),
-            trust_domain: "dr.example".into(),
+        let load = |folder: &str| {
+            let trust_domain = TrustDomain::parse("dr.example").expect("a trust domain");
+            crate::identity::load(tls::Files::in_folder(Path::new(folder)), trust_domain)
         };
-        assert_eq!(args(&hub).load().expect("the hub starts").identity(), &Identity::Hub);
-        let refused = args(&east).load().expect_err("a cluster is not the hub").to_string();
+        assert_eq!(load(&hub).expect("the hub starts").identity(), &Identity::Hub);
+        let refused = load(&east).expect_err("a cluster is not the hub").to_string();
         assert!(refused.contains("issue-hub") && refused.contains("u-1"), "{refused}");
     }
 

@@ -225,7 +225,7 @@ impl Sessions {
 
     /// Serves agents on `listener` until `stop`.
     pub async fn serve(
-        &self,
+        self,
         listener: TcpListener,
         credentials: Arc<Credentials>,
         settings: SessionSettings,
