@@ -32,6 +32,7 @@ pub struct Heard {
 #[derive(Clone, Debug)]
 pub struct Site {
     pub cluster: Cluster,
+    /// A stream is open, and its first heartbeat has come: only then is there a nonce that a command can answer (R5).
     pub connected: bool,
     pub version: String,
     /// None since this hub started: unheard, which is not lost.
@@ -70,9 +71,9 @@ impl Fleet {
         }
     }
 
-    pub fn connected(&mut self, hello: &Hello) {
+    pub fn greeted(&mut self, hello: &Hello) {
         if let Some(site) = self.sites.get_mut(&hello.cluster) {
-            site.connected = true;
+            site.connected = false;
             site.version.clone_from(&hello.version);
         }
     }
@@ -85,6 +86,7 @@ impl Fleet {
 
     pub fn heartbeat(&mut self, now: Moment, wall: WallTime, heartbeat: &Heartbeat) {
         let Some(site) = self.sites.get_mut(&heartbeat.cluster) else { return };
+        site.connected = true;
         site.heard =
             Some(Heard { at: now, at_wall: wall, nonce: heartbeat.nonce, api_write_age: heartbeat.api_write_age });
         for state in &heartbeat.paths {

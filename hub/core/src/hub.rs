@@ -213,7 +213,7 @@ impl Hub {
     }
 
     fn connected(&mut self, now: Now, hello: &Hello, decision: &mut Decision) -> Vec<PlacementId> {
-        self.fleet.connected(hello);
+        self.fleet.greeted(hello);
         self.orders.connected(&hello.cluster);
         for known in &hello.known {
             self.remember_memory(&known.placement, &hello.cluster, known.epoch, known.role);
@@ -253,7 +253,7 @@ impl Hub {
             .fleet
             .sites
             .get(cluster)
-            .is_none_or(|site| site.silent_for(now.boot, self.awake_since) > ASLEEP || site.heard.is_none());
+            .is_none_or(|site| !site.connected || site.silent_for(now.boot, self.awake_since) > ASLEEP);
         self.fleet.heartbeat(now.boot, now.wall, heartbeat);
         let mut reply = Reply {
             term: self.ledger.term,
