@@ -1,1 +1,118 @@
-fn main() {}
+//! The hub: reads its arguments, opens its journal, connects the conversations, and runs until it is told to stop.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::Parser;
+use hub_core::{Hub, Settings};
+use telemetry::{Health, Service};
+use tls::Credentials;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use understudy_hub::args::{Arguments, Command, RunArguments};
+use understudy_hub::crash::CrashPoint;
+use understudy_hub::driver::Driver;
+use understudy_hub::journal_store::JournalStore;
+use understudy_hub::metrics::HubMetrics;
+use understudy_hub::sessions::{SessionSettings, Sessions};
+use understudy_hub::{clock, pki, placements, status_writer};
+
+/// Wishes waiting for the core: a watch that lists a thousand placements waits for it rather than growing.
+const WISHES: usize = 256;
+/// Explanations waiting for the status writer, which takes them at once.
+const TOLD: usize = 4096;
+/// Reads waiting for the reader.
+const READS: usize = 64;
+
+fn main() -> anyhow::Result<()> {
+    // A second call would mean a second provider, which the dependencies rule out.
+    let _first = rustls::crypto::ring::default_provider().install_default();
+    match Arguments::parse().command {
+        Command::Run(arguments) => {
+            tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run(*arguments))
+        }
+        Command::Pki(command) => pki::run(command),
+    }
+}
+
+async fn run(arguments: RunArguments) -> anyhow::Result<()> {
+    let telemetry = telemetry::start(
+        &Service {
+            name: "understudy-hub",
+            version: env!("CARGO_PKG_VERSION"),
+            instance: std::env::var("POD_NAME").unwrap_or_else(|_| arguments.hub_name.clone()),
+            cluster: None,
+        },
+        &arguments.telemetry,
+    )?;
+    let (health, watched_health) = watch::channel(Health::starting());
+    let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
+    if let Some(address) = arguments.telemetry.metrics_listen {
+        let (bound, serving) = telemetry::serve(address, &telemetry, watched_health).await?;
+        tracing::info!(%bound, "metrics and health are served");
+        tasks.spawn(async move { serving.await.context("serving metrics and health") });
+    }
+    let stop = CancellationToken::new();
+    tasks.spawn(stop_on_signal(stop.clone()));
+
+    let credentials = Arc::new(Credentials::load(arguments.certificate_files(), arguments.trust_domain.clone())?);
+    let (journal, replayed) = JournalStore::open(&arguments.journal, &arguments.hub_name, clock::now().wall)?;
+    tracing::info!(lines = replayed.lines.len(), fresh = replayed.fresh, "the journal is open");
+    let settings = Settings { name: arguments.hub_name.clone(), failure_domain: arguments.failure_domain.clone() };
+    let (hub, first) = Hub::start(settings, clock::now(), &replayed.lines, replayed.remembered);
+
+    let client = kube::Client::try_default().await.context("connecting to the hub's own API server")?;
+    let (known, clusters) = watch::channel(Default::default());
+    let (sessions, inbox) = Sessions::new(clusters);
+    let (wish, wishes) = mpsc::channel(WISHES);
+    let (tell, told) = mpsc::channel(TOLD);
+    let (want_read, wanted_reads) = mpsc::channel(READS);
+    tasks.spawn(placements::watch_placements(client.clone(), wish.clone()));
+    tasks.spawn(placements::watch_clusters(client.clone(), wish.clone(), known));
+    tasks.spawn(placements::verify_placements(client.clone(), wanted_reads, wish));
+    tasks.spawn(status_writer::run(client, told));
+
+    let listener = TcpListener::bind(arguments.listen)
+        .await
+        .with_context(|| format!("listening on {}: choose another address with --listen", arguments.listen))?;
+    tracing::info!(listen = %listener.local_addr()?, term = hub.term().0, "the hub is up");
+    let metrics = HubMetrics::new(&telemetry.meter(), sessions.counters());
+    let serving = sessions.clone().serve(listener, credentials, SessionSettings::default(), stop.clone());
+    tasks.spawn(async move { serving.await.context("serving the agents") });
+    let driver = Driver {
+        hub,
+        journal,
+        sessions,
+        told: tell,
+        wanted_reads: want_read,
+        metrics,
+        crash: CrashPoint::from_environment(),
+    };
+    tasks.spawn(driver.run(first, wishes, inbox, arguments.tick, stop.clone()));
+    health.send_replace(Health::ready());
+
+    // Whatever ends first ends the process: a part that is missing unnoticed is worse than a restart.
+    let ended = tasks.join_next().await;
+    let asked = stop.is_cancelled();
+    stop.cancel();
+    health.send_replace(Health { alive: Err("stopping".to_owned()), ready: Err("stopping".to_owned()) });
+    tasks.shutdown().await;
+    telemetry.shutdown().await;
+    match ended {
+        Some(Ok(Err(error))) if !asked => Err(error),
+        Some(Err(panicked)) => Err(panicked.into()),
+        Some(Ok(_)) | None => Ok(()),
+    }
+}
+
+async fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("asked to stop"),
+        interrupted = tokio::signal::ctrl_c() => interrupted?,
+    }
+    stop.cancel();
+    Ok(())
+}

@@ -1,0 +1,131 @@
+//! The loop around the core: an event in, then write down, then send, then tell. It does not know what is decided.
+
+use std::time::Duration;
+
+use hub_core::{Decision, Event, Explanation, Hub};
+use proto::PlacementName;
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock;
+use crate::crash::CrashPoint;
+use crate::journal_store::JournalStore;
+use crate::metrics::HubMetrics;
+use crate::sessions::{SessionEvent, SessionInbox, Sessions};
+
+pub struct Driver {
+    pub hub: Hub,
+    pub journal: JournalStore,
+    pub sessions: Sessions,
+    /// To the status writer, which takes it at once; its bound is only a guard.
+    pub told: mpsc::Sender<Explanation>,
+    /// To the reader of DRPlacements; a full queue means that reads are under way, and the wish comes again.
+    pub wanted_reads: mpsc::Sender<PlacementName>,
+    pub metrics: HubMetrics,
+    pub crash: Option<CrashPoint>,
+}
+
+impl Driver {
+    /// Runs until asked to stop, or until the journal cannot be written: then the process must end, because nobody
+    /// knows what the disk holds.
+    pub async fn run(
+        mut self,
+        first: Decision,
+        mut wishes: mpsc::Receiver<Event>,
+        mut inbox: SessionInbox,
+        tick: Duration,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
+        self.carry_out(first).await?;
+        let mut ticks = tokio::time::interval(tick);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let event = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                said = inbox.receive() => match said {
+                    Some(said) => heard(said),
+                    None => anyhow::bail!("the sessions ended"),
+                },
+                wish = wishes.recv() => match wish {
+                    Some(wish) => wish,
+                    None => anyhow::bail!("the watches of DRPlacements and DRClusters ended"),
+                },
+                _ = ticks.tick() => Event::Tick,
+            };
+            self.handle(event).await?;
+        }
+    }
+
+    async fn handle(&mut self, event: Event) -> anyhow::Result<()> {
+        let stepping = self.metrics.step_begins();
+        let decision = self.hub.step(clock::now(), event);
+        self.metrics.step_ends(stepping);
+        self.carry_out(decision).await
+    }
+
+    /// Protocol R8: durable before it is sent, sent before it is told. A crash between any two is repaired by deciding
+    /// again.
+    async fn carry_out(&mut self, decision: Decision) -> anyhow::Result<()> {
+        let Decision { record, remember, send, explain, verify } = decision;
+        if !record.is_empty() || !remember.is_empty() {
+            let times = tokio::task::block_in_place(|| {
+                self.journal.append(clock::now().wall, &record, &remember)
+            })?;
+            self.metrics.appended(times);
+        }
+        self.crash_point("Recorded", &record);
+        for send in send {
+            self.metrics.sends(&send);
+            self.sessions.send(&send.to, send.message);
+        }
+        self.crash_point("Sent", &record);
+        for name in verify {
+            let _full_means_reading = self.wanted_reads.try_send(name);
+        }
+        for explanation in explain {
+            self.metrics.tells(&explanation);
+            log(&explanation);
+            self.told.send(explanation).await?;
+        }
+        Ok(())
+    }
+
+    fn crash_point(&self, boundary: &str, record: &[hub_core::journal::Entry]) {
+        if let Some(crash) = &self.crash {
+            crash.reached(boundary, record);
+        }
+    }
+}
+
+fn heard(said: SessionEvent) -> Event {
+    match said {
+        SessionEvent::Connected(hello) => Event::Connected(hello),
+        SessionEvent::Disconnected(cluster) => Event::Disconnected(cluster),
+        SessionEvent::Heartbeat(heartbeat) => Event::Heartbeat(heartbeat),
+        SessionEvent::Report(report) => Event::Report(report),
+        SessionEvent::Acknowledged(acknowledgement) => Event::Acknowledged(acknowledgement),
+    }
+}
+
+/// The log prints the same finding as the event.
+fn log(explanation: &Explanation) {
+    match explanation {
+        Explanation::Happened(happening) if happening.warning => tracing::warn!(
+            placement = %happening.name,
+            operation = happening.operation.as_ref().map(tracing::field::display),
+            reason = %happening.reason,
+            finding = happening.message,
+            "something happened that somebody should know"
+        ),
+        Explanation::Happened(happening) => tracing::info!(
+            placement = %happening.name,
+            operation = happening.operation.as_ref().map(tracing::field::display),
+            reason = %happening.reason,
+            finding = happening.message,
+            "something happened"
+        ),
+        Explanation::Placement(_) | Explanation::Operation(_) | Explanation::Site(_) | Explanation::Released(..) => {}
+    }
+}
