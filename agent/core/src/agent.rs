@@ -267,7 +267,10 @@ impl Agent {
                 site.remember_result(current.command.id.to_string(), outcome.clone());
             }
         }
-        if self.hub_up && current.answered.as_ref() != Some(&outcome) {
+        let working = matches!(outcome, Outcome::Working { .. });
+        let may_tell = self.hub_up && (!working || self.now >= current.quiet_until);
+        if may_tell && current.answered.as_ref() != Some(&outcome) {
+            current.quiet_until = self.now + REPORT_SPACING;
             decision.send.push(FromAgent::Acknowledgement(Acknowledgement {
                 cluster: self.identity.cluster.clone(),
                 command: current.command.id.clone(),

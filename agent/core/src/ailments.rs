@@ -21,7 +21,6 @@ pub mod reason {
     pub const TOO_MANY_CLAIMS: &str = "TooManyClaims";
     pub const WORKLOAD_NOT_SELECTED: &str = "WorkloadNotSelected";
     pub const REQUEST_FAILED: &str = "RequestFailed";
-    pub const FAILED_TO_PROMOTE: &str = "FailedToPromote";
     pub const FAILED_TO_DEMOTE: &str = "FailedToDemote";
 }
 

@@ -172,7 +172,7 @@ impl Agent {
                 site.replicas.clear();
             }
         }
-        placement.command = Some(Current { command, accepted: false, answered: None });
+        placement.command = Some(Current { command, accepted: false, answered: None, quiet_until: now });
         placement.survey = None;
     }
 }

@@ -84,9 +84,10 @@ impl Lease {
 
     /// After a third of the ttl without a grant the targets are asked, once in each renewal period.
     pub fn hold_is_due(&mut self, now: Moment, policy: &Policy) -> bool {
-        let silent = self.granted.is_none_or(|granted| now.since(granted) > policy.timing.ttl / 3);
+        let Some(until) = self.until else { return false };
+        let silent = until < now + policy.timing.ttl * 2 / 3;
         let rested = self.asked.is_none_or(|asked| now.since(asked) >= policy.timing.renew);
-        let due = silent && rested && self.until.is_some();
+        let due = silent && rested;
         if due {
             self.asked = Some(now);
         }

@@ -49,6 +49,8 @@ pub struct Current {
     pub accepted: bool,
     /// The last answer; a change is told.
     pub answered: Option<Outcome>,
+    /// What is only waited for changes often, and is told less often.
+    pub quiet_until: Moment,
 }
 
 impl Current {

@@ -1,0 +1,9 @@
+//! What an agent does, told as stories: each is the transcript of one agent in one small cluster.
+
+mod cluster;
+mod fencing;
+mod leases;
+mod promotion;
+mod refusals;
+mod restarts;
+mod staging;

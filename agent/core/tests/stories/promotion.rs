@@ -1,0 +1,144 @@
+//! A standby becomes the holder.
+
+use std::time::Duration;
+
+use agent_core::{Effect, Event};
+use proto::{Action, FenceProof, FromHub, Role, StepKind, WorkloadScale};
+
+use crate::cluster::*;
+
+const CLAIMS: [&str; 2] = ["data", "logs"];
+
+fn scale_up() -> Action {
+    Action::ScaleUp { workloads: vec![WorkloadScale { workload: workload(), replicas: 2 }] }
+}
+
+#[test]
+fn a_standby_restores_promotes_everything_and_starts_the_application_under_a_lease() {
+    let mut west = standby_west();
+    let inventory = inventory_of(&holding_east());
+    west.transcript.clear();
+    west.hears_command("shop-failover-2", StepKind::Restore, 2, Action::Restore { inventory });
+    west.hears_command("shop-failover-2", StepKind::Promote, 2, promote(&CLAIMS, FenceProof::LeaseExpired));
+    west.say("ownership is recorded");
+    west.hears_assignment(assignment(2, Some("west"), "east"));
+    west.hears_command("shop-failover-2", StepKind::ScaleUp, 2, scale_up());
+    west.pass(Duration::from_millis(200));
+    assert_eq!(west.scaled_to(), 0, "no pods without a lease");
+    west.say("the lease is granted");
+    west.hears_grant(2);
+    west.pass_seconds(1);
+    assert_eq!(west.scaled_to(), 2);
+    insta::assert_snapshot!(west.transcript);
+}
+
+#[test]
+fn no_volume_is_promoted_before_the_epoch_is_durable() {
+    let mut west = standby_west();
+    west.writable = false;
+    west.hears_command("shop-failover-2", StepKind::Promote, 2, promote(&CLAIMS, FenceProof::Acknowledged));
+    west.pass_seconds(3);
+    assert!(west.replication_states().is_empty());
+    west.writable = true;
+    west.pass_seconds(6);
+    assert_eq!(west.replication_states().len(), 2);
+}
+
+#[test]
+fn with_one_volume_not_primary_nothing_starts_and_the_claim_is_named() {
+    let mut west = standby_west();
+    west.storage_obeys = false;
+    west.transcript.clear();
+    west.hears_command("shop-failover-2", StepKind::Promote, 2, promote(&CLAIMS, FenceProof::Acknowledged));
+    let answer = west.storage_answers("data");
+    west.event(answer);
+    let key = (agent_core::Kind::Replication, "logs".to_owned());
+    let mut failing = west.objects[&key].clone();
+    failing["status"] = serde_json::json!({
+        "state": "Unknown", "observedGeneration": 1, "message": "image is busy",
+        "conditions": [{"type": "Completed", "status": "False", "reason": "FailedToPromote"}],
+    });
+    let watched = west.put(agent_core::Kind::Replication, "logs", failing);
+    west.event(Event::Watched(watched));
+    west.say("even if the hub went on, the agent would not");
+    west.hears_assignment(assignment(2, Some("west"), "east"));
+    west.hears_grant(2);
+    west.hears_command("shop-failover-2", StepKind::ScaleUp, 2, scale_up());
+    west.pass_seconds(2);
+    assert_eq!(west.scaled_to(), 0);
+    insta::assert_snapshot!(west.transcript);
+}
+
+#[test]
+fn ten_volumes_are_promoted_in_one_decision() {
+    let claims: Vec<String> = (0..10).map(|number| format!("data-{number}")).collect();
+    let claims: Vec<&str> = claims.iter().map(String::as_str).collect();
+    let mut east = Cluster::new("east");
+    east.run_application(&claims);
+    east.start("boot-1");
+    east.event(Event::HubUp);
+    east.hears_assignment(assignment(0, None, "west"));
+    east.transcript.clear();
+    east.hears_command("shop-deploy-1", StepKind::Promote, 1, promote(&claims, FenceProof::NeverHeld));
+    let lines: Vec<&str> = east.transcript.lines().collect();
+    let first = lines.iter().position(|line| line.contains("create VolumeReplication")).expect("a promotion");
+    let together = lines[first..].iter().take_while(|line| line.contains("create VolumeReplication")).count();
+    assert_eq!(together, 10, "{}", east.transcript);
+}
+
+#[test]
+fn an_existing_primary_is_taken_over_with_a_mark_only() {
+    let mut east = Cluster::new("east");
+    east.run_application(&["data"]);
+    east.put(
+        agent_core::Kind::Replication,
+        "theirs",
+        serde_json::json!({
+            "metadata": {"name": "theirs", "namespace": "shop", "generation": 3},
+            "spec": {"replicationState": "primary", "dataSource": {"kind": "PersistentVolumeClaim", "name": "data"}},
+            "status": {"state": "Primary", "observedGeneration": 3,
+                "conditions": [{"type": "Completed", "status": "True", "reason": "Promoted"}]},
+        }),
+    );
+    east.start("boot-1");
+    east.event(Event::HubUp);
+    east.hears_assignment(assignment(0, None, "west"));
+    east.transcript.clear();
+    east.hears_command("shop-deploy-1", StepKind::Promote, 1, promote(&["data"], FenceProof::NeverHeld));
+    let mark = Effect::MarkReplication { namespace: "shop".into(), name: "theirs".into(), epoch: proto::Epoch(1) };
+    assert!(east.transcript.contains(&mark.to_string()), "{}", east.transcript);
+    assert!(!east.transcript.contains("create"), "{}", east.transcript);
+    assert!(east.transcript.contains("acknowledge shop-deploy-1/Promote: Done"));
+}
+
+#[test]
+fn while_a_deployment_is_under_way_a_hub_that_goes_silent_still_ends_the_application_in_time() {
+    let mut east = Cluster::new("east");
+    east.run_application(&["data"]);
+    east.start("boot-1");
+    east.event(Event::HubUp);
+    east.hears_assignment(assignment(0, None, "west"));
+    east.pass_seconds(1);
+    east.hears_command("shop-deploy-1", StepKind::Promote, 1, promote(&["data"], FenceProof::NeverHeld));
+    east.say("the hub records the ownership, and its word never arrives");
+    east.event(Event::HubDown);
+    east.pass_seconds(12);
+    assert_eq!(east.role(), Some((Role::Fenced, 1)));
+    assert_eq!(east.scaled_to(), 0);
+}
+
+#[test]
+fn release_removes_only_what_is_ours() {
+    let mut east = holding_east();
+    east.transcript.clear();
+    east.hears_command("shop-release-2", StepKind::Release, 2, Action::Release);
+    assert_eq!(east.role(), None);
+    assert_eq!(east.scaled_to(), 2);
+    assert!(east.replication_states().iter().all(|(_, state)| state == "primary"));
+    east.say("the command comes twice, and the placement goes");
+    east.hears_command("shop-release-2", StepKind::Release, 2, Action::Release);
+    east.hears(FromHub::Unassign(placement()));
+    east.pass_seconds(30);
+    assert_eq!(east.scaled_to(), 2, "what is released is left alone");
+    insta::assert_snapshot!(east.transcript);
+}

@@ -1,0 +1,87 @@
+//! What a new agent process knows, and what it must do before it asks anyone.
+
+use agent_core::{AskId, Event};
+use proto::{Epoch, FenceProof, HoldRequest, Role, StepKind};
+
+use crate::cluster::*;
+
+#[test]
+fn an_agent_that_restarts_on_the_same_boot_lets_the_application_run() {
+    let mut east = holding_east();
+    east.pass_seconds(1);
+    east.hears_grant(1);
+    east.pass_seconds(1);
+    east.transcript.clear();
+    east.start("boot-1");
+    assert!(east.agent.may_call_hub());
+    east.pass_seconds(1);
+    east.event(Event::HubUp);
+    east.hears_grant(1);
+    east.pass_seconds(9);
+    assert_eq!(east.role(), Some((Role::Holder, 1)), "an upgrade of the agent must not stop applications (L6)");
+    assert_eq!(east.scaled_to(), 2);
+}
+
+#[test]
+fn a_remembered_deadline_still_ends_the_application() {
+    let mut east = holding_east();
+    east.pass_seconds(1);
+    east.start("boot-1");
+    east.pass_seconds(9);
+    assert_eq!(east.role(), Some((Role::Fenced, 1)));
+    assert_eq!(east.scaled_to(), 0);
+}
+
+#[test]
+fn on_another_boot_the_former_holder_stops_before_it_calls_the_hub() {
+    let mut east = holding_east();
+    east.pass_seconds(1);
+    east.transcript.clear();
+    east.say("the whole site comes back from a power cut, its pods restarted by the kubelets");
+    east.now = proto::Moment(3_000);
+    let agent_before_its_lists = {
+        let mut fresh = holding_east();
+        fresh.sites = east.sites.clone();
+        fresh.remembered_boot = Some("boot-0".into());
+        fresh
+    };
+    assert!(agent_before_its_lists.agent.may_call_hub());
+    east.start("boot-2");
+    assert_eq!(east.role(), Some((Role::Fenced, 1)));
+    assert_eq!(east.scaled_to(), 0);
+    assert!(east.agent.may_call_hub(), "stopped, so the hub may be called");
+    insta::assert_snapshot!(east.transcript);
+}
+
+#[test]
+fn a_promise_given_before_a_reboot_is_waited_out_whole() {
+    let mut west = standby_west();
+    let request = HoldRequest { holder: cluster("east"), placement: placement(), epoch: Epoch(1) };
+    west.event(Event::HoldAsked { ask: AskId(1), request });
+    west.now = proto::Moment(500);
+    west.start("boot-w2");
+    west.event(Event::HubUp);
+    west.hears_assignment(assignment(1, Some("east"), "east"));
+    let claims = ["data", "logs"];
+    west.pass(timing().target_wait() - std::time::Duration::from_millis(100));
+    west.hears_command("shop-failover-2", StepKind::Promote, 2, promote(&claims, FenceProof::LeaseExpired));
+    assert_eq!(west.role(), Some((Role::Standby, 1)));
+    west.pass_seconds(1);
+    west.hears_command("shop-failover-2", StepKind::Promote, 2, promote(&claims, FenceProof::LeaseExpired));
+    assert_eq!(west.role(), Some((Role::Promoting, 2)));
+}
+
+#[test]
+fn a_fence_goes_on_where_a_restart_has_interrupted_it() {
+    let mut east = holding_east();
+    east.pods_obey = false;
+    east.event(Event::HubDown);
+    east.pass_seconds(10);
+    assert_eq!(east.role(), Some((Role::Fenced, 1)));
+    east.start("boot-1");
+    for event in east.pods_end() {
+        east.event(event);
+    }
+    east.pass_seconds(2);
+    assert!(east.replication_states().iter().all(|(_, state)| state == "secondary"));
+}
