@@ -62,7 +62,7 @@ pub struct RunArguments {
     pub tick: Duration,
 
     #[command(flatten)]
-    pub telemetry: telemetry::Arguments,
+    pub telemetry: understudy_telemetry::Arguments,
 }
 
 impl RunArguments {

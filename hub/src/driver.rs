@@ -1,6 +1,6 @@
 //! The loop around the core: an event in, then write down, then send, then tell. It does not know what is decided.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hub_core::{Decision, Event, Explanation, Hub};
 use proto::PlacementName;
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock;
 use crate::crash::CrashPoint;
 use crate::journal_store::JournalStore;
-use crate::metrics::HubMetrics;
+use crate::metrics::Metrics;
 use crate::sessions::{SessionEvent, SessionInbox, Sessions};
 
 pub struct Driver {
@@ -22,7 +22,7 @@ pub struct Driver {
     pub told: mpsc::Sender<Explanation>,
     /// To the reader of DRPlacements; a full queue means that reads are under way, and the wish comes again.
     pub wanted_reads: mpsc::Sender<PlacementName>,
-    pub metrics: HubMetrics,
+    pub metrics: Metrics,
     pub crash: Option<CrashPoint>,
 }
 
@@ -59,9 +59,9 @@ impl Driver {
     }
 
     async fn handle(&mut self, event: Event) -> anyhow::Result<()> {
-        let stepping = self.metrics.step_begins();
+        let began = Instant::now();
         let decision = self.hub.step(clock::now(), event);
-        self.metrics.step_ends(stepping);
+        self.metrics.stepped(began.elapsed());
         self.carry_out(decision).await
     }
 
@@ -74,10 +74,11 @@ impl Driver {
                 self.journal.append(clock::now().wall, &record, &remember)
             })?;
             self.metrics.appended(times);
+            self.metrics.recorded(&record);
         }
         self.crash_point("Recorded", &record);
         for send in send {
-            self.metrics.sends(&send);
+            self.metrics.sent(&send, clock::now().wall);
             self.sessions.send(&send.to, send.message);
         }
         self.crash_point("Sent", &record);
@@ -85,7 +86,7 @@ impl Driver {
             let _full_means_reading = self.wanted_reads.try_send(name);
         }
         for explanation in explain {
-            self.metrics.tells(&explanation);
+            self.metrics.explain(&explanation);
             log(&explanation);
             self.told.send(explanation).await?;
         }

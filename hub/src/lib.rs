@@ -1,8 +1,14 @@
 //! The hub around its core: one conversation per file.
 
+pub mod args;
+pub mod driver;
+
+pub mod clock;
+pub mod crash;
+pub mod identity;
 pub mod journal_store;
 pub mod metrics;
-pub mod telemetry;
-pub mod sessions;
-pub mod identity;
 pub mod pki;
+pub mod placements;
+pub mod sessions;
+pub mod status_writer;

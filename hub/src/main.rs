@@ -1,12 +1,11 @@
 //! The hub: reads its arguments, opens its journal, connects the conversations, and runs until it is told to stop.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
 use hub_core::{Hub, Settings};
-use telemetry::{Health, Service};
-use tls::Credentials;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -15,9 +14,10 @@ use understudy_hub::args::{Arguments, Command, RunArguments};
 use understudy_hub::crash::CrashPoint;
 use understudy_hub::driver::Driver;
 use understudy_hub::journal_store::JournalStore;
-use understudy_hub::metrics::HubMetrics;
-use understudy_hub::sessions::{SessionSettings, Sessions};
-use understudy_hub::{clock, pki, placements, status_writer};
+use understudy_hub::metrics::Metrics;
+use understudy_hub::sessions::{SessionCounters, SessionRefusal, SessionSettings, Sessions};
+use understudy_hub::{clock, identity, pki, placements, status_writer, telemetry};
+use understudy_telemetry::{Health, serve};
 
 /// Wishes waiting for the core: a watch that lists a thousand placements waits for it rather than growing.
 const WISHES: usize = 256;
@@ -25,6 +25,7 @@ const WISHES: usize = 256;
 const TOLD: usize = 4096;
 /// Reads waiting for the reader.
 const READS: usize = 64;
+const COUNT_EVERY: Duration = Duration::from_millis(500);
 
 fn main() -> anyhow::Result<()> {
     // A second call would mean a second provider, which the dependencies rule out.
@@ -38,29 +39,23 @@ fn main() -> anyhow::Result<()> {
 }
 
 async fn run(arguments: RunArguments) -> anyhow::Result<()> {
-    let telemetry = telemetry::start(
-        &Service {
-            name: "understudy-hub",
-            version: env!("CARGO_PKG_VERSION"),
-            instance: std::env::var("POD_NAME").unwrap_or_else(|_| arguments.hub_name.clone()),
-            cluster: None,
-        },
-        &arguments.telemetry,
-    )?;
+    let instance = std::env::var("POD_NAME").unwrap_or_else(|_| arguments.hub_name.clone());
+    let telemetry = telemetry::telemetry(&arguments.telemetry, instance, None)?;
     let (health, watched_health) = watch::channel(Health::starting());
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
     if let Some(address) = arguments.telemetry.metrics_listen {
-        let (bound, serving) = telemetry::serve(address, &telemetry, watched_health).await?;
+        let (bound, serving) = serve(address, &telemetry, watched_health).await?;
         tracing::info!(%bound, "metrics and health are served");
         tasks.spawn(async move { serving.await.context("serving metrics and health") });
     }
     let stop = CancellationToken::new();
     tasks.spawn(stop_on_signal(stop.clone()));
 
-    let credentials = Arc::new(Credentials::load(arguments.certificate_files(), arguments.trust_domain.clone())?);
+    let credentials = identity::load(arguments.certificate_files(), arguments.trust_domain.clone())?;
     let (journal, replayed) = JournalStore::open(&arguments.journal, &arguments.hub_name, clock::now().wall)?;
     tracing::info!(lines = replayed.lines.len(), fresh = replayed.fresh, "the journal is open");
-    let settings = Settings { name: arguments.hub_name.clone(), failure_domain: arguments.failure_domain.clone() };
+    let settings =
+        Settings { name: arguments.hub_name.clone(), failure_domain: arguments.failure_domain.clone() };
     let (hub, first) = Hub::start(settings, clock::now(), &replayed.lines, replayed.remembered);
 
     let client = kube::Client::try_default().await.context("connecting to the hub's own API server")?;
@@ -74,13 +69,18 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     tasks.spawn(placements::verify_placements(client.clone(), wanted_reads, wish));
     tasks.spawn(status_writer::run(client, told));
 
-    let listener = TcpListener::bind(arguments.listen)
-        .await
-        .with_context(|| format!("listening on {}: choose another address with --listen", arguments.listen))?;
+    let listener = TcpListener::bind(arguments.listen).await.with_context(|| {
+        format!("listening on {}: choose another address with --listen", arguments.listen)
+    })?;
     tracing::info!(listen = %listener.local_addr()?, term = hub.term().0, "the hub is up");
-    let metrics = HubMetrics::new(&telemetry.meter(), sessions.counters());
-    let serving = sessions.clone().serve(listener, credentials, SessionSettings::default(), stop.clone());
-    tasks.spawn(async move { serving.await.context("serving the agents") });
+    let metrics = Metrics::new(&telemetry.meter());
+    metrics.leads(true);
+    tasks.spawn(count_refusals(sessions.counters(), metrics.clone()));
+    let (served, until) = (sessions.clone(), stop.clone());
+    tasks.spawn(async move {
+        let settings = SessionSettings::default();
+        served.serve(listener, credentials, settings, until).await.context("serving the agents")
+    });
     let driver = Driver {
         hub,
         journal,
@@ -104,6 +104,20 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
         Some(Ok(Err(error))) if !asked => Err(error),
         Some(Err(panicked)) => Err(panicked.into()),
         Some(Ok(_)) | None => Ok(()),
+    }
+}
+
+/// Carries the sessions' own counts over to the metrics, which call sites feed.
+async fn count_refusals(counters: Arc<SessionCounters>, metrics: Metrics) -> anyhow::Result<()> {
+    let mut told = SessionRefusal::ALL.map(|reason| (reason, 0));
+    let mut often = tokio::time::interval(COUNT_EVERY);
+    loop {
+        often.tick().await;
+        for (reason, known) in &mut told {
+            let now = counters.refusals(*reason);
+            (*known..now).for_each(|_| metrics.session_refused(reason.as_str()));
+            *known = now;
+        }
     }
 }
 

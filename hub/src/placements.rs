@@ -136,7 +136,8 @@ async fn patch_finalizers(client: &Client, object: &DRPlacement, finalizers: &[S
     let Some(namespace) = object.namespace() else { return };
     let api: Api<DRPlacement> = Api::namespaced(client.clone(), &namespace);
     let patch = json!({"metadata": {"finalizers": finalizers, "resourceVersion": object.resource_version()}});
-    let call = api.patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(patch));
+    let (name, as_usual, patch) = (object.name_any(), PatchParams::default(), Patch::Merge(patch));
+    let call = api.patch(&name, &as_usual, &patch);
     match tokio::time::timeout(CALL, call).await {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => {

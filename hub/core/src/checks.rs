@@ -67,13 +67,19 @@ fn mode_is_automatic(o: &Observation) -> Option<Finding> {
     };
     Some(Finding::new(
         Reason::Disabled,
-        format!("{}: failover.mode is {mode}; set it to Automatic to let the hub act alone", o.placement.name),
+        format!(
+            "{}: failover.mode is {mode}; set it to Automatic to let the hub act alone",
+            o.placement.name
+        ),
     ))
 }
 
 fn not_paused(o: &Observation) -> Option<Finding> {
     o.placement.paused.then(|| {
-        Finding::new(Reason::Paused, format!("{} is paused; set spec.paused: false to go on", o.placement.name))
+        Finding::new(
+            Reason::Paused,
+            format!("{} is paused; set spec.paused: false to go on", o.placement.name),
+        )
     })
 }
 
@@ -90,11 +96,18 @@ fn cooled_down(o: &Observation) -> Option<Finding> {
     let remedy = if acknowledged {
         format!("automatic again in {}", shown(block.until.since(o.wall)))
     } else {
-        format!("look at the outcome, then annotate it with {}={}", crate::placement::ACKNOWLEDGED, block.operation)
+        format!(
+            "look at the outcome, then annotate it with {}={}",
+            crate::placement::ACKNOWLEDGED,
+            block.operation
+        )
     };
     Some(Finding::new(
         Reason::CoolingDown,
-        format!("{}: {} was automatic, and one an hour is allowed; {remedy}", o.placement.name, block.operation),
+        format!(
+            "{}: {} was automatic, and one an hour is allowed; {remedy}",
+            o.placement.name, block.operation
+        ),
     ))
 }
 
@@ -170,7 +183,10 @@ fn target_is_configured(o: &Observation) -> Option<Finding> {
     if let Some(missing) = o.unconfigured.first() {
         return Some(Finding::new(
             Reason::InvalidSpec,
-            format!("{}: cluster {missing} has no DRCluster; create it, or take it out of spec.clusters", o.placement.name),
+            format!(
+                "{}: cluster {missing} has no DRCluster; create it, or take it out of spec.clusters",
+                o.placement.name
+            ),
         ));
     }
     o.target().is_none().then(|| {
@@ -183,9 +199,10 @@ fn target_is_heard(o: &Observation) -> Option<Finding> {
     let name = &target.cluster.name;
     match target.liveness {
         Liveness::Alive if target.connected && target.report.is_some() => None,
-        Liveness::Alive => {
-            Some(Finding::new(Reason::PeerSilent, format!("{name}: its agent has not reported yet; wait for it")))
-        }
+        Liveness::Alive => Some(Finding::new(
+            Reason::PeerSilent,
+            format!("{name}: its agent has not reported yet; wait for it"),
+        )),
         Liveness::Unheard | Liveness::Suspect | Liveness::Unreachable => Some(Finding::new(
             Reason::PeerSilent,
             format!("{name}: silent for {}; look at its agent and the link to it", shown(target.silent)),
@@ -246,7 +263,10 @@ fn target_has_no_ailment(o: &Observation) -> Option<Finding> {
 }
 
 fn blocks_a_target(reason: &str) -> bool {
-    matches!(reason, "StagingConflict" | "ClassDiffers" | "NamespaceMissing" | "NoReplicationClass" | "TooManyClaims")
+    matches!(
+        reason,
+        "StagingConflict" | "ClassDiffers" | "NamespaceMissing" | "NoReplicationClass" | "TooManyClaims"
+    )
 }
 
 fn target_driver_has_a_leader(o: &Observation) -> Option<Finding> {
@@ -320,7 +340,11 @@ fn wish_is_read_afresh(o: &Observation) -> Option<Finding> {
     o.verified_age.is_none_or(|age| age > fresh).then(|| {
         Finding::new(
             Reason::HubFrozen,
-            format!("{}: its DRPlacement could not be read from the hub's API server within {}; mend that first", o.placement.name, shown(fresh)),
+            format!(
+                "{}: its DRPlacement could not be read from the hub's API server within {}; mend that first",
+                o.placement.name,
+                shown(fresh)
+            ),
         )
     })
 }
@@ -382,7 +406,8 @@ fn target_misses_it_on_two_paths(o: &Observation) -> Option<Finding> {
 fn observers_span_two_failure_domains(o: &Observation) -> Option<Finding> {
     let (holder, target) = (o.holder()?, o.target()?);
     let accused = holder.cluster.failure_domain.as_str();
-    let observers = std::collections::BTreeSet::from([o.hub.failure_domain, target.cluster.failure_domain.as_str()]);
+    let observers =
+        std::collections::BTreeSet::from([o.hub.failure_domain, target.cluster.failure_domain.as_str()]);
     let independent = observers.iter().filter(|domain| **domain != accused).count();
     (independent < 2).then(|| {
         Finding::new(

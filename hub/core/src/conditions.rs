@@ -5,7 +5,7 @@ use std::time::Duration;
 use crds::conditions::{ConditionType, Reason};
 use crds::placement::{DRPlacementStatus, Phase, VolumeStatus};
 use crds::span::format as shown;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use proto::{ReplicationState, VolumeState};
 
 use crate::checks;
@@ -74,7 +74,12 @@ pub fn summarize(o: &Observation, waiting: Option<&Finding>, before: Option<&DRP
 }
 
 /// The status of a DRPlacement whose spec cannot be understood: what is known stays, and Stalled says what to mend.
-pub fn refused(before: Option<&DRPlacementStatus>, generation: u64, message: &str, now: proto::WallTime) -> DRPlacementStatus {
+pub fn refused(
+    before: Option<&DRPlacementStatus>,
+    generation: u64,
+    message: &str,
+    now: proto::WallTime,
+) -> DRPlacementStatus {
     let mut status = before.cloned().unwrap_or_default();
     let generation = i64::try_from(generation).ok();
     status.reason = Some(Reason::InvalidSpec.to_string());
@@ -82,11 +87,14 @@ pub fn refused(before: Option<&DRPlacementStatus>, generation: u64, message: &st
     status.conditions.retain(|condition| {
         condition.type_ != ConditionType::Stalled.as_str() && condition.type_ != ConditionType::Ready.as_str()
     });
-    for (kind, truth, reason) in
-        [(ConditionType::Ready, "False", Reason::NotProtected), (ConditionType::Stalled, "True", Reason::InvalidSpec)]
-    {
+    for (kind, truth, reason) in [
+        (ConditionType::Ready, "False", Reason::NotProtected),
+        (ConditionType::Stalled, "True", Reason::InvalidSpec),
+    ] {
         let kept = before
-            .and_then(|status| status.conditions.iter().find(|old| old.type_ == kind.as_str() && old.status == truth))
+            .and_then(|status| {
+                status.conditions.iter().find(|old| old.type_ == kind.as_str() && old.status == truth)
+            })
             .map(|old| old.last_transition_time.clone());
         let Some(since) = kept.or_else(|| time(now)) else { continue };
         status.conditions.push(Condition {
@@ -115,7 +123,7 @@ fn condition(
     let same = before
         .and_then(|before| before.conditions.iter().find(|old| old.type_ == judged.kind.as_str()))
         .filter(|old| old.status == status);
-    let now = time(o.wall).unwrap_or_else(|| k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH));
+    let now = time(o.wall).unwrap_or(Time(jiff::Timestamp::UNIX_EPOCH));
     Condition {
         type_: judged.kind.to_string(),
         status: status.to_owned(),
@@ -138,15 +146,23 @@ fn available(o: &Observation) -> Judged {
     let kind = ConditionType::Available;
     let name = &o.placement.name;
     let Some(holder) = o.holder_name() else {
-        return judged(kind, Truth::False, Reason::WorkloadNotReady, format!("{name}: no cluster owns it yet"));
+        return judged(
+            kind,
+            Truth::False,
+            Reason::WorkloadNotReady,
+            format!("{name}: no cluster owns it yet"),
+        );
     };
     if is_silent(o) {
         return judged(kind, Truth::Unknown, Reason::ClusterSilent, format!("{holder}: not heard now"));
     }
     match o.holder().and_then(|site| site.report) {
-        Some(report) if is_ready(report) => {
-            judged(kind, Truth::True, Reason::WorkloadReady, format!("{holder}: the workloads of {name} are ready"))
-        }
+        Some(report) if is_ready(report) => judged(
+            kind,
+            Truth::True,
+            Reason::WorkloadReady,
+            format!("{holder}: the workloads of {name} are ready"),
+        ),
         Some(_) | None => judged(
             kind,
             Truth::False,
@@ -164,30 +180,50 @@ fn protected(o: &Observation) -> Judged {
         return no(Reason::ManifestsMissing, format!("{name}: no protected volume is known yet"));
     };
     let unhealthy = kept.volumes.iter().find(|volume| {
-        volume.replication.as_ref().is_some_and(|replication| replication.current && !replication.is_primary())
+        volume
+            .replication
+            .as_ref()
+            .is_some_and(|replication| replication.current && !replication.is_primary())
     });
     if let Some(volume) = unhealthy {
-        let message = volume.replication.as_ref().map(|replication| replication.message.clone()).unwrap_or_default();
+        let message =
+            volume.replication.as_ref().map(|replication| replication.message.clone()).unwrap_or_default();
         return no(
             Reason::ReplicationError,
             format!("VolumeReplication of {}: not primary: {message}; look at its conditions", volume.claim),
         );
     }
     match (o.worst_loss(o.loss_time()), o.loss_bound()) {
-        (None, _) => no(Reason::FirstSyncPending, format!("{name}: not every volume has been synced once; wait")),
-        (Some(_), None) => no(Reason::StaleCopy, format!("{name}: no loss bound; set spec.failover.maxDataLoss")),
+        (None, _) => {
+            no(Reason::FirstSyncPending, format!("{name}: not every volume has been synced once; wait"))
+        }
+        (Some(_), None) => {
+            no(Reason::StaleCopy, format!("{name}: no loss bound; set spec.failover.maxDataLoss"))
+        }
         (Some(loss), Some(bound)) if loss > bound => no(
             Reason::StaleCopy,
-            format!("{name}: the oldest copy is {} old, more than {}; look at the replication", shown(loss), shown(bound)),
+            format!(
+                "{name}: the oldest copy is {} old, more than {}; look at the replication",
+                shown(loss),
+                shown(bound)
+            ),
         ),
         (Some(_), Some(bound)) => {
-            let staged = o.target().and_then(|target| target.report).and_then(|report| report.staged.as_ref());
+            let staged =
+                o.target().and_then(|target| target.report).and_then(|report| report.staged.as_ref());
             if staged == Some(&kept.inventory.version) {
-                judged(kind, Truth::True, Reason::InSync, format!("{name}: every copy is younger than {}", shown(bound)))
+                judged(
+                    kind,
+                    Truth::True,
+                    Reason::InSync,
+                    format!("{name}: every copy is younger than {}", shown(bound)),
+                )
             } else {
                 no(
                     Reason::ManifestsMissing,
-                    format!("{name}: its claims and volumes are not all staged at the standby; look at its agent's report"),
+                    format!(
+                        "{name}: its claims and volumes are not all staged at the standby; look at its agent's report"
+                    ),
                 )
             }
         }
@@ -204,7 +240,12 @@ fn ready(o: &Observation, available: &Judged, protected: &Judged) -> Judged {
         return judged(kind, Truth::Unknown, Reason::NoContact, available.finding.message.clone());
     }
     if o.placement.paused {
-        return judged(kind, Truth::False, Reason::Paused, format!("{name} is paused; set spec.paused: false to go on"));
+        return judged(
+            kind,
+            Truth::False,
+            Reason::Paused,
+            format!("{name} is paused; set spec.paused: false to go on"),
+        );
     }
     if available.truth == Truth::True && protected.truth == Truth::True {
         return judged(kind, Truth::True, Reason::Protected, format!("{name}: available and protected"));
@@ -219,7 +260,8 @@ fn failover_ready(o: &Observation) -> Judged {
         let message = format!("{}: no cluster owns it yet", o.placement.name);
         return judged(kind, Truth::False, Reason::ManifestsMissing, message);
     }
-    let lost = o.holder().is_some_and(|holder| matches!(holder.liveness, Liveness::Suspect | Liveness::Unreachable));
+    let lost =
+        o.holder().is_some_and(|holder| matches!(holder.liveness, Liveness::Suspect | Liveness::Unreachable));
     let accusation = if lost { checks::first(checks::ACCUSATION, o) } else { None };
     match accusation.or_else(|| checks::first(checks::READINESS, o)) {
         Some(finding) => Judged { kind, truth: Truth::False, finding },
@@ -227,7 +269,11 @@ fn failover_ready(o: &Observation) -> Judged {
             kind,
             Truth::True,
             Reason::AllChecksPass,
-            format!("{}: {} could take over now", o.placement.name, standby(o).first().cloned().unwrap_or_default()),
+            format!(
+                "{}: {} could take over now",
+                o.placement.name,
+                standby(o).first().cloned().unwrap_or_default()
+            ),
         ),
     }
 }
@@ -240,7 +286,9 @@ fn armed(o: &Observation) -> Judged {
     }
     match checks::first(checks::ARMING, o) {
         Some(finding) => Judged { kind, truth: Truth::False, finding },
-        None => judged(kind, Truth::True, Reason::Armed, format!("{}: the hub may act alone", o.placement.name)),
+        None => {
+            judged(kind, Truth::True, Reason::Armed, format!("{}: the hub may act alone", o.placement.name))
+        }
     }
 }
 
@@ -266,12 +314,18 @@ fn reconciling(o: &Observation, waiting: Option<&Finding>) -> Option<Judged> {
             OperationKind::Deploy | OperationKind::Readopt => Reason::DeployRunning,
             OperationKind::Release => Reason::ReleaseRunning,
         };
-        let message = waiting.map_or_else(|| operation.intent.operation.to_string(), |finding| finding.message.clone());
+        let message =
+            waiting.map_or_else(|| operation.intent.operation.to_string(), |finding| finding.message.clone());
         return Some(judged(kind, Truth::True, reason, message));
     }
     let first_sync = o.remembered.is_some() && o.worst_loss(o.loss_time()).is_none();
     first_sync.then(|| {
-        judged(kind, Truth::True, Reason::FirstSync, format!("{}: the first copy is on its way", o.placement.name))
+        judged(
+            kind,
+            Truth::True,
+            Reason::FirstSync,
+            format!("{}: the first copy is on its way", o.placement.name),
+        )
     })
 }
 

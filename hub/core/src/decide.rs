@@ -86,10 +86,9 @@ fn abort_reason(o: &Observation, operation: &Operation) -> Option<String> {
                 format!("{} answers again, before anything was promoted elsewhere", holder.cluster.name)
             })
         }
-        OperationKind::Deploy => o
-            .placement
-            .deleting
-            .then(|| format!("{} was deleted before it was adopted", o.placement.name)),
+        OperationKind::Deploy => {
+            o.placement.deleting.then(|| format!("{} was deleted before it was adopted", o.placement.name))
+        }
         OperationKind::Readopt | OperationKind::Release => None,
     }
 }
@@ -117,7 +116,13 @@ fn start(o: &Observation, kind: OperationKind, to: &ClusterName, evidence: Vec<S
     Choice::Record(vec![Entry::Intent(Box::new(intent(o, kind, to, epoch, evidence)))])
 }
 
-fn intent(o: &Observation, kind: OperationKind, to: &ClusterName, epoch: Epoch, evidence: Vec<String>) -> Intent {
+fn intent(
+    o: &Observation,
+    kind: OperationKind,
+    to: &ClusterName,
+    epoch: Epoch,
+    evidence: Vec<String>,
+) -> Intent {
     let failing_over = kind == OperationKind::FailOver;
     let lost_at = failing_over.then(|| o.loss_time());
     let losses = lost_at.map(|when| o.losses(when)).unwrap_or_default();
@@ -144,7 +149,9 @@ fn intent(o: &Observation, kind: OperationKind, to: &ClusterName, epoch: Epoch, 
 }
 
 fn start_release(o: &Observation) -> Choice {
-    let Some(to) = o.holder_name().or_else(|| o.placement.clusters.first()) else { return Choice::Wait(None) };
+    let Some(to) = o.holder_name().or_else(|| o.placement.clusters.first()) else {
+        return Choice::Wait(None);
+    };
     start(o, OperationKind::Release, to, vec![format!("{} is deleted", o.placement.name)])
 }
 
@@ -161,17 +168,24 @@ fn adoptable<'a>(o: &'a Observation) -> Result<(&'a ClusterName, Vec<String>), F
     if let Some(other) = o.overlapping {
         return Err(Finding::new(
             Reason::InvalidSpec,
-            format!("{name}: spec.protect selects what {other} selects as well; use labels that tell the two apart"),
+            format!(
+                "{name}: spec.protect selects what {other} selects as well; use labels that tell the two apart"
+            ),
         ));
     }
     if let Some(missing) = o.unconfigured.first() {
         return Err(Finding::new(
             Reason::InvalidSpec,
-            format!("{name}: spec.clusters names {missing}, which has no DRCluster; create it, or take it out"),
+            format!(
+                "{name}: spec.clusters names {missing}, which has no DRCluster; create it, or take it out"
+            ),
         ));
     }
     if o.placement.paused {
-        return Err(Finding::new(Reason::Paused, format!("{name} is paused; set spec.paused: false to go on")));
+        return Err(Finding::new(
+            Reason::Paused,
+            format!("{name} is paused; set spec.paused: false to go on"),
+        ));
     }
     let mut owning = Vec::new();
     for site in &o.sites {
@@ -179,7 +193,9 @@ fn adoptable<'a>(o: &'a Observation) -> Result<(&'a ClusterName, Vec<String>), F
         let Some(report) = site.report.filter(|_| site.connected && site.liveness == Liveness::Alive) else {
             return Err(Finding::new(
                 Reason::NoContact,
-                format!("{cluster}: has not reported on {name} yet; every cluster is heard before one is adopted, look at its agent"),
+                format!(
+                    "{cluster}: has not reported on {name} yet; every cluster is heard before one is adopted, look at its agent"
+                ),
             ));
         };
         let signs = signs_of_owning(report);
@@ -224,7 +240,10 @@ fn preferred_with_volumes<'a, 'b>(o: &'b Observation<'a>) -> Result<&'b SiteView
     o.site(&o.placement.preferred).ok_or_else(|| {
         Finding::new(
             Reason::InvalidSpec,
-            format!("{}: spec.preferredCluster {} has no DRCluster; create it", o.placement.name, o.placement.preferred),
+            format!(
+                "{}: spec.preferredCluster {} has no DRCluster; create it",
+                o.placement.name, o.placement.preferred
+            ),
         )
     })
 }
@@ -259,7 +278,8 @@ fn signs_of_owning(report: &Report) -> Vec<String> {
 fn readopt(o: &Observation, holder: &ClusterName) -> Choice {
     let Some(site) = o.site(holder) else { return Choice::Wait(None) };
     if site.liveness != Liveness::Alive || !site.connected {
-        let message = format!("{holder}: silent again after it had answered; its agent must answer to go on there");
+        let message =
+            format!("{holder}: silent again after it had answered; its agent must answer to go on there");
         return Choice::Wait(Some(Finding::new(Reason::NoContact, message)));
     }
     start(o, OperationKind::Readopt, holder, vec![format!("{holder} answers again")])
@@ -286,7 +306,8 @@ fn failover_evidence(o: &Observation, holder: &SiteView, target: &SiteView) -> V
     for seen in &target.sees_holder {
         let path = checks::path_name(seen.path);
         let worked = seen.worked_age.map_or("never".to_owned(), |age| format!("{} ago", shown(age)));
-        evidence.push(format!("{}: {path} of {lost} out of reach, last worked {worked}", target.cluster.name));
+        evidence
+            .push(format!("{}: {path} of {lost} out of reach, last worked {worked}", target.cluster.name));
     }
     if let (Some(loss), Some(bound)) = (o.worst_loss(o.loss_time()), o.loss_bound()) {
         evidence.push(format!("loss {} of at most {}", shown(loss), shown(bound)));

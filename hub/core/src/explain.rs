@@ -11,7 +11,9 @@ use crds::operation::{
 use crds::placement::DRPlacementStatus;
 use crds::span::format as shown;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
-use proto::{ClusterName, FenceProof, Generation, OperationId, PlacementId, PlacementName, StepKind, WallTime};
+use proto::{
+    ClusterName, FenceProof, Generation, OperationId, PlacementId, PlacementName, StepKind, WallTime,
+};
 
 use crate::finding::Finding;
 use crate::journal::{OperationKind, VolumeLoss};

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proto::{
-    ClusterName, Heartbeat, Hello, Mark, Moment, Nonce, PathKind, PathState, PlacementId, Report, Term, WallTime,
+    ClusterName, Heartbeat, Hello, Mark, Moment, Nonce, PathKind, PathState, PlacementId, Report, Term,
+    WallTime,
 };
 
 /// A DRCluster, parsed.
@@ -87,8 +88,12 @@ impl Fleet {
     pub fn heartbeat(&mut self, now: Moment, wall: WallTime, heartbeat: &Heartbeat) {
         let Some(site) = self.sites.get_mut(&heartbeat.cluster) else { return };
         site.connected = true;
-        site.heard =
-            Some(Heard { at: now, at_wall: wall, nonce: heartbeat.nonce, api_write_age: heartbeat.api_write_age });
+        site.heard = Some(Heard {
+            at: now,
+            at_wall: wall,
+            nonce: heartbeat.nonce,
+            api_write_age: heartbeat.api_write_age,
+        });
         for state in &heartbeat.paths {
             let sighting = Sighting { state: state.clone(), received: now };
             site.paths.insert((state.cluster.clone(), state.path), sighting);
@@ -121,7 +126,13 @@ impl Site {
         now.since(self.heard.as_ref().map_or(hub_started, |heard| heard.at))
     }
 
-    pub fn liveness(&self, now: Moment, hub_started: Moment, suspect: Duration, unreachable: Duration) -> Liveness {
+    pub fn liveness(
+        &self,
+        now: Moment,
+        hub_started: Moment,
+        suspect: Duration,
+        unreachable: Duration,
+    ) -> Liveness {
         let silent = self.silent_for(now, hub_started);
         if silent >= unreachable {
             Liveness::Unreachable

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proto::{
-    Acknowledgement, ClusterName, Epoch, FromHub, Heartbeat, Hello, Mark, Moment, OperationId, Outcome, PlacementId,
-    Reply, Report, Role, StepKind, Term, WallTime,
+    Acknowledgement, ClusterName, Epoch, FromHub, Heartbeat, Hello, Mark, Moment, OperationId, Outcome,
+    PlacementId, Reply, Report, Role, StepKind, Term, WallTime,
 };
 
 use crate::decide::{Choice, decide};
@@ -80,7 +80,12 @@ struct Answers {
 
 impl Hub {
     /// Folds the journal and begins a new term.
-    pub fn start(settings: Settings, now: Now, lines: &[Line], remembered: Vec<Remembered>) -> (Hub, Decision) {
+    pub fn start(
+        settings: Settings,
+        now: Now,
+        lines: &[Line],
+        remembered: Vec<Remembered>,
+    ) -> (Hub, Decision) {
         let mut ledger = Ledger::default();
         for line in lines {
             ledger.fold(line.at, &line.entry);
@@ -168,7 +173,12 @@ impl Hub {
         }
     }
 
-    fn placement_seen(&mut self, now: Now, placement: Placement, decision: &mut Decision) -> Vec<PlacementId> {
+    fn placement_seen(
+        &mut self,
+        now: Now,
+        placement: Placement,
+        decision: &mut Decision,
+    ) -> Vec<PlacementId> {
         let id = placement.id.clone();
         self.refused.remove(&id);
         if let Some(told) = &placement.told {
@@ -199,7 +209,8 @@ impl Hub {
 
     fn placement_gone(&mut self, id: PlacementId) -> Vec<PlacementId> {
         self.refused.remove(&id);
-        let owned = self.ledger.of(&id).is_some_and(|progress| progress.ownership.is_some() && !progress.released);
+        let owned =
+            self.ledger.of(&id).is_some_and(|progress| progress.ownership.is_some() && !progress.released);
         match self.placements.get_mut(&id) {
             // Somebody took the finalizer away: let go all the same.
             Some(placement) if owned => placement.deleting = true,
@@ -348,13 +359,7 @@ impl Hub {
 
     fn settle(&mut self, now: Now, id: &PlacementId, waiting: Option<Finding>, decision: &mut Decision) {
         let Some(placement) = self.placements.get(id) else { return };
-        self.orders.assign(
-            placement,
-            self.ledger.of(id),
-            self.remembered.get(id),
-            &self.fleet,
-            decision,
-        );
+        self.orders.assign(placement, self.ledger.of(id), self.remembered.get(id), &self.fleet, decision);
         let waiting = waiting.or_else(|| self.needs_human(id));
         let mut orders = std::mem::take(&mut self.orders);
         let mut tell = std::mem::take(&mut self.tell);
@@ -414,9 +419,11 @@ impl Hub {
         let progress = self.ledger.of(id).unwrap_or(&NOTHING_YET);
         let holder = progress.ownership.as_ref().map(|ownership| &ownership.holder);
         let timing = &placement.policy.timing;
-        let dark = self.fleet.sites.values().filter(|site| {
-            site.silent_for(now.boot, self.awake_since) >= timing.suspect
-        });
+        let dark = self
+            .fleet
+            .sites
+            .values()
+            .filter(|site| site.silent_for(now.boot, self.awake_since) >= timing.suspect);
         let sites = placement.clusters.iter().filter_map(|cluster| self.fleet.sites.get(cluster));
         let views = sites.map(|site| SiteView {
             cluster: &site.cluster,
@@ -425,7 +432,9 @@ impl Hub {
             silent: site.silent_for(now.boot, self.awake_since),
             heard: site.heard.as_ref(),
             report: site.reports.get(id),
-            sees_holder: holder.map(|holder| site.sees(holder, now.boot, self.ledger.term)).unwrap_or_default(),
+            sees_holder: holder
+                .map(|holder| site.sees(holder, now.boot, self.ledger.term))
+                .unwrap_or_default(),
             answers: self.answers_of(id, progress, &site.cluster.name),
         });
         Some(Observation {
@@ -433,7 +442,11 @@ impl Hub {
             progress,
             remembered: self.remembered.get(id),
             sites: views.collect(),
-            unconfigured: placement.clusters.iter().filter(|name| !self.fleet.sites.contains_key(name)).collect(),
+            unconfigured: placement
+                .clusters
+                .iter()
+                .filter(|name| !self.fleet.sites.contains_key(name))
+                .collect(),
             hub: HubView {
                 failure_domain: &self.settings.failure_domain,
                 sites: self.fleet.sites.len(),
@@ -466,10 +479,9 @@ impl Hub {
     /// Keeps the holder's manifests and sync times, the newest wins (storage.md, rule 9).
     fn keep_copy(&mut self, now: Now, id: &PlacementId, decision: &mut Decision) {
         let Some(kept) = self.newest_copy(now, id) else { return };
-        let unchanged = self
-            .remembered
-            .get(id)
-            .is_some_and(|known| known.inventory == kept.inventory && known.volumes == kept.volumes && known.from == kept.from);
+        let unchanged = self.remembered.get(id).is_some_and(|known| {
+            known.inventory == kept.inventory && known.volumes == kept.volumes && known.from == kept.from
+        });
         if !unchanged {
             decision.remember.push(kept.clone());
         }
@@ -481,13 +493,15 @@ impl Hub {
         let ownership = progress.ownership.as_ref()?;
         let site = self.fleet.sites.get(&ownership.holder)?;
         let report = site.reports.get(id)?;
-        let owns = matches!(report.role, Role::Holder | Role::Promoting) && report.epoch_seen == ownership.epoch;
+        let owns =
+            matches!(report.role, Role::Holder | Role::Promoting) && report.epoch_seen == ownership.epoch;
         if !owns {
             return None;
         }
         let known = self.remembered.get(id);
         // While it is being moved, the application's replicas at the new place are not yet what the user wants.
-        let settled = progress.running().is_none_or(|operation| operation.intent.kind == OperationKind::Deploy);
+        let settled =
+            progress.running().is_none_or(|operation| operation.intent.kind == OperationKind::Deploy);
         let inventory = report
             .inventory
             .as_ref()
@@ -529,7 +543,8 @@ impl Hub {
 
     /// The other placement that selects the same and goes before: the one that owns something, or the first by name.
     fn overlapped_by(&self, placement: &Placement) -> Option<&proto::PlacementName> {
-        let owned = |id: &PlacementId| self.ledger.of(id).is_some_and(|progress| progress.ownership.is_some());
+        let owned =
+            |id: &PlacementId| self.ledger.of(id).is_some_and(|progress| progress.ownership.is_some());
         if owned(&placement.id) {
             return None;
         }

@@ -1,8 +1,8 @@
 //! The hub's write-ahead record: closed vocabulary, hash chain, and nothing that is not needed to decide again.
 
 use proto::{
-    ClusterName, Epoch, FenceProof, Generation, OperationId, PlacementId, PlacementName, Policy, StepKind, Term,
-    WallTime,
+    ClusterName, Epoch, FenceProof, Generation, OperationId, PlacementId, PlacementName, Policy, StepKind,
+    Term, WallTime,
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -67,28 +67,68 @@ pub enum StepRecord {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Entry {
-    Genesis { hub: String },
+    Genesis {
+        hub: String,
+    },
     /// A leader has started.
-    Term { term: Term },
+    Term {
+        term: Term,
+    },
     /// The only record that changes who owns a placement.
-    Ownership { placement: PlacementId, name: PlacementName, epoch: Epoch, holder: ClusterName },
+    Ownership {
+        placement: PlacementId,
+        name: PlacementName,
+        epoch: Epoch,
+        holder: ClusterName,
+    },
     /// Durable before a grant carries it (R6).
-    Policy { placement: PlacementId, policy: Policy },
+    Policy {
+        placement: PlacementId,
+        policy: Policy,
+    },
     /// The holder lives by this generation: older policies no longer matter (R6).
-    Echo { placement: PlacementId, generation: Generation },
+    Echo {
+        placement: PlacementId,
+        generation: Generation,
+    },
     /// From here no grant leaves for the epoch being left (R2).
     Intent(Box<Intent>),
-    Step { placement: PlacementId, operation: OperationId, step: StepKind, state: StepRecord },
-    Fence { placement: PlacementId, operation: OperationId, proof: FenceProof },
-    Commit { placement: PlacementId, operation: OperationId },
+    Step {
+        placement: PlacementId,
+        operation: OperationId,
+        step: StepKind,
+        state: StepRecord,
+    },
+    Fence {
+        placement: PlacementId,
+        operation: OperationId,
+        proof: FenceProof,
+    },
+    Commit {
+        placement: PlacementId,
+        operation: OperationId,
+    },
     /// Illegal past the point of no return; the epoch is burned.
-    Abort { placement: PlacementId, operation: OperationId, reason: String },
+    Abort {
+        placement: PlacementId,
+        operation: OperationId,
+        reason: String,
+    },
     /// No automatic failover of this placement before `until`, and not until a human has looked (§7).
-    Block { placement: PlacementId, operation: OperationId, until: WallTime },
+    Block {
+        placement: PlacementId,
+        operation: OperationId,
+        until: WallTime,
+    },
     /// Understudy no longer looks after this placement.
-    Released { placement: PlacementId },
+    Released {
+        placement: PlacementId,
+    },
     /// Somebody knows more than this journal (rejoin): nothing automatic until a human has looked.
-    NeedsHuman { placement: PlacementId, reason: String },
+    NeedsHuman {
+        placement: PlacementId,
+        reason: String,
+    },
 }
 
 /// Hash of a line, over its index, its predecessor's hash, its time and its entry.
@@ -112,9 +152,13 @@ pub struct Line {
 
 #[derive(Debug, PartialEq, Eq, Error)]
 pub enum ChainError {
-    #[error("journal line {found} stands where line {expected} is due: lines are missing or doubled; restore the journal from a backup, or start with an empty one (every placement then needs a human)")]
+    #[error(
+        "journal line {found} stands where line {expected} is due: lines are missing or doubled; restore the journal from a backup, or start with an empty one (every placement then needs a human)"
+    )]
     Gap { expected: u64, found: u64 },
-    #[error("journal line {index} does not match its hash: it was altered or damaged; restore the journal from a backup, or start with an empty one (every placement then needs a human)")]
+    #[error(
+        "journal line {index} does not match its hash: it was altered or damaged; restore the journal from a backup, or start with an empty one (every placement then needs a human)"
+    )]
     Altered { index: u64 },
 }
 
@@ -168,8 +212,11 @@ mod tests {
 
     fn chain() -> Vec<Line> {
         let mut tip = Tip::default();
-        let entries =
-            [Entry::Genesis { hub: "hub".into() }, Entry::Term { term: Term(1) }, Entry::Term { term: Term(2) }];
+        let entries = [
+            Entry::Genesis { hub: "hub".into() },
+            Entry::Term { term: Term(1) },
+            Entry::Term { term: Term(2) },
+        ];
         entries.into_iter().map(|entry| tip.seal(WallTime(7), entry)).collect()
     }
 

@@ -66,7 +66,10 @@ pub fn answer(
 }
 
 /// The one cluster that says it is holder at the highest epoch anybody remembers, once everybody has spoken.
-fn sole_holder<'a>(placement: &Placement, memories: Option<&'a Memories>) -> Option<(&'a ClusterName, Epoch)> {
+fn sole_holder<'a>(
+    placement: &Placement,
+    memories: Option<&'a Memories>,
+) -> Option<(&'a ClusterName, Epoch)> {
     let memories = memories?;
     if !placement.clusters.iter().all(|cluster| memories.contains_key(cluster)) {
         return None;

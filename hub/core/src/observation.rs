@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use proto::{ClusterName, Inventory, Outcome, PlacementName, Replication, Report, StepKind, VolumeState, WallTime};
+use proto::{
+    ClusterName, Inventory, Outcome, PlacementName, Replication, Report, StepKind, VolumeState, WallTime,
+};
 
 use crate::decision::Remembered;
 use crate::fleet::{Cluster, Heard, Liveness, Seen};
@@ -88,7 +90,10 @@ impl<'a> Observation<'a> {
         if losses.is_empty() {
             return None;
         }
-        losses.into_iter().map(|(_, loss)| loss).try_fold(Duration::ZERO, |worst, loss| Some(worst.max(loss?)))
+        losses
+            .into_iter()
+            .map(|(_, loss)| loss)
+            .try_fold(Duration::ZERO, |worst, loss| Some(worst.max(loss?)))
     }
 
     /// When the holder was last heard; now, as long as it is heard.

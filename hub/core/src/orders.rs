@@ -111,7 +111,9 @@ impl Orders {
             action,
             trace_parent: None,
         };
-        decision.send.push(Send { to: site.cluster.name.clone(), message: FromHub::Command(Box::new(command)) });
+        decision
+            .send
+            .push(Send { to: site.cluster.name.clone(), message: FromHub::Command(Box::new(command)) });
     }
 
     pub fn let_go_later(&mut self, cluster: &ClusterName, placement: &PlacementId) {
@@ -119,17 +121,12 @@ impl Orders {
     }
 
     /// Tells a cluster that was away when a placement was released.
-    pub fn let_go(
-        &mut self,
-        fleet: &Fleet,
-        ledger: &Ledger,
-        cluster: &ClusterName,
-        decision: &mut Decision,
-    ) {
+    pub fn let_go(&mut self, fleet: &Fleet, ledger: &Ledger, cluster: &ClusterName, decision: &mut Decision) {
         let Some(placements) = self.to_let_go.remove(cluster) else { return };
         let Some(heard) = fleet.sites.get(cluster).and_then(|site| site.heard.as_ref()) else { return };
         for placement in placements {
-            let Some(operation) = ledger.of(&placement).and_then(|progress| progress.operation.as_ref()) else {
+            let Some(operation) = ledger.of(&placement).and_then(|progress| progress.operation.as_ref())
+            else {
                 continue;
             };
             let command = Command {

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use crds::placement::{
-    DRPlacement, DRPlacementStatus, FailoverMode, FailoverSpec, FencingLevel, OnSilence as OnSilenceSpec, TimingProfile, TimingSpec,
+    DRPlacement, DRPlacementStatus, FailoverMode, FailoverSpec, FencingLevel, OnSilence as OnSilenceSpec,
+    TimingProfile, TimingSpec,
 };
 use proto::{
-    ClusterName, Fencing, Generation, NameError, OnSilence, PlacementId, PlacementName, Policy, Protect, Selector,
-    Timing,
+    ClusterName, Fencing, Generation, NameError, OnSilence, PlacementId, PlacementName, Policy, Protect,
+    Selector, Timing,
 };
 
 /// Who presses the button.
@@ -97,12 +98,16 @@ fn parse_spec(
         .map(|cluster| ClusterName::parse(cluster).map_err(|error| format!("spec.clusters: {error}")))
         .collect::<Result<Vec<_>, _>>()?;
     if clusters.len() < 2 {
-        return Err("spec.clusters names fewer than two clusters: add the one that is to take over".to_owned());
+        return Err(
+            "spec.clusters names fewer than two clusters: add the one that is to take over".to_owned()
+        );
     }
     let preferred = ClusterName::parse(&spec.preferred_cluster)
         .map_err(|error| format!("spec.preferredCluster: {error}"))?;
     if !clusters.contains(&preferred) {
-        return Err(format!("spec.preferredCluster {preferred} is not in spec.clusters: add it there, or prefer one that is"));
+        return Err(format!(
+            "spec.preferredCluster {preferred} is not in spec.clusters: add it there, or prefer one that is"
+        ));
     }
     let protect = Protect {
         volumes: Selector(spec.protect.volumes.match_labels.clone()),
@@ -110,7 +115,9 @@ fn parse_spec(
     };
     for (field, selector) in [("volumes", &protect.volumes), ("workloads", &protect.workloads)] {
         if selector.0.is_empty() {
-            return Err(format!("spec.protect.{field}.matchLabels is empty and would select a whole namespace: name the labels of the application"));
+            return Err(format!(
+                "spec.protect.{field}.matchLabels is empty and would select a whole namespace: name the labels of the application"
+            ));
         }
     }
     let failover = &spec.failover;
@@ -168,7 +175,18 @@ fn policy(failover: &FailoverSpec, mode: Mode, generation: Generation) -> Result
 
 fn timing(spec: Option<&TimingSpec>) -> Result<Timing, String> {
     let Some(spec) = spec else { return Ok(Timing::DEFAULT) };
-    let TimingSpec { profile, renew, rpc, ttl, hold, grace, stop, suspect, unreachable, clock_rate_error_ppm } = spec;
+    let TimingSpec {
+        profile,
+        renew,
+        rpc,
+        ttl,
+        hold,
+        grace,
+        stop,
+        suspect,
+        unreachable,
+        clock_rate_error_ppm,
+    } = spec;
     let base = match profile {
         Some(TimingProfile::Fast) => Timing::FAST,
         Some(TimingProfile::Default) | None => Timing::DEFAULT,

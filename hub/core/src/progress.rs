@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use proto::{
-    ClusterName, Epoch, FenceProof, Generation, OperationId, PlacementId, PlacementName, Policy, StepKind, Term,
-    WallTime,
+    ClusterName, Epoch, FenceProof, Generation, OperationId, PlacementId, PlacementName, Policy, StepKind,
+    Term, WallTime,
 };
 
 use crate::journal::{Entry, Intent, StepRecord};

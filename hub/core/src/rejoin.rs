@@ -5,7 +5,12 @@ use proto::{Epoch, PlacementName};
 use crate::progress::Progress;
 
 /// Why automation must stop for this placement, if `witness` remembers an epoch that the journal does not know.
-pub fn knows_more(progress: Option<&Progress>, witness: &str, epoch: Epoch, name: Option<&PlacementName>) -> Option<String> {
+pub fn knows_more(
+    progress: Option<&Progress>,
+    witness: &str,
+    epoch: Epoch,
+    name: Option<&PlacementName>,
+) -> Option<String> {
     let highest = progress.map_or(Epoch(0), |progress| progress.highest);
     if epoch <= highest {
         return None;

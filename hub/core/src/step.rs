@@ -89,14 +89,19 @@ fn fenced(o: &Observation, operation: &Operation) -> Standing {
         Standing::Done(vec![fence])
     };
     let from = intent.from.as_ref().and_then(|from| o.site(from));
-    if from.and_then(|site| site.answers.get(&StepKind::Fence)).is_some_and(|answer| **answer == Outcome::Done) {
+    if from
+        .and_then(|site| site.answers.get(&StepKind::Fence))
+        .is_some_and(|answer| **answer == Outcome::Done)
+    {
         return proven(FenceProof::Acknowledged);
     }
     let holder = intent.from.as_ref().map_or("the old holder".to_owned(), ToString::to_string);
     let Some(wait) = expiry_wait(o.progress) else {
         return Standing::Waiting(Finding::new(
             Reason::FenceUnconfirmed,
-            format!("{holder}: may run on while nobody answers, so waiting proves nothing; stop it, and assert that it is off"),
+            format!(
+                "{holder}: may run on while nobody answers, so waiting proves nothing; stop it, and assert that it is off"
+            ),
         ));
     };
     if o.lease_age >= wait {
@@ -219,15 +224,24 @@ fn answered(o: &Observation, operation: &Operation, step: StepKind, cluster: &Cl
         Some(Outcome::Failing { reason, message }) => {
             let since = operation.step(step).issued.map_or(Duration::ZERO, |issued| o.wall.since(issued));
             let young = since < o.placement.policy.timing.rpc * STUCK_AFTER_CALLS;
-            let stuck = if step == StepKind::Promote { Reason::PromoteStuck } else { Reason::TargetUnreachable };
+            let stuck =
+                if step == StepKind::Promote { Reason::PromoteStuck } else { Reason::TargetUnreachable };
             let reason_now = if young { running } else { stuck };
             waiting(reason_now, format!("{cluster}: {reason}: {message}"))
         }
         Some(Outcome::Refused {
             refusal: Refusal::PromiseOutstanding | Refusal::Expired | Refusal::NotAssigned,
             epoch_seen: _,
-        }) => waiting(running, format!("{cluster}: has promised the old holder to wait, or was asked too late; it is asked again")),
-        Some(Outcome::Refused { refusal: refusal @ (Refusal::StaleEpoch | Refusal::Conflict), epoch_seen }) => waiting(
+        }) => waiting(
+            running,
+            format!(
+                "{cluster}: has promised the old holder to wait, or was asked too late; it is asked again"
+            ),
+        ),
+        Some(Outcome::Refused {
+            refusal: refusal @ (Refusal::StaleEpoch | Refusal::Conflict),
+            epoch_seen,
+        }) => waiting(
             Reason::NeedsHuman,
             format!(
                 "{cluster}: refuses {step} of {name} at epoch {}: {} (it has seen epoch {epoch_seen}); look at both sites before anything else",

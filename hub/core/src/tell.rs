@@ -10,7 +10,9 @@ use proto::{ClusterName, Moment, PlacementId, StepKind};
 
 use crate::conditions::{self, is_stalled, summarize};
 use crate::decision::{Decision, Explanation};
-use crate::explain::{Figures, Happening, OperationView, PlacementView, SiteReport, operation_view, proof_name};
+use crate::explain::{
+    Figures, Happening, OperationView, PlacementView, SiteReport, operation_view, proof_name,
+};
 use crate::finding::Finding;
 use crate::fleet::{Fleet, Liveness, Site};
 use crate::hub::Now;
@@ -51,7 +53,8 @@ impl Tell {
 
     pub fn refused(&mut self, now: Now, refused: &Refused, decision: &mut Decision) {
         let told = self.placements.entry(refused.id.clone()).or_default();
-        let status = conditions::refused(told.status.as_ref(), refused.generation.0, &refused.message, now.wall);
+        let status =
+            conditions::refused(told.status.as_ref(), refused.generation.0, &refused.message, now.wall);
         if told.status.as_ref() != Some(&status) {
             told.status = Some(status.clone());
             decision.explain.push(Explanation::Placement(Box::new(PlacementView {
@@ -109,7 +112,14 @@ impl Tell {
         }
     }
 
-    pub fn site(&mut self, now: Now, fleet: &Fleet, name: &ClusterName, awake_since: Moment, decision: &mut Decision) {
+    pub fn site(
+        &mut self,
+        now: Now,
+        fleet: &Fleet,
+        name: &ClusterName,
+        awake_since: Moment,
+        decision: &mut Decision,
+    ) {
         if let Some(site) = fleet.sites.get(name) {
             self.one_site(now, site, awake_since, decision);
         }
@@ -184,11 +194,9 @@ impl Told {
         let stalled = waiting.filter(|finding| is_stalled(finding.reason));
         if stalled.map(|finding| finding.reason) != self.stalled {
             if let Some(finding) = stalled {
-                let reason = match finding.reason {
-                    Reason::PromoteStuck => Some(EventReason::PromoteStuck),
-                    _ if o.progress.ownership.is_none() => Some(EventReason::DeployRefused),
-                    _ => None,
-                };
+                let unowned = o.progress.ownership.is_none().then_some(EventReason::DeployRefused);
+                let stuck = finding.reason == Reason::PromoteStuck;
+                let reason = if stuck { Some(EventReason::PromoteStuck) } else { unowned };
                 if let Some(reason) = reason {
                     say(reason, true, finding.message.clone());
                 }
@@ -197,11 +205,16 @@ impl Told {
         }
         let stale = self.status.as_ref().is_some_and(|status| {
             status.conditions.iter().any(|condition| {
-                condition.type_ == ConditionType::Protected.as_str() && condition.reason == Reason::StaleCopy.as_str()
+                condition.type_ == ConditionType::Protected.as_str()
+                    && condition.reason == Reason::StaleCopy.as_str()
             })
         });
         if stale && !self.stale {
-            say(EventReason::ReplicationStale, true, format!("{}: its copy is older than allowed", o.placement.name));
+            say(
+                EventReason::ReplicationStale,
+                true,
+                format!("{}: its copy is older than allowed", o.placement.name),
+            );
         }
         self.stale = stale;
     }

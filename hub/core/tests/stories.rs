@@ -188,7 +188,8 @@ fn a_second_automatic_failover_needs_a_human() {
     story.say("east returns, fenced and resynced");
     {
         let east = story.member("east");
-        (east.up, east.role, east.epoch, east.pods, east.wants) = (true, Role::Standby, proto::Epoch(2), 0, 0);
+        (east.up, east.role, east.epoch, east.pods, east.wants) =
+            (true, Role::Standby, proto::Epoch(2), 0, 0);
         east.staged = Some("v1".to_owned());
     }
     for path in [PathKind::PeerAgent, PathKind::ApiServer] {
@@ -227,7 +228,11 @@ fn a_hub_killed_within_any_decision_finishes_the_failover() {
             story.pass(14_000);
             let outcome = (story.epoch(), story.holder(), story.member("west").pods);
             let told = story.told();
-            assert_eq!(outcome, (2, Some("west".to_owned()), 1), "killed in decision {number}, {crash:?}:\n{told}");
+            assert_eq!(
+                outcome,
+                (2, Some("west".to_owned()), 1),
+                "killed in decision {number}, {crash:?}:\n{told}"
+            );
         }
     }
 }

@@ -9,10 +9,10 @@ use hub_core::journal::{Entry, Line, Tip};
 use hub_core::placement::{Mode, Placement};
 use hub_core::{Decision, Event, Explanation, Hub, Now, Remembered, Send, Settings};
 use proto::{
-    Acknowledgement, Action, Ailment, ClusterName, Command, Epoch, Fencing, FromHub, Generation, Heartbeat, Hello,
-    Inventory, Mark, Moment, Nonce, OnSilence, Outcome, PathKind, PathState, PlacementId, PlacementName, Policy,
-    Protect, Renewal, Replication, ReplicationState, Report, Role, Selector, Timing, VolumeManifest, VolumeState,
-    WallTime, WorkloadRef, WorkloadState,
+    Acknowledgement, Action, Ailment, ClusterName, Command, Epoch, Fencing, FromHub, Generation, Heartbeat,
+    Hello, Inventory, Mark, Moment, Nonce, OnSilence, Outcome, PathKind, PathState, PlacementId,
+    PlacementName, Policy, Protect, Renewal, Replication, ReplicationState, Report, Role, Selector, Timing,
+    VolumeManifest, VolumeState, WallTime, WorkloadRef, WorkloadState,
 };
 
 pub const TIMING: Timing = Timing {
@@ -250,7 +250,11 @@ impl Story {
 
     pub fn say(&mut self, line: &str) {
         let since = self.now.since(Moment(2_000_000 * u64::from(self.now.0 >= 2_000_000)));
-        let shown = if self.now.0 >= 2_000_000 { format!("{:6.2}s", since.as_secs_f64()) } else { "     --".to_owned() };
+        let shown = if self.now.0 >= 2_000_000 {
+            format!("{:6.2}s", since.as_secs_f64())
+        } else {
+            "     --".to_owned()
+        };
         let _infallible = writeln!(self.text, "{shown}  {line}");
     }
 
@@ -348,7 +352,11 @@ impl Story {
         let known = if member.epoch == Epoch(0) {
             Vec::new()
         } else {
-            vec![proto::heartbeat::Known { placement: placement().id, epoch: member.epoch, role: member.role }]
+            vec![proto::heartbeat::Known {
+                placement: placement().id,
+                epoch: member.epoch,
+                role: member.role,
+            }]
         };
         let hello = Hello { cluster: member.name.clone(), version: "0.1.0".to_owned(), known };
         let renewals = if member.role == Role::Holder {
@@ -396,7 +404,8 @@ impl Story {
         let Decision { record, remember, send, explain, verify } = decision;
         let writes = !record.is_empty();
         self.decisions += usize::from(writes);
-        let crash = self.crash.filter(|(number, _)| writes && *number == self.decisions).map(|(_, crash)| crash);
+        let crash =
+            self.crash.filter(|(number, _)| writes && *number == self.decisions).map(|(_, crash)| crash);
         for entry in record {
             self.say(&format!("  record  {}", record_line(&entry)));
             let line = self.tip.seal(self.clock().wall, entry);
@@ -488,7 +497,8 @@ impl Story {
             Action::Fence => (member.role, member.pods, member.wants) = (Role::Fenced, 0, 0),
             Action::Restore { inventory } => member.staged = Some(inventory.version.clone()),
             Action::Promote { .. } if member.fails_promotion => {
-                let (reason, message) = ("FailedToPromote".to_owned(), "shop-data: cannot be promoted".to_owned());
+                let (reason, message) =
+                    ("FailedToPromote".to_owned(), "shop-data: cannot be promoted".to_owned());
                 outcome = Outcome::Failing { reason, message };
             }
             Action::Promote { .. } => {
@@ -539,7 +549,9 @@ fn record_line(entry: &Entry) -> String {
         Entry::Ownership { epoch, holder, .. } => format!("Ownership epoch {epoch}: {holder}"),
         Entry::Policy { policy, .. } => format!("Policy of generation {}", policy.generation.0),
         Entry::Echo { generation, .. } => format!("Echo of generation {}", generation.0),
-        Entry::Intent(intent) => format!("Intent {} to {} at epoch {}", intent.operation, intent.to, intent.epoch),
+        Entry::Intent(intent) => {
+            format!("Intent {} to {} at epoch {}", intent.operation, intent.to, intent.epoch)
+        }
         Entry::Step { step, state, .. } => format!("Step {step} {state:?}"),
         Entry::Fence { proof, .. } => format!("Fence {proof:?}"),
         Entry::Commit { operation, .. } => format!("Commit {operation}"),
