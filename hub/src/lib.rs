@@ -12,3 +12,4 @@ pub mod pki;
 pub mod placements;
 pub mod sessions;
 pub mod status_writer;
+pub mod telemetry;

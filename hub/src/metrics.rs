@@ -2,16 +2,16 @@
 
 mod told;
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use hub_core::{Explanation, Send};
-use telemetry::{Counter, Declaration, Histogram, Kind, Meter, Sample};
+use hub_core::decision::{Explanation, Send};
+use hub_core::journal::Entry;
+use proto::WallTime;
 use tokio::sync::watch;
+use understudy_telemetry::{Counter, Declaration, Histogram, Kind, Meter};
 
 use crate::journal_store::AppendTimes;
-use crate::sessions::{SessionCounters, SessionRefusal};
-use told::{Ended, News, Told};
+use told::{Ended, Told};
 
 const PLACEMENT: &[&str] = &["namespace", "placement"];
 
@@ -134,16 +134,14 @@ const DECISIONS: Declaration = counter(
     "understudy.decisions",
     "{decision}",
     &["decision", "reason"],
-    "What the hub decided: to begin an operation, to refuse or abort one, to ask a human, or to wait; each when it began.",
+    "What the hub decided: to begin an operation, to abort one, to let a human look, or to wait; each when it began.",
 );
 const SESSIONS: Declaration = counter(
     "understudy.sessions",
     "{session}",
     &["error.type"],
-    "Connections of agents that were refused, and streams that were cut, by what was wrong.",
+    "Streams of agents: begun, or with `error.type` refused or cut.",
 );
-const SESSIONS_OPEN: Declaration =
-    gauge("understudy.sessions.open", "{session}", &[], "Streams of agents that are open now.");
 
 const OPERATION_DURATION: Declaration = histogram(
     "understudy.operation.duration",
@@ -195,7 +193,6 @@ pub const ALL: &[Declaration] = &[
     OPERATION_DATA_LOSS,
     OPERATION_ACTIVE,
     SESSIONS,
-    SESSIONS_OPEN,
     DECISIONS,
     LEADER,
     STEP_DURATION,
@@ -205,48 +202,40 @@ pub const ALL: &[Declaration] = &[
 
 /// The hub's instruments. Clones feed the same ones.
 #[derive(Clone, Debug)]
-pub struct HubMetrics {
+pub struct Metrics {
     told: watch::Sender<Told>,
     operations: Counter<u64>,
     operation_duration: Histogram<f64>,
     operation_step_duration: Histogram<f64>,
     operation_data_loss: Histogram<f64>,
+    sessions: Counter<u64>,
     decisions: Counter<u64>,
     step_duration: Histogram<f64>,
     append_duration: Histogram<f64>,
     call_duration: Histogram<f64>,
 }
 
-/// When the hub began to think about an event.
-#[derive(Debug)]
-pub struct Stepping(Instant);
-
-impl HubMetrics {
-    /// For a process that leads.
-    pub fn new(meter: &Meter, sessions: Arc<SessionCounters>) -> HubMetrics {
-        let (told, seen) = watch::channel(Told { leads: true, ..Told::default() });
-        let gauge = |declaration: Declaration, read: fn(&Told) -> Vec<Sample>| {
-            let seen = seen.clone();
-            declaration.gauge(meter, move || read(&seen.borrow()));
-        };
-        gauge(HEARTBEAT_TIME, Told::heartbeat_times);
-        gauge(LIVENESS, Told::liveness);
-        gauge(LEASE_EXPIRY_TIME, Told::lease_expiry_times);
-        gauge(LAST_SYNC_TIME, Told::last_sync_times);
-        gauge(LAG, Told::lags);
-        gauge(EXPECTED_LOSS, Told::expected_losses);
-        gauge(EXPECTED_RTO, Told::expected_rtos);
-        gauge(CONDITION, Told::conditions);
-        gauge(ACTIVE, Told::active_clusters);
-        gauge(OPERATION_ACTIVE, Told::active_operations);
-        gauge(LEADER, Told::leader);
-        observe_sessions(meter, sessions);
-        HubMetrics {
+impl Metrics {
+    pub fn new(meter: &Meter) -> Metrics {
+        let (told, seen) = watch::channel(Told::default());
+        HEARTBEAT_TIME.gauge(meter, &seen, Told::heartbeat_times);
+        LIVENESS.gauge(meter, &seen, Told::liveness);
+        LEASE_EXPIRY_TIME.gauge(meter, &seen, Told::lease_expiry_times);
+        LAST_SYNC_TIME.gauge(meter, &seen, Told::last_sync_times);
+        LAG.gauge(meter, &seen, Told::lags);
+        EXPECTED_LOSS.gauge(meter, &seen, Told::expected_losses);
+        EXPECTED_RTO.gauge(meter, &seen, Told::expected_rtos);
+        CONDITION.gauge(meter, &seen, Told::conditions);
+        ACTIVE.gauge(meter, &seen, Told::active_clusters);
+        OPERATION_ACTIVE.gauge(meter, &seen, Told::active_operations);
+        LEADER.gauge(meter, &seen, Told::leader);
+        Metrics {
             told,
             operations: OPERATIONS.counter(meter),
             operation_duration: OPERATION_DURATION.histogram(meter),
             operation_step_duration: OPERATION_STEP_DURATION.histogram(meter),
             operation_data_loss: OPERATION_DATA_LOSS.histogram(meter),
+            sessions: SESSIONS.counter(meter),
             decisions: DECISIONS.counter(meter),
             step_duration: STEP_DURATION.histogram(meter),
             append_duration: APPEND_DURATION.histogram(meter),
@@ -254,38 +243,50 @@ impl HubMetrics {
         }
     }
 
+    /// Whether this process leads.
     pub fn leads(&self, leads: bool) {
         self.told.send_modify(|told| told.leads = leads);
     }
 
-    pub fn step_begins(&self) -> Stepping {
-        Stepping(Instant::now())
+    /// Takes in what is told to everybody.
+    pub fn explain(&self, explanation: &Explanation) {
+        let mut news = told::News::default();
+        self.told.send_modify(|told| news = told.explain(explanation));
+        if let Some(ended) = news.ended {
+            self.ended(&ended);
+        }
+        if let Some(reason) = news.waits_for {
+            self.decisions.add(1, &DECISIONS.attributes(["Wait", reason]));
+        }
     }
 
-    pub fn step_ends(&self, Stepping(began): Stepping) {
-        self.step_duration.record(began.elapsed().as_secs_f64(), &[]);
+    /// Counts the decisions among the entries that have become durable.
+    pub fn recorded(&self, entries: &[Entry]) {
+        for (decision, reason) in entries.iter().filter_map(decision_of) {
+            self.decisions.add(1, &DECISIONS.attributes([decision, reason]));
+        }
+    }
+
+    /// Takes in the grants among what has been sent.
+    pub fn sent(&self, send: &Send, now: WallTime) {
+        self.told.send_if_modified(|told| told.sent(send, now));
+    }
+
+    pub fn stepped(&self, took: Duration) {
+        self.step_duration.record(took.as_secs_f64(), &[]);
     }
 
     pub fn appended(&self, times: AppendTimes) {
         self.append_duration.record(times.total.as_secs_f64(), &[]);
     }
 
-    /// Takes in the grants among what is sent.
-    pub fn sends(&self, send: &Send) {
-        self.told.send_if_modified(|told| told.sends(send, told::now()));
+    pub fn session_began(&self) {
+        self.sessions.add(1, &[]);
     }
 
-    /// Takes in what is told to everybody.
-    pub fn tells(&self, explanation: &Explanation) {
-        let mut news = News::default();
-        self.told.send_modify(|told| news = told.explain(explanation));
-        let News { ended, decided } = news;
-        if let Some(ended) = ended {
-            self.ended(&ended);
-        }
-        if let Some((decision, reason)) = decided {
-            self.decisions.add(1, &DECISIONS.attributes([decision, reason]));
-        }
+    /// `error_type` names what was wrong: a short word out of a closed list, such as `wrong_identity`.
+    pub fn session_refused(&self, error_type: &'static str) {
+        self.sessions.add(1, &SESSIONS.attributes([error_type]));
     }
 
     /// `method` is the full name of a call, `status` the name of its gRPC status, such as `OK`.
@@ -309,13 +310,23 @@ impl HubMetrics {
     }
 }
 
-fn observe_sessions(meter: &Meter, counters: Arc<SessionCounters>) {
-    let refusals = counters.clone();
-    SESSIONS.observed_counter(meter, move || {
-        let count = |refusal| SESSIONS.sample(refusals.refusals(refusal) as f64, [refusal.as_str()]);
-        SessionRefusal::ALL.into_iter().map(count).collect()
-    });
-    SESSIONS_OPEN.gauge(meter, move || vec![SESSIONS_OPEN.sample(counters.open() as f64, [])]);
+/// The decision that an entry is, and why it was made. Free text in an entry is for people, not for a label.
+fn decision_of(entry: &Entry) -> Option<(&'static str, &'static str)> {
+    match entry {
+        Entry::Intent(intent) => Some(("Begin", told::kind_name(hub_core::explain::shown_kind(intent.kind)))),
+        Entry::Abort { .. } => Some(("Abort", "SignOfLife")),
+        Entry::NeedsHuman { .. } => Some(("AskHuman", "NeedsHuman")),
+        Entry::Block { .. } => Some(("Block", "CoolingDown")),
+        Entry::Genesis { .. }
+        | Entry::Term { .. }
+        | Entry::Ownership { .. }
+        | Entry::Policy { .. }
+        | Entry::Echo { .. }
+        | Entry::Step { .. }
+        | Entry::Fence { .. }
+        | Entry::Commit { .. }
+        | Entry::Released { .. } => None,
+    }
 }
 
 #[cfg(test)]

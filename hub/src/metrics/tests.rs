@@ -1,21 +1,21 @@
 use std::path::Path;
 
 use crds::cluster::Liveness;
-use crds::conditions::{EventReason, Reason};
+use crds::conditions::Reason;
 use crds::operation::{
     DROperationSpec, DROperationStatus, OperationKind, OperationPhase, PhaseDuration, StepState, StepStatus,
     VolumeLossStatus,
 };
 use crds::placement::DRPlacementStatus;
-use hub_core::explain::{Figures, Happening, OperationView, PlacementView, SiteReport};
+use hub_core::explain::{Figures, OperationView, PlacementView, SiteReport};
 use hub_core::finding::Finding;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, Time};
 use k8s_openapi::jiff::Timestamp;
 use proto::{
     ClusterName, Epoch, Fencing, FromHub, Generation, Grant, Mark, Nonce, OnSilence, OperationId,
-    PlacementId, PlacementName, Policy, Reply, Term, Timing, WallTime,
+    PlacementId, PlacementName, Policy, Reply, Term, Timing,
 };
-use telemetry::{Arguments, LogFormat, Service, Telemetry, build, deviations, markdown_table};
+use understudy_telemetry::{Arguments, LogFormat, Service, Telemetry, build, deviations, markdown_table};
 
 use super::*;
 
@@ -133,19 +133,22 @@ fn grant() -> hub_core::decision::Send {
 }
 
 /// A value for every instrument.
-fn tell_everything(metrics: &HubMetrics) {
+fn tell_everything(metrics: &Metrics) {
     metrics.leads(true);
-    metrics.tells(&Explanation::Site(SiteReport {
+    metrics.explain(&Explanation::Site(SiteReport {
         cluster: east(),
         liveness: Liveness::Suspected,
         last_heartbeat: Some(WallTime(7_500)),
         version: String::new(),
     }));
-    metrics.tells(&placement(Some(Reason::PeerSilent)));
-    metrics.tells(&operation(OperationPhase::Running));
-    metrics.sends(&grant());
-    metrics.step_ends(metrics.step_begins());
+    metrics.explain(&placement(Some(Reason::PeerSilent)));
+    metrics.explain(&operation(OperationPhase::Running));
+    metrics.sent(&grant(), WallTime(10_000));
+    metrics.recorded(&[Entry::NeedsHuman { placement: id(), reason: "free text".into() }]);
+    metrics.stepped(Duration::from_micros(20));
     metrics.appended(AppendTimes { total: Duration::from_millis(3), commit: Duration::from_millis(2) });
+    metrics.session_began();
+    metrics.session_refused("wrong_identity");
     metrics.call_served("dr.v1.Hub/Attach", "OK", Duration::from_secs(1));
 }
 
@@ -158,17 +161,17 @@ fn assert_has(scrape: &str, lines: &[&str]) {
 #[test]
 fn every_declared_instrument_is_scraped_with_its_kind_and_labels() {
     let telemetry = telemetry();
-    let metrics = HubMetrics::new(&telemetry.meter(), Arc::default());
+    let metrics = Metrics::new(&telemetry.meter());
     tell_everything(&metrics);
-    metrics.tells(&operation(OperationPhase::Succeeded));
-    metrics.tells(&operation(OperationPhase::Running));
+    metrics.explain(&operation(OperationPhase::Succeeded));
+    metrics.explain(&operation(OperationPhase::Running));
     assert_eq!(deviations(&telemetry.scrape(), ALL), Vec::<String>::new());
 }
 
 #[test]
 fn gauges_show_the_newest_of_what_was_told_until_a_placement_is_released() {
     let telemetry = telemetry();
-    let metrics = HubMetrics::new(&telemetry.meter(), Arc::default());
+    let metrics = Metrics::new(&telemetry.meter());
     tell_everything(&metrics);
     let scrape = telemetry.scrape();
     assert_has(
@@ -177,6 +180,7 @@ fn gauges_show_the_newest_of_what_was_told_until_a_placement_is_released() {
             r#"understudy_site_heartbeat_time_seconds{cluster="east"} 7.5"#,
             r#"understudy_site_liveness{cluster="east",state="Suspected"} 1"#,
             r#"understudy_site_liveness{cluster="east",state="Live"} 0"#,
+            r#"understudy_lease_expiry_time_seconds{cluster="east",namespace="shop",placement="web"} 30"#,
             r#"understudy_replication_last_sync_time_seconds{cluster="east",namespace="shop",placement="web",volume="data"} 5"#,
             r#"understudy_placement_expected_loss_seconds{namespace="shop",placement="web"} 30"#,
             r#"understudy_placement_expected_rto_seconds{namespace="shop",placement="web"} 110"#,
@@ -188,7 +192,7 @@ fn gauges_show_the_newest_of_what_was_told_until_a_placement_is_released() {
     );
     assert!(!scrape.contains(r#"volume="logs""#), "a volume that never synced has no time\n{scrape}");
 
-    metrics.tells(&Explanation::Released(id(), name()));
+    metrics.explain(&Explanation::Released(id(), name()));
     let scrape = telemetry.scrape();
     assert!(!scrape.contains(r#"placement="web""#), "a released placement is still told\n{scrape}");
 }
@@ -196,10 +200,10 @@ fn gauges_show_the_newest_of_what_was_told_until_a_placement_is_released() {
 #[test]
 fn an_operation_that_ends_is_counted_once_with_its_times_and_its_worst_loss() {
     let telemetry = telemetry();
-    let metrics = HubMetrics::new(&telemetry.meter(), Arc::default());
-    metrics.tells(&operation(OperationPhase::Running));
+    let metrics = Metrics::new(&telemetry.meter());
+    metrics.explain(&operation(OperationPhase::Running));
     for _ in 0..2 {
-        metrics.tells(&operation(OperationPhase::Succeeded));
+        metrics.explain(&operation(OperationPhase::Succeeded));
     }
     let scrape = telemetry.scrape();
     assert_has(
@@ -217,19 +221,19 @@ fn an_operation_that_ends_is_counted_once_with_its_times_and_its_worst_loss() {
 #[test]
 fn an_operation_that_had_ended_before_this_hub_started_is_not_counted_again() {
     let telemetry = telemetry();
-    let metrics = HubMetrics::new(&telemetry.meter(), Arc::default());
-    metrics.tells(&operation(OperationPhase::Succeeded));
+    let metrics = Metrics::new(&telemetry.meter());
+    metrics.explain(&operation(OperationPhase::Succeeded));
     assert!(!telemetry.scrape().contains("understudy_operations_total{"));
 }
 
 #[test]
 fn waiting_is_a_decision_when_its_reason_begins_and_not_while_it_lasts() {
     let telemetry = telemetry();
-    let metrics = HubMetrics::new(&telemetry.meter(), Arc::default());
+    let metrics = Metrics::new(&telemetry.meter());
     for reason in [Some(Reason::PeerSilent), Some(Reason::PeerSilent), None, Some(Reason::PeerSilent)] {
-        metrics.tells(&placement(reason));
+        metrics.explain(&placement(reason));
     }
-    metrics.tells(&placement(Some(Reason::CannotFence)));
+    metrics.explain(&placement(Some(Reason::CannotFence)));
     assert_has(
         &telemetry.scrape(),
         &[
@@ -240,37 +244,13 @@ fn waiting_is_a_decision_when_its_reason_begins_and_not_while_it_lasts() {
 }
 
 #[test]
-fn a_failover_that_begins_is_counted_as_a_decision() {
-    let telemetry = telemetry();
-    let metrics = HubMetrics::new(&telemetry.meter(), Arc::default());
-    metrics.tells(&Explanation::Happened(Happening {
-        placement: id(),
-        name: name(),
-        reason: EventReason::FailoverStarted,
-        warning: true,
-        message: String::new(),
-        operation: None,
-    }));
-    assert_has(&telemetry.scrape(), &[r#"understudy_decisions_total{decision="Begin",reason="FailOver"} 1"#]);
-}
-
-#[test]
-fn a_grant_moves_the_lease_to_its_ttl_from_now() {
-    let mut told = Told::default();
-    told.explain(&placement(None));
-    assert!(told.sends(&grant(), WallTime(10_000)));
-    let values: Vec<f64> = told.lease_expiry_times().iter().map(|one| one.value).collect();
-    assert_eq!(values, [30.0]);
-}
-
-#[test]
 fn beyond_sixteen_volumes_the_oldest_of_the_others_stands_for_them() {
     let telemetry = telemetry();
-    let metrics = HubMetrics::new(&telemetry.meter(), Arc::default());
+    let metrics = Metrics::new(&telemetry.meter());
     let Explanation::Placement(mut view) = placement(None) else { unreachable!("a placement") };
     view.figures.last_syncs =
         (10..30).map(|number| (format!("volume-{number}"), Some(WallTime(number * 1000)))).collect();
-    metrics.tells(&Explanation::Placement(view));
+    metrics.explain(&Explanation::Placement(view));
     let scrape = telemetry.scrape();
     let shown =
         scrape.lines().filter(|line| line.starts_with("understudy_replication_last_sync_time_seconds{"));

@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crds::cluster::Liveness;
-use crds::conditions::EventReason;
 use crds::operation::{DROperationStatus, OperationKind, OperationPhase, StepState};
+use hub_core::decision::{Explanation, Send};
 use hub_core::explain::{OperationView, PlacementView, SiteReport};
-use hub_core::{Explanation, Send};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 use proto::{ClusterName, FromHub, OperationId, PlacementId, WallTime};
-use telemetry::{Declaration, Sample};
+use understudy_telemetry::{Declaration, Sample};
 
 use super::{
     ACTIVE, CONDITION, EXPECTED_LOSS, EXPECTED_RTO, HEARTBEAT_TIME, LAG, LAST_SYNC_TIME, LEADER,
@@ -34,8 +33,7 @@ pub struct Told {
 #[derive(Debug, Default, PartialEq)]
 pub struct News {
     pub ended: Option<Ended>,
-    /// A decision, and the reason for it or its subject.
-    pub decided: Option<(&'static str, &'static str)>,
+    pub waits_for: Option<&'static str>,
 }
 
 /// An operation that has ended. Spans are seconds.
@@ -52,10 +50,8 @@ pub struct Ended {
 impl Told {
     pub fn explain(&mut self, explanation: &Explanation) -> News {
         match explanation {
-            Explanation::Placement(view) => {
-                News { decided: self.placement(view).map(|reason| ("Wait", reason)), ended: None }
-            }
-            Explanation::Operation(view) => News { ended: self.operation(view), decided: None },
+            Explanation::Placement(view) => News { waits_for: self.placement(view), ended: None },
+            Explanation::Operation(view) => News { ended: self.operation(view), waits_for: None },
             Explanation::Site(report) => {
                 self.sites.insert(report.cluster.clone(), report.clone());
                 News::default()
@@ -64,7 +60,7 @@ impl Told {
                 self.forget(placement);
                 News::default()
             }
-            Explanation::Happened(happening) => News { decided: decision(happening.reason), ended: None },
+            Explanation::Happened(_) => News::default(),
         }
     }
 
@@ -93,7 +89,7 @@ impl Told {
     }
 
     /// Returns whether anything changed.
-    pub fn sends(&mut self, send: &Send, now: WallTime) -> bool {
+    pub fn sent(&mut self, send: &Send, now: WallTime) -> bool {
         let FromHub::Reply(reply) = &send.message else { return false };
         for grant in &reply.grants {
             let key = (grant.placement.clone(), send.to.clone());
@@ -262,27 +258,6 @@ fn current_step(status: &DROperationStatus) -> &str {
     current.map_or("", |step| step.name.as_str())
 }
 
-/// The decision that is behind what happened, and what it is about.
-fn decision(reason: EventReason) -> Option<(&'static str, &'static str)> {
-    match reason {
-        EventReason::DeployStarted => Some(("Begin", "Deploy")),
-        EventReason::FailoverStarted => Some(("Begin", "FailOver")),
-        EventReason::DeployRefused => Some(("Refuse", "Deploy")),
-        EventReason::FailoverRefused => Some(("Refuse", "FailOver")),
-        EventReason::FailoverAborted => Some(("Abort", "FailOver")),
-        EventReason::NeedsHuman => Some(("Ask", "NeedsHuman")),
-        EventReason::HeartbeatLost
-        | EventReason::HeartbeatReturned
-        | EventReason::Deployed
-        | EventReason::PromoteStuck
-        | EventReason::FenceConfirmed
-        | EventReason::Promoted
-        | EventReason::FailoverCompleted
-        | EventReason::ReplicationStale
-        | EventReason::Released => None,
-    }
-}
-
 /// What made the hub begin: a DRPlacement that was made or deleted, or what it saw itself.
 fn trigger(kind: OperationKind) -> &'static str {
     match kind {
@@ -292,7 +267,7 @@ fn trigger(kind: OperationKind) -> &'static str {
     }
 }
 
-fn kind_name(kind: OperationKind) -> &'static str {
+pub fn kind_name(kind: OperationKind) -> &'static str {
     match kind {
         OperationKind::Deploy => "Deploy",
         OperationKind::Readopt => "Readopt",
@@ -329,7 +304,7 @@ fn whole(at: &Time) -> f64 {
 }
 
 /// Ages are told as of the moment that they are asked for: a driver that stands still must not look fresh.
-pub fn now() -> WallTime {
+fn now() -> WallTime {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     WallTime(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
