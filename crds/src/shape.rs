@@ -6,7 +6,7 @@ pub(crate) const LABEL_PATTERN: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
 const SUBDOMAIN_PATTERN: &str = "^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$";
 const SPAN_PATTERN: &str = "^([0-9]{1,6}(ms|s|m|h)){1,3}$";
 const ENDPOINT_PATTERN: &str = r"^([-.A-Za-z0-9]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$";
-const IDENTITY_PATTERN: &str = "^[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?$";
+const IDENTITY_PATTERN: &str = "^[-A-Za-z0-9]+$";
 const LABEL_VALUE_PATTERN: &str = "^([A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?)?$";
 
 /// A DNS label: a cluster, a namespace, a placement.

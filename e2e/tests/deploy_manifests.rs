@@ -60,12 +60,11 @@ async fn an_agent_installs_and_can_do_its_work_and_no_more() -> Result<()> {
 }
 
 /// `verb group resource[/subresource][@name][ namespace]`; the core group is `-`.
-const HUB_NEEDS: [&str; 17] = [
+const HUB_NEEDS: [&str; 16] = [
     "list understudy.dev drplacements",
     "watch understudy.dev drplacements",
     "patch understudy.dev drplacements",
     "patch understudy.dev drplacements/status",
-    "update understudy.dev drplacements/finalizers",
     "list understudy.dev drclusters",
     "watch understudy.dev drclusters",
     "patch understudy.dev drclusters/status",
@@ -80,7 +79,8 @@ const HUB_NEEDS: [&str; 17] = [
     "patch events.k8s.io events",
 ];
 
-const HUB_MUST_NOT: [&str; 14] = [
+const HUB_MUST_NOT: [&str; 15] = [
+    "update understudy.dev drplacements",
     "create understudy.dev drapprovals",
     "update understudy.dev drapprovals",
     "patch understudy.dev drapprovals",
