@@ -52,15 +52,15 @@ spec:
 
 #[test]
 fn a_pod_runs_once_its_volumes_are_attached_and_is_gone_only_after_they_are_detachable() {
-    on_a_site("orderly", 2, async |site| {
+    on_a_site("orderly", 10, async |site| {
         site.deploy().await?;
         site.await_writing().await?;
         let pod = site.pod().await?;
         ensure!(pod_is_ready(&pod), "the pod writes but is not ready: {:?}", pod.status);
         let attachments = site.attachments().await?;
-        ensure!(attachments.len() == 2, "two volumes, but {} attachments", attachments.len());
+        ensure!(attachments.len() == 10, "ten volumes, but {} attachments", attachments.len());
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).context("a pod on a node")?;
-        ensure!(site.mounts(&node).await?.len() == 2, "the node does not say that it uses both volumes");
+        ensure!(site.mounts(&node).await?.len() == 10, "the node does not say that it uses all volumes");
         let written: BTreeSet<_> = site.records()?.into_iter().map(|record| record.image).collect();
         ensure!(written == site.application.volume_handles().into_iter().collect(), "wrote to {written:?}");
 

@@ -99,11 +99,8 @@ impl Action {
 
     /// Does it, or says what did not work. The next pass decides anew from what it then sees: nothing is tried twice here.
     pub async fn carry_out(self, client: &Client, array: &Path) -> anyhow::Result<Done> {
-        let what = format!("{self:?}");
-        timeout(CALL_DEADLINE, self.call(client, array))
-            .await
-            .with_context(|| format!("no answer within {CALL_DEADLINE:?} to {what}"))?
-            .with_context(|| format!("carrying out {what}"))
+        let answer = timeout(CALL_DEADLINE, self.call(client, array)).await;
+        answer.with_context(|| format!("no answer within {CALL_DEADLINE:?}"))?
     }
 
     async fn call(self, client: &Client, array: &Path) -> anyhow::Result<Done> {

@@ -7,6 +7,7 @@
 mod action;
 mod attacher;
 mod containers;
+mod echo;
 mod kubelet;
 mod pacing;
 mod plan;

@@ -29,17 +29,16 @@ impl Pacing {
         self.waiting.insert(what, since);
         let due = since + delay;
         if due > self.now {
-            self.next = Some(self.next.map_or(due, |next| next.min(due)));
+            self.wake_at(due);
         }
         due <= self.now
     }
 
-    /// Something was learned that may allow more at once.
-    pub fn wake_now(&mut self) {
-        self.next = Some(self.now);
+    pub fn wake_at(&mut self, instant: Instant) {
+        self.next = Some(self.next.map_or(instant, |next| next.min(instant)));
     }
 
-    /// When the next of the waiting becomes due.
+    /// When to look again although nothing has changed.
     pub fn next(&self) -> Option<Instant> {
         self.next
     }

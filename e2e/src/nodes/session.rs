@@ -20,6 +20,7 @@ use super::{
     action::{Action, Done, is_overtaken},
     attacher,
     containers::PodRuntime,
+    echo::Echoes,
     kubelet::{self, InUse},
     pacing::Pacing,
     provisioner,
@@ -46,6 +47,7 @@ pub struct Session {
     changes: Changes,
     in_use: InUse,
     pacing: Pacing,
+    echoes: Echoes,
 }
 
 impl Session {
@@ -71,6 +73,7 @@ impl Session {
             changes,
             in_use: InUse::new(),
             pacing: Pacing::new(Instant::now()),
+            echoes: Echoes::default(),
         })
     }
 
@@ -123,41 +126,50 @@ impl Session {
 
     /// Whether everything that was wanted could be done.
     async fn pass(&mut self, runtime: &mut PodRuntime) -> anyhow::Result<bool> {
-        let began = Instant::now();
         kubelet::end_unwanted(&self.view, runtime)?;
         let actions = self.decide(runtime);
-        let count = actions.len();
         let (client, array) = (&self.client, self.data_socket.as_path());
-        let results: Vec<_> = stream::iter(actions)
-            .map(|action| action.carry_out(client, array))
-            .buffer_unordered(CALLS_AT_ONCE)
-            .collect()
-            .await;
+        let calls = actions.into_iter().map(async |(what, action)| {
+            let outcome = action.carry_out(client, array).await;
+            (what, outcome)
+        });
+        let outcomes: Vec<_> = stream::iter(calls).buffer_unordered(CALLS_AT_ONCE).collect().await;
         let mut all_done = true;
-        for result in results {
-            match result {
-                Ok(done) => self.follow_up(done, runtime)?,
-                Err(error) if is_overtaken(&error) => {
-                    all_done = false;
-                    tracing::debug!(error = format!("{error:#}"), "overtaken, deciding again");
+        for (what, outcome) in outcomes {
+            match outcome {
+                Ok(done) => {
+                    self.echoes.note(what, Instant::now());
+                    self.follow_up(done, runtime)?;
                 }
                 Err(error) => {
                     all_done = false;
-                    tracing::warn!(error = format!("{error:#}"), "not done, deciding again");
+                    tell(&what, &error);
                 }
             }
-        }
-        if count > 0 {
-            tracing::debug!(count, took = ?began.elapsed(), "pass");
         }
         Ok(all_done)
     }
 
-    fn decide(&mut self, runtime: &PodRuntime) -> Vec<Action> {
+    /// What is to be done, each by its description.
+    fn decide(&mut self, runtime: &PodRuntime) -> Vec<(String, Action)> {
+        let now = Instant::now();
+        let mut actions: Vec<_> =
+            self.wanted(runtime, now).into_iter().map(|action| (format!("{action:?}"), action)).collect();
+        actions.retain(|(what, _)| match self.echoes.awaited(what, now) {
+            Some(until) => {
+                self.pacing.wake_at(until);
+                false
+            }
+            None => true,
+        });
+        actions
+    }
+
+    fn wanted(&mut self, runtime: &PodRuntime, now: Instant) -> Vec<Action> {
         let settings = self.settings.borrow_and_update().clone();
         let (view, driver) = (&self.view, self.registration.driver.as_str());
         let pacing = &mut self.pacing;
-        pacing.begin_pass(Instant::now());
+        pacing.begin_pass(now);
         let mut actions = scheduler::decide(view, &settings);
         actions.extend(attacher::decide(view, driver, &settings, pacing));
         actions.extend(provisioner::decide(view, driver, &settings, pacing));
@@ -171,11 +183,20 @@ impl Session {
             Done::Prepared(plan) => runtime.start(*plan),
             Done::MarkedInUse { node, mounts } => {
                 self.in_use.insert(node, mounts);
-                self.pacing.wake_now();
+                self.pacing.wake_at(Instant::now());
                 Ok(())
             }
             Done::Removed { uid } => runtime.forget(&uid),
         }
+    }
+}
+
+/// Being overtaken is nothing to tell of: the pass saw an older cluster, and the next one decides anew.
+fn tell(what: &str, error: &anyhow::Error) {
+    if is_overtaken(error) {
+        tracing::debug!(what, "overtaken");
+    } else {
+        tracing::warn!(what, error = format!("{error:#}"), "not done, deciding again");
     }
 }
 
