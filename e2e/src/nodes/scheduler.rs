@@ -49,9 +49,24 @@ fn is_waiting(pod: &Pod) -> bool {
 
 fn fits(view: &View, node: &str, specification: &PodSpec) -> bool {
     let labels = Registration::labels(node);
-    let selector = specification.node_selector.iter().flatten();
+    let mut selector = specification.node_selector.iter().flatten();
     let Some(object) = view.node(node) else { return false };
-    selector.clone().all(|(key, value)| labels.get(key) == Some(value)) && takes(&object, specification)
+    selector.all(|(key, value)| labels.get(key) == Some(value))
+        && is_wished_for(node, specification)
+        && takes(&object, specification)
+}
+
+/// Of a pod's affinity only what says by name where it must go: that is how a DaemonSet places its pods.
+fn is_wished_for(node: &str, specification: &PodSpec) -> bool {
+    let affinity = specification.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
+    let required =
+        affinity.and_then(|node| node.required_during_scheduling_ignored_during_execution.as_ref());
+    required.is_none_or(|required| {
+        required.node_selector_terms.iter().any(|term| {
+            let mut names = term.match_fields.iter().flatten().filter(|field| field.key == "metadata.name");
+            names.all(|field| field.values.iter().flatten().any(|name| name == node))
+        })
+    })
 }
 
 fn takes(node: &Node, specification: &PodSpec) -> bool {
@@ -102,6 +117,20 @@ mod tests {
         assert!(!takes(&tainted, &pod(json!([{"key": "other", "operator": "Exists"}]))));
         assert!(takes(&tainted, &pod(json!([{"key": "maintenance", "operator": "Exists"}]))));
         assert!(takes(&tainted, &pod(json!([{"operator": "Exists"}]))));
+    }
+
+    #[test]
+    fn a_pod_of_a_daemon_set_goes_only_to_the_node_that_it_names() {
+        let named = json!([{"matchFields": [
+            {"key": "metadata.name", "operator": "In", "values": ["node-east-1"]}
+        ]}]);
+        let affinity = json!({"nodeAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": named}
+        }});
+        let pod: PodSpec =
+            serde_json::from_value(json!({"containers": [], "affinity": affinity})).expect("a pod's spec");
+        assert!(is_wished_for("node-east-1", &pod));
+        assert!(!is_wished_for("node-east-0", &pod));
     }
 
     #[test]
