@@ -13,6 +13,7 @@ use crate::crash::CrashPoint;
 use crate::journal_store::JournalStore;
 use crate::metrics::Metrics;
 use crate::sessions::{SessionEvent, SessionInbox, Sessions};
+use crate::traces::Traces;
 
 pub struct Driver {
     pub hub: Hub,
@@ -23,6 +24,7 @@ pub struct Driver {
     /// To the reader of DRPlacements; a full queue means that reads are under way, and the wish comes again.
     pub wanted_reads: mpsc::Sender<PlacementName>,
     pub metrics: Metrics,
+    pub traces: Traces,
     pub crash: Option<CrashPoint>,
 }
 
@@ -44,6 +46,8 @@ impl Driver {
             let event = tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
+                // Before the messages, so that no flood of them can stop the time.
+                _ = ticks.tick() => Event::Tick,
                 said = inbox.receive() => match said {
                     Some(said) => heard(said),
                     None => anyhow::bail!("the sessions ended"),
@@ -52,7 +56,6 @@ impl Driver {
                     Some(wish) => wish,
                     None => anyhow::bail!("the watches of DRPlacements and DRClusters ended"),
                 },
-                _ = ticks.tick() => Event::Tick,
             };
             self.handle(event).await?;
         }
@@ -75,9 +78,11 @@ impl Driver {
             })?;
             self.metrics.appended(times);
             self.metrics.recorded(&record);
+            self.traces.recorded(&record);
         }
         self.crash_point("Recorded", &record);
-        for send in send {
+        for mut send in send {
+            self.traces.sending(&mut send);
             self.metrics.sent(&send, clock::now().wall);
             self.sessions.send(&send.to, send.message);
         }

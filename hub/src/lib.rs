@@ -13,3 +13,4 @@ pub mod placements;
 pub mod sessions;
 pub mod status_writer;
 pub mod telemetry;
+pub mod traces;

@@ -16,6 +16,7 @@ use understudy_hub::driver::Driver;
 use understudy_hub::journal_store::JournalStore;
 use understudy_hub::metrics::Metrics;
 use understudy_hub::sessions::{SessionCounters, SessionRefusal, SessionSettings, Sessions};
+use understudy_hub::traces::Traces;
 use understudy_hub::{clock, identity, pki, placements, status_writer, telemetry};
 use understudy_telemetry::{Health, serve};
 
@@ -88,6 +89,7 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
         told: tell,
         wanted_reads: want_read,
         metrics,
+        traces: Traces::default(),
         crash: CrashPoint::from_environment(),
     };
     tasks.spawn(driver.run(first, wishes, inbox, arguments.tick, stop.clone()));
