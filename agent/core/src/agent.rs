@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proto::{
-    Acknowledgement, Action, Ailment, ClusterName, FromAgent, Mark, Moment, Nonce, Outcome, PlacementId, Role, WallTime,
+    Acknowledgement, Action, Ailment, ClusterName, FromAgent, Mark, Moment, Nonce, Outcome, PlacementId, PlacementName,
+    Role, WallTime,
 };
 
 use crate::ailments::reason;
@@ -121,6 +122,28 @@ impl Agent {
             placement.assignment.is_some() || placement.command.is_some() || placement.recorded.is_some()
         });
         concerned.map(|placement| placement.name.namespace.clone()).collect()
+    }
+
+    /// All peers of all placements, by the uid in their certificates.
+    pub fn peers(&self) -> BTreeMap<String, ClusterName> {
+        let assignments = self.placements.values().filter_map(|placement| placement.assignment.as_ref());
+        let peers = assignments.flat_map(|assignment| &assignment.peers);
+        peers.map(|peer| (peer.identity.clone(), peer.cluster.clone())).collect()
+    }
+
+    /// Name, role and, for what is held, the end of the lease.
+    pub fn roles(&self) -> Vec<(PlacementName, Role, Option<Moment>)> {
+        let held = |placement: &Placement| {
+            let deadline = placement.lease.deadline(placement.targets());
+            deadline.filter(|_| placement.role() == Role::Holder)
+        };
+        let placements = self.placements.values();
+        placements.map(|placement| (placement.name.clone(), placement.role(), held(placement))).collect()
+    }
+
+    /// When this agent last wrote to its API server.
+    pub fn last_write(&self) -> Option<Moment> {
+        self.last_write
     }
 
     /// A site that was holder in another life of its node is stopped before anyone is asked (protocol §6). It waits for

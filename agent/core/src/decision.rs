@@ -2,9 +2,10 @@
 //! where an order matters, the later effect is decided only after the earlier one has been seen.
 
 use std::fmt;
+use std::time::Duration;
 
 use proto::{
-    ClusterName, CommandId, Epoch, FromAgent, HoldAnswer, HoldRequest, Mark, Moment, PlacementId,
+    ClusterName, CommandId, Epoch, FromAgent, HoldAnswer, HoldRequest, Mark, Moment, Peer, PlacementId,
     PlacementName, StepKind, WorkloadRef,
 };
 use serde_json::Value;
@@ -41,30 +42,27 @@ pub struct SiteWrite {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
     pub boot: String,
+    /// How soon the next one is written: whoever waits to take over may conclude something from its absence.
+    pub every: Duration,
     pub deadlines: Vec<(PlacementId, Moment)>,
     pub paths: Vec<PathMemory>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct HoldAsk {
-    pub peer: ClusterName,
-    pub identity: String,
-    pub endpoint: String,
+    pub peer: Peer,
     pub request: HoldRequest,
-    pub deadline: std::time::Duration,
+    pub deadline: Duration,
     pub asked: Moment,
 }
 
 /// All paths to one cluster, to be tried now.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Probe {
-    pub cluster: ClusterName,
-    pub identity: String,
-    pub peer_endpoint: Option<String>,
-    pub probe_endpoints: Vec<String>,
+    pub peer: Peer,
     pub mark: Mark,
     pub began: Moment,
-    pub deadline: std::time::Duration,
+    pub deadline: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,7 +185,7 @@ impl fmt::Display for Effect {
 pub enum Note {
     RoleChanged { placement: PlacementName, role: proto::Role, epoch: Epoch },
     LeaseRanOut { placement: PlacementName, stops: bool },
-    LeaseSuspended { placement: PlacementName, jump: std::time::Duration },
+    LeaseSuspended { placement: PlacementName, jump: Duration },
     Superseded { placement: PlacementName, epoch: Epoch },
     CommandRefused { command: CommandId, refusal: proto::Refusal },
     CommandAdmitted { command: CommandId, epoch: Epoch, trace_parent: Option<String> },

@@ -18,8 +18,8 @@ use crate::site_state::{Recorded, SiteState};
 
 /// The period of heartbeats before any assignment names one.
 const UNASSIGNED_RENEW: Duration = Duration::from_secs(1);
-/// The memory is not written more often than this, whatever the renewal period.
-const MEMORY_SPACING: Duration = Duration::from_millis(500);
+/// The memory is written once in each renewal period, but within these bounds: it is also what a waiting agent watches.
+const MEMORY_PERIOD: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(2));
 /// Heartbeats that may still be answered; an answer to an older one grants nothing any more anyway.
 const ANSWERABLE: usize = 1024;
 /// R7: the clocks may not move apart by more.
@@ -111,6 +111,12 @@ impl Agent {
     /// than ours is taken over, because an epoch seen is never unseen.
     pub(crate) fn site_seen(&mut self, id: &PlacementId, seen: Option<Recorded>) {
         let Some(placement) = self.placements.get_mut(id) else { return };
+        // What is older than our own last write says nothing; what comes during a write is settled by its end.
+        let version = |recorded: &Recorded| recorded.resource_version.parse::<u64>().ok();
+        let older = seen.as_ref().and_then(version) <= placement.recorded.as_ref().and_then(version);
+        if placement.writing.in_flight || (seen.is_some() && older) {
+            return;
+        }
         if let (Some(seen), Some(site)) = (&seen, &mut placement.site)
             && seen.state.epoch_seen > site.epoch_seen
         {
@@ -227,10 +233,7 @@ impl Agent {
         for peer in assignments.flat_map(|assignment| &assignment.peers) {
             if asked.insert(&peer.cluster) {
                 decision.probe.push(Probe {
-                    cluster: peer.cluster.clone(),
-                    identity: peer.identity.clone(),
-                    peer_endpoint: peer.peer_endpoint.clone(),
-                    probe_endpoints: peer.probe_endpoints.clone(),
+                    peer: peer.clone(),
                     mark: self.mark,
                     began: self.now,
                     deadline,
@@ -245,11 +248,13 @@ impl Agent {
         if self.memory_in_flight || self.now < self.next_memory {
             return;
         }
-        self.next_memory = self.now + self.renew().max(MEMORY_SPACING);
+        let every = self.renew().clamp(MEMORY_PERIOD.0, MEMORY_PERIOD.1);
+        self.next_memory = self.now + every;
         self.memory_in_flight = true;
         let held = self.placements.iter();
         decision.keep = Some(Memory {
             boot: self.boot.clone(),
+            every,
             deadlines: held
                 .filter_map(|(id, placement)| Some((id.clone(), placement.lease.until()?)))
                 .collect(),

@@ -30,6 +30,7 @@ impl FenceProgress {
 
 pub fn fence(view: &View<'_>) -> Next {
     let mut next = Next::done();
+    workloads::remember(view, &mut next);
     refuse_new_pods(view, &mut next);
     if next.outcome == proto::Outcome::Done || proof_is_overdue(view) {
         workloads::stop(view, &mut next);

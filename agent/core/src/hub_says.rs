@@ -24,8 +24,20 @@ impl Agent {
     /// A stream has begun: who we are, what we remember, and then everything again.
     pub(crate) fn hub_up(&mut self, decision: &mut Decision) {
         self.hub_up = true;
+        decision.send.push(FromAgent::Hello(self.hello()));
+        for placement in self.placements.values_mut() {
+            placement.reporting = Default::default();
+            if let Some(current) = &mut placement.command {
+                current.answered = None;
+            }
+        }
+        self.next_heartbeat = self.now;
+    }
+
+    /// What begins a stream.
+    pub fn hello(&self) -> Hello {
         let known = self.placements.iter().filter(|(_, placement)| placement.site.is_some());
-        decision.send.push(FromAgent::Hello(Hello {
+        Hello {
             cluster: self.identity.cluster.clone(),
             version: self.identity.version.clone(),
             known: known
@@ -35,14 +47,7 @@ impl Agent {
                     role: placement.role(),
                 })
                 .collect(),
-        }));
-        for placement in self.placements.values_mut() {
-            placement.reporting = Default::default();
-            if let Some(current) = &mut placement.command {
-                current.answered = None;
-            }
         }
-        self.next_heartbeat = self.now;
     }
 
     pub(crate) fn hear_hub(&mut self, message: FromHub, decision: &mut Decision) {

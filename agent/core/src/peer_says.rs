@@ -70,12 +70,9 @@ impl Agent {
                 continue;
             }
             let peers = placement.assignment.iter().flat_map(|assignment| &assignment.peers);
-            for peer in peers.filter(|peer| peer.eligible) {
-                let Some(endpoint) = peer.peer_endpoint.clone() else { continue };
+            for peer in peers.filter(|peer| peer.eligible && peer.peer_endpoint.is_some()) {
                 decision.ask.push(HoldAsk {
-                    peer: peer.cluster.clone(),
-                    identity: peer.identity.clone(),
-                    endpoint,
+                    peer: peer.clone(),
                     request: HoldRequest {
                         holder: self.identity.cluster.clone(),
                         placement: id.clone(),

@@ -13,8 +13,10 @@ use crate::workloads;
 
 pub fn stage(view: &View<'_>, inventory: Option<&Inventory>) -> Next {
     let mut next = Next::done();
+    workloads::remember(view, &mut next);
     if !view.is_durable() {
-        return Next::waiting_for("the DRSiteState to say Standby");
+        next.wait_also_for("the DRSiteState to say Standby");
+        return next;
     }
     workloads::stop(view, &mut next);
     let Some(inventory) = inventory else { return next };

@@ -14,12 +14,17 @@ pub fn stop(view: &View<'_>, next: &mut Next) {
     for workload in view.survey.workloads.iter().filter(|workload| workload.wanted > 0) {
         next.wait_also_for(format!("{} {} to stop", workload.workload.kind, workload.workload.name));
         let had = remembered(view, &workload.workload).unwrap_or(workload.wanted);
-        if remembered(view, &workload.workload).is_none() {
-            next.remember
-                .push(WorkloadReplicas { workload: workload.workload.clone(), replicas: workload.wanted });
-        }
         next.effects.extend(stop_one(view, workload, had));
     }
+}
+
+/// What is to be stopped and not remembered yet.
+pub fn remember(view: &View<'_>, next: &mut Next) {
+    let running = view.survey.workloads.iter().filter(|workload| workload.wanted > 0);
+    next.remember = running
+        .filter(|workload| remembered(view, &workload.workload).is_none())
+        .map(|workload| WorkloadReplicas { workload: workload.workload.clone(), replicas: workload.wanted })
+        .collect();
 }
 
 /// One note before the other, then the scale. If the API server takes no note, stopping must not wait for it for long.

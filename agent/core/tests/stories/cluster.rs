@@ -234,8 +234,8 @@ impl Cluster {
             self.told(&message);
         }
         for ask in ask {
-            self.line(format!("ask {} for a hold at epoch {}", ask.peer, ask.request.epoch));
-            self.asked.push((ask.peer, ask.request.epoch, ask.asked));
+            self.line(format!("ask {} for a hold at epoch {}", ask.peer.cluster, ask.request.epoch));
+            self.asked.push((ask.peer.cluster, ask.request.epoch, ask.asked));
         }
         for (AskId(number), answer) in answer {
             self.line(format!("answer question {number}: {answer:?}"));
