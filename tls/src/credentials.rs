@@ -222,11 +222,13 @@ impl Material {
             .map_err(|source| CredentialsError::Identity { path: path.clone(), source })?;
         let not_after =
             expiry(&chain[0]).map_err(|source| CredentialsError::Identity { path: path.clone(), source })?;
-        let own = CertifiedKey::from_der(chain, key, &provider()).map_err(|source| match source {
-            rustls::Error::InconsistentKeys(_) => {
-                CredentialsError::Mismatch { path: path.clone(), key: files.key.clone() }
+        let own = CertifiedKey::from_der(chain, key, &provider()).map_err(|source| {
+            let key = files.key.clone();
+            if matches!(source, rustls::Error::InconsistentKeys(_)) {
+                CredentialsError::Mismatch { path, key }
+            } else {
+                CredentialsError::Unusable { what: "key", path: key, source }
             }
-            other => CredentialsError::Unusable { what: "key", path: files.key.clone(), source: other },
         })?;
         let own = Arc::new(SingleCertAndKey::from(own));
         let verifier = ClustersOnly::new(roots.clone(), trust_domain.clone())
