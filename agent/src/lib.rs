@@ -1,5 +1,15 @@
 //! The agent around its core: one conversation per file.
 
+pub mod args;
+pub mod clock;
+pub mod crash;
+pub mod driver;
+
+pub mod apply;
+pub mod memory;
+pub mod site_states;
+pub mod watches;
+
 pub mod identity;
 pub mod link;
 pub mod peer;

@@ -1,1 +1,167 @@
-fn main() {}
+//! The agent: reads its arguments, takes its turn, connects the conversations, and runs until it is told to stop.
+
+use std::time::Duration;
+
+use agent_core::{Agent, Event, Identity, MemoryRead};
+use anyhow::Context;
+use clap::Parser;
+use kube::Client;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use understudy_agent::args::{Arguments, Command, RunArguments};
+use understudy_agent::crash::CrashPoint;
+use understudy_agent::driver::{Driver, Inbox};
+use understudy_agent::link::{Link, LinkSettings};
+use understudy_agent::memory::{self, Remembered};
+use understudy_agent::metrics::Metrics;
+use understudy_agent::peer::{self, PeerSettings};
+use understudy_agent::watches::{self, Watches};
+use understudy_agent::{clock, identity, site_states, telemetry};
+use understudy_telemetry::{Health, serve};
+
+/// Events waiting for the core: a watch that lists a thousand objects waits for it rather than growing.
+const EVENTS: usize = 1024;
+/// Holds waiting for the core; a peer asks again within a renewal period.
+const HOLDS: usize = 64;
+const HUB_CALL: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// What is under way when the agent is told to stop may take this long.
+const GIVE_BACK: Duration = Duration::from_secs(2);
+
+fn main() -> anyhow::Result<()> {
+    // A second call would mean a second provider, which the dependencies rule out.
+    let _first = rustls::crypto::ring::default_provider().install_default();
+    match Arguments::parse().command {
+        Command::Run(arguments) => {
+            tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run(*arguments))
+        }
+    }
+}
+
+async fn run(arguments: RunArguments) -> anyhow::Result<()> {
+    let instance = instance();
+    let telemetry =
+        telemetry::telemetry(&arguments.telemetry, instance.clone(), arguments.cluster.to_string())?;
+    let (health, watched_health) = watch::channel(Health::starting());
+    let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
+    if let Some(address) = arguments.telemetry.metrics_listen {
+        let (bound, serving) = serve(address, &telemetry, watched_health).await?;
+        tracing::info!(%bound, "metrics and health are served");
+        tasks.spawn(async move { serving.await.context("serving metrics and health") });
+    }
+    let stop = CancellationToken::new();
+    tasks.spawn(stop_on_signal(stop.clone()));
+
+    let credentials = identity::load(arguments.certificate_files(), arguments.trust_domain.clone())?;
+    let client = Client::try_default().await.context("connecting to this cluster's API server")?;
+    let boot = clock::boot_id(&arguments.boot_id_file)?;
+    // One process is one holder of the turn, whatever its pod is called.
+    let holder = format!("{instance}-{}-{}", std::process::id(), clock::now().0);
+    let taken = tokio::select! {
+        taken = memory::take_turn(client.clone(), &arguments.namespace, holder) => taken?,
+        () = stop.cancelled() => return Ok(()),
+    };
+    let (turn, remembered) = taken;
+    let sites = site_states::read_all(&client).await?;
+    tracing::info!(placements = sites.len(), remembered = remembered.is_some(), "this agent acts for its cluster");
+    let remembered = remembered.unwrap_or_default();
+    let Remembered { boot: remembered_boot, deadlines, paths } = remembered;
+    let first = Event::Started(MemoryRead {
+        boot,
+        wall: clock::wall(),
+        remembered_boot: Some(remembered_boot),
+        deadlines: deadlines.into_iter().collect(),
+        paths,
+        sites,
+    });
+
+    let who = Identity { cluster: arguments.cluster.clone(), version: env!("CARGO_PKG_VERSION").to_owned() };
+    let agent = Agent::new(who);
+    let (events, events_inbox) = mpsc::channel(EVENTS);
+    let (found, scalable) = mpsc::channel(1);
+    let (hold, holds) = mpsc::channel(HOLDS);
+    let (newest_memory, memories) = watch::channel(Default::default());
+    let (known_peers, peers) = watch::channel(Default::default());
+    let (hello, hello_seen) = watch::channel(agent.hello());
+    let (may_call, mut may_call_seen) = watch::channel(false);
+    let settings = LinkSettings { hub: arguments.hub.clone(), rpc: HUB_CALL, longest_pause: LONGEST_PAUSE };
+    let (link, sender, link_inbox) = Link::new(settings, credentials.clone(), hello_seen);
+
+    tasks.spawn(memory::keep_writing(turn, memories, events.clone()));
+    tasks.spawn(site_states::watch(client.clone(), events.clone()));
+    tasks.spawn(watches::discover(client.clone(), found));
+    let listener = TcpListener::bind(arguments.peer_listen).await.with_context(|| {
+        format!("listening on {}: choose another address with --peer-listen", arguments.peer_listen)
+    })?;
+    tracing::info!(peer_listen = %listener.local_addr()?, "other clusters' agents are served");
+    let (served_credentials, until) = (credentials.clone(), stop.clone());
+    tasks.spawn(async move {
+        let serving = peer::serve(listener, served_credentials, peers, hold, PeerSettings::default(), until);
+        serving.await.context("serving other clusters' agents")
+    });
+    let until = stop.clone();
+    tasks.spawn(async move {
+        // A holder from another life of its node stops before it asks anyone.
+        let calm = may_call_seen.wait_for(|may_call| *may_call).await.is_ok();
+        if calm {
+            link.run(until).await;
+        }
+        Ok(())
+    });
+    let driver = Driver {
+        agent,
+        client: client.clone(),
+        credentials,
+        link: sender,
+        hello,
+        memory: newest_memory,
+        peers: known_peers,
+        watches: Watches::new(client, events),
+        metrics: Metrics::new(&telemetry.meter()),
+        crash: CrashPoint::from_environment(),
+        may_call_hub: may_call,
+    };
+    let inbox = Inbox { events: events_inbox, link: link_inbox, holds, scalable };
+    tasks.spawn(driver.run(first, inbox, stop.clone()));
+    health.send_replace(Health::ready());
+
+    // Whatever ends first ends the process: a part that is missing unnoticed is worse than a restart.
+    let ended = tasks.join_next().await;
+    let asked = stop.is_cancelled();
+    stop.cancel();
+    health.send_replace(Health { alive: Err("stopping".to_owned()), ready: Err("stopping".to_owned()) });
+    give_back(&mut tasks).await;
+    telemetry.shutdown().await;
+    match ended {
+        Some(Ok(Err(error))) if !asked => Err(error),
+        Some(Err(panicked)) => Err(panicked.into()),
+        Some(Ok(_)) | None => Ok(()),
+    }
+}
+
+/// The driver ends first, and with it its end of the memory; then the turn is given back, so that the next agent need
+/// not wait for it to run out.
+async fn give_back(tasks: &mut JoinSet<anyhow::Result<()>>) {
+    let ended = async { while tasks.join_next().await.is_some() {} };
+    // Watches never end by themselves.
+    let _late = tokio::time::timeout(GIVE_BACK, ended).await;
+    tasks.shutdown().await;
+}
+
+/// Tells this process apart from others in logs and in the agent's Lease.
+fn instance() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").map(|name| name.trim().to_owned());
+    std::env::var("POD_NAME").or(host).unwrap_or_else(|_| "understudy-agent".to_owned())
+}
+
+async fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("asked to stop"),
+        interrupted = tokio::signal::ctrl_c() => interrupted?,
+    }
+    stop.cancel();
+    Ok(())
+}

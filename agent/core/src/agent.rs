@@ -213,7 +213,7 @@ impl Agent {
     }
 
     fn refresh_survey(&mut self, placement: &mut Placement) {
-        let revision = self.world.revision;
+        let revision = self.world.revision(&placement.name.namespace);
         let Some(assignment) = &placement.assignment else { return };
         if !self.world.is_known(&placement.name.namespace)
             || placement.survey.as_ref().is_some_and(|(seen, _)| *seen == revision)

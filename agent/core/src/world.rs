@@ -180,8 +180,9 @@ impl<T: PartialEq> Shelf<T> {
 
 #[derive(Debug, Default)]
 pub struct World {
-    /// Grows with every change, so that what is derived from the world need not be derived again.
-    pub revision: u64,
+    /// Of what has no namespace.
+    revision: u64,
+    revisions: BTreeMap<String, u64>,
     claims: Shelf<Claim>,
     volumes: Shelf<Volume>,
     storage_classes: Shelf<Value>,
@@ -195,8 +196,8 @@ pub struct World {
 
 impl World {
     pub fn see(&mut self, watched: Watched) {
-        self.revision += 1;
         let Watched { kind, change } = watched;
+        self.count(&change);
         match kind {
             Kind::Claim => self.claims.take(change, parse::claim),
             Kind::Volume => self.volumes.take(change, parse::volume),
@@ -211,6 +212,22 @@ impl World {
                 shelf.take(change, |object| parse::workload(&kind, object));
             }
         }
+    }
+
+    fn count(&mut self, change: &Change) {
+        let namespace = match change {
+            Change::Applied(object) | Change::Deleted(object) => key_of(object).0,
+            Change::Listed { namespace, objects: _, began: _ } => namespace.clone().unwrap_or_default(),
+        };
+        match namespace.as_str() {
+            "" => self.revision += 1,
+            _ => *self.revisions.entry(namespace).or_default() += 1,
+        }
+    }
+
+    /// Grows with every change that matters to this namespace, so that what is derived need not be derived again.
+    pub fn revision(&self, namespace: &str) -> u64 {
+        self.revision + self.revisions.get(namespace).copied().unwrap_or(0)
     }
 
     /// Whether everything that a decision about this namespace needs has been read once.
