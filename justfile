@@ -1,0 +1,49 @@
+# What one can do here. Each recipe is one line of cargo or a script, so that just is not needed.
+
+# Lists the recipes.
+default:
+    @just --list --unsorted
+
+# From nothing to a failover between two clusters, on this machine.
+demo *arguments:
+    cargo demo {{ arguments }}
+
+# Everything that must pass before a change lands.
+ci:
+    .ci/run
+
+# All tests, those on real control planes too.
+test *arguments:
+    cargo test --workspace {{ arguments }}
+
+# The tests that need no control plane: cores, contract, shapes, telemetry, journal.
+test-fast:
+    cargo test -p understudy-proto -p understudy-crds -p hub-core -p agent-core -p understudy-telemetry
+    cargo test -p understudy-hub --test journal
+
+# The hub's journal on disks that crash, lie, fill up, fail and rot.
+test-journal:
+    cargo test -p understudy-hub --test journal
+
+# Lints, as strict as in CI.
+lint:
+    cargo clippy --workspace --all-targets -- -D warnings
+
+format:
+    cargo fmt --all
+
+# Writes the definitions in crds/yaml anew.
+generate:
+    cargo run -p understudy-crds --bin generate
+
+# Licences, sources, TLS providers and duplicates (needs cargo-deny).
+deny:
+    cargo deny check licenses bans sources
+
+# Release builds of both binaries.
+build:
+    cargo build --release -p understudy-hub -p understudy-agent
+
+# The reference of all crates.
+docs:
+    cargo doc --workspace --no-deps --document-private-items
