@@ -37,7 +37,11 @@ pub async fn apply(client: Client, placement: PlacementId, effect: Effect) -> Ev
 }
 
 /// The one repetition that is not a decision: a refusal that may only mean that admission has not read yet.
-async fn with_admission(client: &Client, placement: &PlacementId, effect: &Effect) -> Result<Receipt, Failed> {
+async fn with_admission(
+    client: &Client,
+    placement: &PlacementId,
+    effect: &Effect,
+) -> Result<Receipt, Failed> {
     let end = Instant::now() + ADMISSION_BOUND;
     loop {
         let result = once(client, placement, effect).await;
@@ -113,7 +117,9 @@ impl Namespace<'_> {
         let dry_run = PostParams { dry_run: true, ..PostParams::default() };
         match api.create(&dry_run, &probe).await {
             Ok(_) => Ok(Receipt::FenceNotInForce),
-            Err(kube::Error::Api(status)) if status.code == 422 && status.message.contains("ValidatingAdmission") => {
+            Err(kube::Error::Api(status))
+                if status.code == 422 && status.message.contains("ValidatingAdmission") =>
+            {
                 Ok(Receipt::FenceInForce)
             }
             Err(error) => Err(failed(&error)),
@@ -282,18 +288,16 @@ fn workload_resource(workload: &WorkloadRef) -> ApiResource {
 
 /// What a refusal of the API server means for us.
 pub fn failed(error: &kube::Error) -> Failed {
-    match error {
-        kube::Error::Api(status) => Failed {
-            failure: match (status.code, status.reason.as_str()) {
-                (409, _) => Failure::Conflict,
-                (404, _) => Failure::NotFound,
-                (401 | 403 | 422, _) => Failure::Denied,
-                _ => Failure::Unavailable,
-            },
-            message: status.message.clone(),
-        },
-        other => Failed { failure: Failure::Unavailable, message: whole(other) },
-    }
+    let kube::Error::Api(status) = error else {
+        return Failed { failure: Failure::Unavailable, message: whole(error) };
+    };
+    let failure = match status.code {
+        409 => Failure::Conflict,
+        404 => Failure::NotFound,
+        401 | 403 | 422 => Failure::Denied,
+        _ => Failure::Unavailable,
+    };
+    Failed { failure, message: status.message.clone() }
 }
 
 /// An error with its causes, in one line.

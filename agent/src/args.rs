@@ -8,7 +8,11 @@ use proto::ClusterName;
 use tls::{Files, TrustDomain};
 
 #[derive(Debug, Parser)]
-#[command(name = "understudy-agent", version, about = "Protects the stateful applications of one cluster, as its hub decides.")]
+#[command(
+    name = "understudy-agent",
+    version,
+    about = "Protects the stateful applications of one cluster, as its hub decides."
+)]
 pub struct Arguments {
     #[command(subcommand)]
     pub command: Command,
@@ -55,7 +59,12 @@ pub struct RunArguments {
     pub namespace: String,
 
     /// Names the boot of this node. Tests of cold restarts name another file.
-    #[arg(long, default_value = "/proc/sys/kernel/random/boot_id", hide = true, env = "UNDERSTUDY_BOOT_ID_FILE")]
+    #[arg(
+        long,
+        default_value = "/proc/sys/kernel/random/boot_id",
+        hide = true,
+        env = "UNDERSTUDY_BOOT_ID_FILE"
+    )]
     pub boot_id_file: PathBuf,
 
     #[command(flatten)]

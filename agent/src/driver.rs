@@ -82,7 +82,12 @@ impl From<Vec<Event>> for Ended {
 }
 
 impl Driver {
-    pub async fn run(mut self, first: Event, mut inbox: Inbox, stop: CancellationToken) -> anyhow::Result<()> {
+    pub async fn run(
+        mut self,
+        first: Event,
+        mut inbox: Inbox,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
         let mut running = Running {
             tasks: JoinSet::new(),
             requests: Arc::new(Semaphore::new(REQUESTS)),
@@ -230,7 +235,8 @@ impl Driver {
             if let Err(error) = &answer {
                 tracing::debug!(peer = %peer.cluster, error = error as &dyn std::error::Error, "no hold");
             }
-            vec![Event::HoldAnswered { peer: peer.cluster, placement, epoch, asked, answer: answer.ok() }].into()
+            vec![Event::HoldAnswered { peer: peer.cluster, placement, epoch, asked, answer: answer.ok() }]
+                .into()
         });
     }
 
@@ -243,7 +249,8 @@ impl Driver {
         let credentials = self.credentials.clone();
         running.tasks.spawn(async move {
             let bound = deadline + Duration::from_millis(100);
-            let found = timeout(bound, probes::probe(&peer, &credentials, deadline)).await.unwrap_or_default();
+            let found =
+                timeout(bound, probes::probe(&peer, &credentials, deadline)).await.unwrap_or_default();
             let results = found.into_iter().map(|one| Event::Probed {
                 cluster: one.cluster,
                 path: one.path,

@@ -65,7 +65,11 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     };
     let (turn, remembered) = taken;
     let sites = site_states::read_all(&client).await?;
-    tracing::info!(placements = sites.len(), remembered = remembered.is_some(), "this agent acts for its cluster");
+    tracing::info!(
+        placements = sites.len(),
+        remembered = remembered.is_some(),
+        "this agent acts for its cluster"
+    );
     let remembered = remembered.unwrap_or_default();
     let Remembered { boot: remembered_boot, deadlines, paths } = remembered;
     let first = Event::Started(MemoryRead {

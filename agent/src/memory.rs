@@ -54,7 +54,11 @@ pub enum TurnError {
 }
 
 /// Waits until no other agent acts, and returns what it remembered.
-pub async fn take_turn(client: Client, namespace: &str, holder: String) -> anyhow::Result<(Turn, Option<Remembered>)> {
+pub async fn take_turn(
+    client: Client,
+    namespace: &str,
+    holder: String,
+) -> anyhow::Result<(Turn, Option<Remembered>)> {
     let api: Api<Lease> = Api::namespaced(client, namespace);
     let mut observed = None;
     loop {
@@ -64,7 +68,9 @@ pub async fn take_turn(client: Client, namespace: &str, holder: String) -> anyho
                 return Ok((Turn { api, holder, lease }, remembered));
             }
             Ok(None) => {}
-            Err(error) => tracing::warn!(error = format!("{error:#}"), "the agent's Lease cannot be taken yet"),
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "the agent's Lease cannot be taken yet")
+            }
         }
         sleep(LOOK_AGAIN).await;
     }
@@ -79,7 +85,8 @@ async fn try_turn(
     holder: &str,
     observed: &mut Observed,
 ) -> anyhow::Result<Option<Lease>> {
-    let found = timeout(REQUEST, api.get_opt(NAME)).await.context("reading the agent's Lease: no answer")??;
+    let found =
+        timeout(REQUEST, api.get_opt(NAME)).await.context("reading the agent's Lease: no answer")??;
     let Some(found) = found else {
         let mut fresh = Lease::default();
         fresh.metadata.name = Some(NAME.to_owned());
@@ -129,7 +136,9 @@ fn mark(lease: &mut Lease, holder: &str, turn: Duration) {
 
 fn remembered(lease: &Lease) -> Option<Remembered> {
     let text = lease.annotations().get(MEMORY_ANNOTATION)?;
-    serde_json::from_str(text).inspect_err(|error| tracing::warn!(%error, "the agent's memory cannot be read")).ok()
+    serde_json::from_str(text)
+        .inspect_err(|error| tracing::warn!(%error, "the agent's memory cannot be read"))
+        .ok()
 }
 
 impl Turn {
@@ -159,7 +168,9 @@ impl Turn {
                 self.lease = lease;
                 Ok(())
             }
-            Err(kube::Error::Api(status)) if status.code == 409 || status.code == 404 => self.read_again().await,
+            Err(kube::Error::Api(status)) if status.code == 409 || status.code == 404 => {
+                self.read_again().await
+            }
             Err(error) => Err(TurnError::Write(Box::new(error))),
         }
     }

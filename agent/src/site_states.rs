@@ -14,7 +14,9 @@ use kube::api::{ListParams, PostParams};
 use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
 use proto::volume::WorkloadReplicas;
-use proto::{Assignment, Epoch, Moment, OperationId, PlacementId, PlacementName, Role, WallTime, WorkloadRef};
+use proto::{
+    Assignment, Epoch, Moment, OperationId, PlacementId, PlacementName, Role, WallTime, WorkloadRef,
+};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
@@ -56,10 +58,12 @@ pub async fn write(client: Client, write: SiteWrite) -> Vec<Event> {
     };
     let result = match timeout(REQUEST, request).await {
         Ok(Ok(written)) => {
-            Ok(Recorded { state, resource_version: written.resource_version().unwrap_or_default() })
+            Ok(Box::new(Recorded { state, resource_version: written.resource_version().unwrap_or_default() }))
         }
         Ok(Err(error)) => Err(failed(&error)),
-        Err(_) => Err(Failed { failure: Failure::Unavailable, message: format!("no answer within {REQUEST:?}") }),
+        Err(_) => {
+            Err(Failed { failure: Failure::Unavailable, message: format!("no answer within {REQUEST:?}") })
+        }
     };
     let lost = matches!(&result, Err(Failed { failure: Failure::Conflict | Failure::NotFound, message: _ }));
     let mut events = vec![Event::SiteWritten { placement: placement.clone(), result }];

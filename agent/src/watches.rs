@@ -103,7 +103,8 @@ impl Watches {
             stays
         });
         let scalable = self.scalable.iter();
-        let scalable = scalable.map(|(kind, resource)| Source { kind: kind.clone(), resource: resource.clone() });
+        let scalable =
+            scalable.map(|(kind, resource)| Source { kind: kind.clone(), resource: resource.clone() });
         let sources: Vec<Source> = namespaced().into_iter().chain(scalable).collect();
         for namespace in namespaces {
             for source in &sources {
@@ -162,10 +163,17 @@ async fn watch(client: Client, source: Source, namespace: Option<String>, events
             }
             Err(error) => {
                 let absent = is_absent(&error);
-                tracing::debug!(kind = source.resource.kind, error = &error as &dyn std::error::Error, "watching");
+                tracing::debug!(
+                    kind = source.resource.kind,
+                    error = &error as &dyn std::error::Error,
+                    "watching"
+                );
                 if absent {
-                    let change =
-                        Change::Listed { namespace: namespace.clone(), objects: Vec::new(), began: clock::now() };
+                    let change = Change::Listed {
+                        namespace: namespace.clone(),
+                        objects: Vec::new(),
+                        began: clock::now(),
+                    };
                     tell(&source, change, &events).await;
                 }
                 sleep(if absent { ABSENT_PAUSE } else { pause }).await;
@@ -223,9 +231,13 @@ fn scalable(discovery: &Discovery) -> Vec<ApiResource> {
     let mut found = Vec::new();
     for group in discovery.groups() {
         for (resource, capabilities) in group.recommended_resources() {
-            let scales = capabilities.subresources.iter().any(|(subresource, _)| subresource.plural.ends_with("scale"));
+            let scales = capabilities
+                .subresources
+                .iter()
+                .any(|(subresource, _)| subresource.plural.ends_with("scale"));
             let usual = resource.group == "apps" && known.contains(&resource.kind.as_str());
-            let followable = capabilities.scope == Scope::Namespaced && capabilities.supports_operation(verbs::WATCH);
+            let followable =
+                capabilities.scope == Scope::Namespaced && capabilities.supports_operation(verbs::WATCH);
             if scales && followable && !usual && resource.kind != "ReplicationController" {
                 found.push(resource);
             }

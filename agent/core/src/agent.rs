@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proto::{
-    Acknowledgement, Action, Ailment, ClusterName, FromAgent, Mark, Moment, Nonce, Outcome, PlacementId, PlacementName,
-    Role, WallTime,
+    Acknowledgement, Action, Ailment, ClusterName, FromAgent, Mark, Moment, Nonce, Outcome, PlacementId,
+    PlacementName, Role, WallTime,
 };
 
 use crate::ailments::reason;
@@ -109,7 +109,9 @@ impl Agent {
             Event::Probed { cluster, path, reachable, mark, began } => {
                 self.paths.probed(cluster, path, reachable, mark, began);
             }
-            Event::SiteWritten { placement, result } => self.site_written(&placement, result, decision),
+            Event::SiteWritten { placement, result } => {
+                self.site_written(&placement, result.map(|it| *it), decision)
+            }
             Event::SiteSeen { placement, recorded } => self.site_seen(&placement, recorded.map(|it| *it)),
             Event::MemoryWritten { success } => self.memory_written(success),
             Event::Finished { placement, key, result } => self.finished(&placement, &key, result, decision),
@@ -159,9 +161,10 @@ impl Agent {
 
     fn is_stopped(&self, placement: &Placement) -> bool {
         self.world.is_known(&placement.name.namespace)
-            && placement.survey.as_ref().is_some_and(|(_, survey)| {
-                survey.workloads.iter().all(|workload| workload.wanted == 0)
-            })
+            && placement
+                .survey
+                .as_ref()
+                .is_some_and(|(_, survey)| survey.workloads.iter().all(|workload| workload.wanted == 0))
     }
 
     /// The deadline: this is what the whole product hangs on, so it looks at nothing but the clock and the lease.
@@ -172,7 +175,8 @@ impl Agent {
             Role::Standby | Role::Fenced | Role::Unknown => false,
         };
         // Whoever lets go of a placement gives it to nobody else.
-        let bound_by_lease = bound_by_lease && !placement.is_being_released() && placement.assignment.is_some();
+        let bound_by_lease =
+            bound_by_lease && !placement.is_being_released() && placement.assignment.is_some();
         let Some(policy) = placement.policy().filter(|_| bound_by_lease) else { return };
         let deadline = placement.lease.deadline(placement.targets());
         if deadline.is_some_and(|deadline| self.now < deadline) {
@@ -241,8 +245,12 @@ impl Agent {
             granted: placement.lease.is_granted(self.now, placement.targets()),
         };
         let command = placement.command.as_ref().map(|current| &current.command);
-        let duty =
-            duty(placement.site.as_ref(), command, assignment.inventory.as_ref(), placement.fence_is_complete());
+        let duty = duty(
+            placement.site.as_ref(),
+            command,
+            assignment.inventory.as_ref(),
+            placement.fence_is_complete(),
+        );
         let next = desired::next(&view, duty);
         let starting = matches!(duty, Duty::Resume(_) | Duty::ScaleUp(_));
         let fenced = (duty == Duty::Fence).then_some(next.outcome == Outcome::Done);
@@ -328,8 +336,12 @@ impl Agent {
             return;
         }
         let failing = match next.outcome {
-            Outcome::Failing { reason, message } if next.ailments.is_empty() => Some(Ailment { reason, message }),
-            Outcome::Failing { .. } | Outcome::Done | Outcome::Working { .. } | Outcome::Refused { .. } => None,
+            Outcome::Failing { reason, message } if next.ailments.is_empty() => {
+                Some(Ailment { reason, message })
+            }
+            Outcome::Failing { .. } | Outcome::Done | Outcome::Working { .. } | Outcome::Refused { .. } => {
+                None
+            }
         };
         let standing = survey::Standing {
             cluster: &self.identity.cluster,
@@ -370,8 +382,7 @@ impl Agent {
 
     pub(crate) fn assigned(&mut self, assignment: proto::Assignment) {
         let id = assignment.placement.clone();
-        let placement =
-            self.placements.entry(id).or_insert_with(|| Placement::new(assignment.name.clone()));
+        let placement = self.placements.entry(id).or_insert_with(|| Placement::new(assignment.name.clone()));
         placement.survey = None;
         if let Some(site) = &mut placement.site
             && site.assignment.is_none()

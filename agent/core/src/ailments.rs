@@ -55,7 +55,12 @@ fn too_many_claims(claims: &BTreeSet<String>, found: &mut Vec<Ailment>) {
     }
 }
 
-fn unbound_claims(world: &World, assignment: &Assignment, claims: &BTreeSet<String>, found: &mut Vec<Ailment>) {
+fn unbound_claims(
+    world: &World,
+    assignment: &Assignment,
+    claims: &BTreeSet<String>,
+    found: &mut Vec<Ailment>,
+) {
     let namespace = &assignment.name.namespace;
     for name in claims {
         if world.claim(namespace, name).is_some_and(|claim| !claim.bound) {
@@ -79,9 +84,15 @@ fn replication_class(
     }
 }
 
-fn driver_leaders(world: &World, assignment: &Assignment, claims: &BTreeSet<String>, found: &mut Vec<Ailment>) {
+fn driver_leaders(
+    world: &World,
+    assignment: &Assignment,
+    claims: &BTreeSet<String>,
+    found: &mut Vec<Ailment>,
+) {
     let namespace = &assignment.name.namespace;
-    let volumes = claims.iter().filter_map(|claim| world.volume(world.claim(namespace, claim)?.volume.as_deref()?));
+    let volumes =
+        claims.iter().filter_map(|claim| world.volume(world.claim(namespace, claim)?.volume.as_deref()?));
     let drivers: BTreeSet<&str> = volumes.filter_map(|volume| volume.driver.as_deref()).collect();
     for driver in drivers {
         if world.driver_is_led(driver) == Some(false) {

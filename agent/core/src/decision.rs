@@ -89,27 +89,76 @@ impl Point {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
     /// Dry-run an object that the pod policy covers: refused means that the fence is in force.
-    ProbeFence { namespace: String, claim: String },
+    ProbeFence {
+        namespace: String,
+        claim: String,
+    },
     /// Read pods and attachments anew, whole: proof of absence needs a read that began after the fence.
-    ListUsers { namespace: String },
+    ListUsers {
+        namespace: String,
+    },
     /// Note on the workload itself what it had, for a human without our object.
-    MarkReplicas { namespace: String, workload: WorkloadRef, replicas: u32 },
-    Scale { namespace: String, workload: WorkloadRef, replicas: u32 },
-    SuspendCronJob { namespace: String, name: String, suspend: bool },
+    MarkReplicas {
+        namespace: String,
+        workload: WorkloadRef,
+        replicas: u32,
+    },
+    Scale {
+        namespace: String,
+        workload: WorkloadRef,
+        replicas: u32,
+    },
+    SuspendCronJob {
+        namespace: String,
+        name: String,
+        suspend: bool,
+    },
     /// The irreversible act: only ever decided at a durable epoch with role Promoting.
-    CreateReplication { namespace: String, claim: String, class: String, epoch: Epoch },
-    PromoteReplication { namespace: String, name: String, epoch: Epoch },
-    DemoteReplication { namespace: String, name: String, epoch: Epoch },
+    CreateReplication {
+        namespace: String,
+        claim: String,
+        class: String,
+        epoch: Epoch,
+    },
+    PromoteReplication {
+        namespace: String,
+        name: String,
+        epoch: Epoch,
+    },
+    DemoteReplication {
+        namespace: String,
+        name: String,
+        epoch: Epoch,
+    },
     /// It is primary already: only our mark is missing.
-    MarkReplication { namespace: String, name: String, epoch: Epoch },
+    MarkReplication {
+        namespace: String,
+        name: String,
+        epoch: Epoch,
+    },
     /// A StorageClass, VolumeReplicationClass, PersistentVolume or PersistentVolumeClaim that does not exist yet.
-    Create { object: Value },
+    Create {
+        object: Value,
+    },
     /// A Released volume is freed for its claim of the same name.
-    ClearClaimReference { volume: String, claim_namespace: String, claim: String },
+    ClearClaimReference {
+        volume: String,
+        claim_namespace: String,
+        claim: String,
+    },
     /// Take our marks away.
-    UnmarkReplicas { namespace: String, workload: WorkloadRef },
-    UnmarkReplication { namespace: String, name: String },
-    DeleteSiteState { namespace: String, placement: PlacementId },
+    UnmarkReplicas {
+        namespace: String,
+        workload: WorkloadRef,
+    },
+    UnmarkReplication {
+        namespace: String,
+        name: String,
+    },
+    DeleteSiteState {
+        namespace: String,
+        placement: PlacementId,
+    },
 }
 
 impl Effect {

@@ -3,9 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use proto::{
-    ClusterName, FromAgent, Heartbeat, Moment, Nonce, PlacementId, Renewal, Role, Timing, WallTime,
-};
+use proto::{ClusterName, FromAgent, Heartbeat, Moment, Nonce, PlacementId, Renewal, Role, Timing, WallTime};
 
 use crate::agent::Agent;
 use crate::decision::{Decision, Memory, Note, Probe};
@@ -84,7 +82,8 @@ impl Agent {
         match result {
             Ok(recorded) => {
                 self.last_write = Some(now);
-                let before = placement.recorded.as_ref().map(|known| (known.state.role, known.state.epoch_seen));
+                let before =
+                    placement.recorded.as_ref().map(|known| (known.state.role, known.state.epoch_seen));
                 let state = &recorded.state;
                 if before != Some((state.role, state.epoch_seen)) {
                     let (placement, role, epoch) = (state.name.clone(), state.role, state.epoch_seen);
@@ -232,12 +231,7 @@ impl Agent {
         let mut asked: BTreeSet<&ClusterName> = BTreeSet::new();
         for peer in assignments.flat_map(|assignment| &assignment.peers) {
             if asked.insert(&peer.cluster) {
-                decision.probe.push(Probe {
-                    peer: peer.clone(),
-                    mark: self.mark,
-                    began: self.now,
-                    deadline,
-                });
+                decision.probe.push(Probe { peer: peer.clone(), mark: self.mark, began: self.now, deadline });
             }
         }
         let asked: Vec<&ClusterName> = asked.into_iter().collect();
@@ -269,9 +263,10 @@ fn restored(recorded: Recorded, boot: &str, now: Moment) -> Placement {
     let mut placement = Placement::new(state.name.clone());
     placement.assignment = state.assignment.clone();
     placement.site = Some(state.clone());
-    placement.promised_until = state.promise.as_ref().map(|promise| {
-        if promise.boot == boot { promise.until } else { now + promise.wait }
-    });
+    placement.promised_until = state
+        .promise
+        .as_ref()
+        .map(|promise| if promise.boot == boot { promise.until } else { now + promise.wait });
     if state.role == Role::Fenced {
         placement.fence = Some(FenceProgress::begin(now));
     }

@@ -25,7 +25,10 @@ pub enum Event {
     FromHub(FromHub),
     Watched(Watched),
     /// A peer asks for a promise.
-    HoldAsked { ask: AskId, request: HoldRequest },
+    HoldAsked {
+        ask: AskId,
+        request: HoldRequest,
+    },
     /// A peer has answered our question, which was asked at `asked`; none: no answer came in time.
     HoldAnswered {
         peer: ClusterName,
@@ -34,15 +37,33 @@ pub enum Event {
         asked: Moment,
         answer: Option<HoldAnswer>,
     },
-    Probed { cluster: ClusterName, path: PathKind, reachable: bool, mark: Mark, began: Moment },
+    Probed {
+        cluster: ClusterName,
+        path: PathKind,
+        reachable: bool,
+        mark: Mark,
+        began: Moment,
+    },
     /// A write of a DRSiteState has ended.
-    SiteWritten { placement: PlacementId, result: Result<Recorded, Failed> },
+    SiteWritten {
+        placement: PlacementId,
+        result: Result<Box<Recorded>, Failed>,
+    },
     /// A DRSiteState as it now is, seen by the watch or read after a conflict; none: it does not exist.
-    SiteSeen { placement: PlacementId, recorded: Option<Box<Recorded>> },
+    SiteSeen {
+        placement: PlacementId,
+        recorded: Option<Box<Recorded>>,
+    },
     /// The memory has been written, or not.
-    MemoryWritten { success: bool },
+    MemoryWritten {
+        success: bool,
+    },
     /// An effect has ended.
-    Finished { placement: PlacementId, key: String, result: Result<Receipt, Failed> },
+    Finished {
+        placement: PlacementId,
+        key: String,
+        result: Result<Receipt, Failed>,
+    },
 }
 
 /// What the agent finds when it starts.

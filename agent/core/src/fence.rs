@@ -86,7 +86,9 @@ fn nothing_uses_the_volumes(view: &View<'_>, next: &mut Next) -> bool {
 
 fn demote(view: &View<'_>, next: &mut Next) {
     for volume in &view.survey.volumes {
-        let Some((name, object)) = view.world.replication_of(view.namespace(), &volume.claim) else { continue };
+        let Some((name, object)) = view.world.replication_of(view.namespace(), &volume.claim) else {
+            continue;
+        };
         let replication = &object.replication;
         if replication.desired != "secondary" || object.auto_resync {
             next.effects.push(Effect::DemoteReplication {

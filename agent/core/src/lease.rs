@@ -57,7 +57,8 @@ impl Lease {
 
     /// The later of what the hub has granted and what *all* targets have promised.
     pub fn deadline<'a>(&self, targets: impl Iterator<Item = &'a ClusterName>) -> Option<Moment> {
-        let promises: Option<Vec<Moment>> = targets.map(|target| self.promised.get(target).copied()).collect();
+        let promises: Option<Vec<Moment>> =
+            targets.map(|target| self.promised.get(target).copied()).collect();
         let all_promised = promises.and_then(|promises| promises.into_iter().min());
         self.until.max(all_promised)
     }
@@ -69,7 +70,9 @@ impl Lease {
 
     /// Whether pods may be started: granted at this epoch, and not in doubt.
     pub fn is_granted<'a>(&self, now: Moment, targets: impl Iterator<Item = &'a ClusterName>) -> bool {
-        self.granted.is_some() && !self.suspended && self.deadline(targets).is_some_and(|deadline| now < deadline)
+        self.granted.is_some()
+            && !self.suspended
+            && self.deadline(targets).is_some_and(|deadline| now < deadline)
     }
 
     /// Boot time and wall time have moved apart by `jump`: one of them is wrong. The deadline comes closer by as much as

@@ -4,28 +4,28 @@
 //! commands are admitted), `lease` (how long the holder may go on), `duty` (what this cluster has to do for a
 //! placement), `desired` (the next effects of that duty: their order is the safety), `survey` (what is reported).
 
-pub mod event;
-pub mod decision;
 pub mod agent;
-mod hub_says;
-mod peer_says;
-mod edge_says;
-pub mod placement;
-pub mod site_state;
-pub mod guard;
-pub mod lease;
-pub mod paths;
-pub mod duty;
-pub mod desired;
-mod fence;
-mod promote;
-mod stage;
-mod workloads;
-pub mod survey;
 mod ailments;
-pub mod volumes;
-pub mod world;
+pub mod decision;
+pub mod desired;
+pub mod duty;
+mod edge_says;
+pub mod event;
+mod fence;
+pub mod guard;
+mod hub_says;
+pub mod lease;
 mod parse;
+pub mod paths;
+mod peer_says;
+pub mod placement;
+mod promote;
+pub mod site_state;
+mod stage;
+pub mod survey;
+pub mod volumes;
+mod workloads;
+pub mod world;
 
 pub use agent::{Agent, Identity};
 pub use decision::{Decision, Effect, HoldAsk, Note, Point, Probe, SiteWrite};

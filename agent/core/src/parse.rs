@@ -5,9 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::{Epoch, Replication, ReplicationState, WallTime, WorkloadRef};
 use serde_json::Value;
 
-use crate::world::{
-    AddonsNode, Attachment, Claim, Pod, ReplicationObject, Volume, Workload, WorkloadKind,
-};
+use crate::world::{AddonsNode, Attachment, Claim, Pod, ReplicationObject, Volume, Workload, WorkloadKind};
 
 /// What a workload had before this agent stopped it.
 pub const REPLICAS_ANNOTATION: &str = "understudy.dev/replicas";
@@ -132,8 +130,8 @@ pub fn replication(object: &Value) -> Option<ReplicationObject> {
         return None;
     }
     let condition = |name: &str| {
-        let conditions = list(object, "/status/conditions").iter();
-        conditions.filter(|condition| text(condition, "/type") == Some(name)).next_back()
+        let mut conditions = list(object, "/status/conditions").iter();
+        conditions.rfind(|condition| text(condition, "/type") == Some(name))
     };
     let holds = |name: &str| match text(condition(name)?, "/status") {
         Some("True") => Some(true),

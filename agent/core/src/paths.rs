@@ -32,7 +32,14 @@ impl Paths {
         }
     }
 
-    pub fn probed(&mut self, cluster: ClusterName, path: PathKind, reachable: bool, mark: Mark, began: Moment) {
+    pub fn probed(
+        &mut self,
+        cluster: ClusterName,
+        path: PathKind,
+        reachable: bool,
+        mark: Mark,
+        began: Moment,
+    ) {
         let seen = self.seen.entry((cluster, path)).or_default();
         seen.last = Some((reachable, mark));
         if reachable {

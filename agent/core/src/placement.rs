@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proto::{
-    Action, Assignment, ClusterName, Command, Epoch, Moment, Outcome, PlacementId, PlacementName, Policy, Report, Role,
-    WallTime,
+    Action, Assignment, ClusterName, Command, Epoch, Moment, Outcome, PlacementId, PlacementName, Policy,
+    Report, Role, WallTime,
 };
 
 use crate::event::{AskId, back_off};
@@ -58,7 +58,9 @@ impl Current {
     pub fn claims(&self) -> Vec<String> {
         match &self.command.action {
             Action::Promote { claims, proof: _ } => claims.clone(),
-            Action::Restore { inventory } => inventory.volumes.iter().map(|volume| volume.claim.clone()).collect(),
+            Action::Restore { inventory } => {
+                inventory.volumes.iter().map(|volume| volume.claim.clone()).collect()
+            }
             Action::Fence | Action::ScaleUp { .. } | Action::Release => Vec::new(),
         }
     }
@@ -207,7 +209,13 @@ impl Placement {
     }
 
     /// Passes to the role that the newest assignment asks for, as far as its epoch is one that may be entered so.
-    pub fn follow_assignment(&mut self, id: &PlacementId, cluster: &ClusterName, now: Moment, wall: WallTime) {
+    pub fn follow_assignment(
+        &mut self,
+        id: &PlacementId,
+        cluster: &ClusterName,
+        now: Moment,
+        wall: WallTime,
+    ) {
         let Some(assignment) = &self.assignment else { return };
         let (epoch, seen) = (assignment.epoch, self.epoch_seen());
         if epoch == Epoch(0) || epoch < seen {
@@ -220,7 +228,9 @@ impl Placement {
             (Role::Promoting, true) if epoch == seen => self.enter_role(id, epoch, Role::Holder, now, wall),
             (_, true) => {}
             (Role::Standby | Role::Fenced, false) if epoch == seen => {}
-            (_, false) if elsewhere || epoch > seen && seen > Epoch(0) => self.superseded(id, epoch, now, wall),
+            (_, false) if elsewhere || epoch > seen && seen > Epoch(0) => {
+                self.superseded(id, epoch, now, wall)
+            }
             (_, false) => {}
         }
     }

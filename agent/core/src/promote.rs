@@ -18,7 +18,8 @@ pub fn promote(view: &View<'_>, claims: &[String]) -> Next {
 }
 
 fn promote_claim(view: &View<'_>, claim: &str, next: &mut Next) {
-    let usable = view.world.claim(view.namespace(), claim).is_some_and(|claim| claim.bound && !claim.terminating);
+    let usable =
+        view.world.claim(view.namespace(), claim).is_some_and(|claim| claim.bound && !claim.terminating);
     if !usable {
         next.wait_also_for(format!("PersistentVolumeClaim {claim} to be bound"));
         return;

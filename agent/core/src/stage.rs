@@ -61,7 +61,12 @@ fn stage_class(view: &View<'_>, class: &Value, next: &mut Next) {
     let present = match kind {
         "StorageClass" => view.world.storage_class(name),
         "VolumeReplicationClass" => view.world.replication_class(name),
-        _ => return conflict(format!("{kind} {name} is not a kind that may be restored: check its cluster"), next),
+        _ => {
+            return conflict(
+                format!("{kind} {name} is not a kind that may be restored: check its cluster"),
+                next,
+            );
+        }
     };
     match present {
         None => next.effects.push(Effect::Create { object: class.clone() }),

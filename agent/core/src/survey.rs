@@ -7,10 +7,10 @@ use proto::{
     WorkloadState,
 };
 
+use crate::ailments;
 use crate::site_state::SiteState;
 use crate::volumes;
 use crate::world::{Workload, World};
-use crate::ailments;
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Survey {
@@ -54,7 +54,8 @@ fn protected_claims(
     commanded: &[String],
 ) -> BTreeSet<String> {
     let namespace = assignment.name.namespace.as_str();
-    let selected = world.claims(namespace).filter(|(_, claim)| assignment.protect.volumes.matches(&claim.labels));
+    let selected =
+        world.claims(namespace).filter(|(_, claim)| assignment.protect.volumes.matches(&claim.labels));
     let mut claims: BTreeSet<String> = selected.map(|(name, _)| name.to_owned()).collect();
     let staged = assignment.inventory.iter().flat_map(|inventory| &inventory.volumes);
     claims.extend(staged.map(|volume| volume.claim.clone()));
@@ -99,7 +100,8 @@ fn volume_state(world: &World, namespace: &str, claim: &str) -> VolumeState {
 
 /// None as soon as one driver's leader is not known; false as soon as one has none.
 fn driver_leader(world: &World, namespace: &str, claims: &BTreeSet<String>) -> Option<bool> {
-    let volumes = claims.iter().filter_map(|claim| world.volume(world.claim(namespace, claim)?.volume.as_deref()?));
+    let volumes =
+        claims.iter().filter_map(|claim| world.volume(world.claim(namespace, claim)?.volume.as_deref()?));
     let drivers: BTreeSet<&str> = volumes.filter_map(|volume| volume.driver.as_deref()).collect();
     let led: Vec<Option<bool>> = drivers.into_iter().map(|driver| world.driver_is_led(driver)).collect();
     if led.contains(&Some(false)) {
@@ -141,4 +143,3 @@ pub fn report(survey: &Survey, standing: Standing<'_>) -> Report {
 fn workload_state(workload: &Workload) -> WorkloadState {
     WorkloadState { workload: workload.workload.clone(), wanted: workload.wanted, ready: workload.ready }
 }
-

@@ -46,8 +46,10 @@ pub fn inventory(
     }
     let class_names: BTreeSet<&str> =
         bound.iter().filter_map(|(_, claim, _)| claim.storage_class.as_deref()).collect();
-    let storage_classes = class_names.into_iter().filter_map(|name| world.storage_class(name)).map(clean_class);
-    let replication_class = world.replication_class(&assignment.replication_class).map(clean_replication_class);
+    let storage_classes =
+        class_names.into_iter().filter_map(|name| world.storage_class(name)).map(clean_class);
+    let replication_class =
+        world.replication_class(&assignment.replication_class).map(clean_replication_class);
     let mut inventory = Inventory {
         version: String::new(),
         volumes,
@@ -60,7 +62,8 @@ pub fn inventory(
 
 /// Replicas that the user wants: what a stopped workload had before counts, not its zero.
 fn wanted(workload: &Workload, site: Option<&SiteState>) -> WorkloadReplicas {
-    let remembered = site.and_then(|site| site.replicas.iter().find(|known| known.workload == workload.workload));
+    let remembered =
+        site.and_then(|site| site.replicas.iter().find(|known| known.workload == workload.workload));
     let before = remembered.map(|known| known.replicas).or(workload.marked);
     let replicas = if workload.wanted == 0 { before.unwrap_or(0) } else { workload.wanted };
     WorkloadReplicas { workload: workload.workload.clone(), replicas }
@@ -107,9 +110,14 @@ fn clean_claim(object: &Value) -> Value {
 
 fn clean_class(object: &Value) -> Value {
     let mut class = clean("storage.k8s.io/v1", "StorageClass", object, false, None);
-    for field in
-        ["provisioner", "parameters", "reclaimPolicy", "mountOptions", "allowVolumeExpansion", "volumeBindingMode"]
-    {
+    for field in [
+        "provisioner",
+        "parameters",
+        "reclaimPolicy",
+        "mountOptions",
+        "allowVolumeExpansion",
+        "volumeBindingMode",
+    ] {
         if let Some(value) = object.get(field) {
             class[field] = value.clone();
         }
@@ -183,7 +191,9 @@ pub fn staged(world: &World, namespace: &str, manifest: &VolumeManifest) -> Stag
     let claim = world.claim(namespace, &manifest.claim);
     let Some(volume) = world.volume(volume_name) else {
         return match claim.and_then(|claim| claim.volume.as_deref()) {
-            Some(other) if other != volume_name => Staged::Conflict(bound_elsewhere(manifest, other, volume_name)),
+            Some(other) if other != volume_name => {
+                Staged::Conflict(bound_elsewhere(manifest, other, volume_name))
+            }
             Some(_) | None => Staged::VolumeMissing,
         };
     };
@@ -210,7 +220,12 @@ pub fn staged(world: &World, namespace: &str, manifest: &VolumeManifest) -> Stag
     }
 }
 
-fn volume_conflict(volume: &Volume, name: &str, namespace: &str, manifest: &VolumeManifest) -> Option<String> {
+fn volume_conflict(
+    volume: &Volume,
+    name: &str,
+    namespace: &str,
+    manifest: &VolumeManifest,
+) -> Option<String> {
     if volume.handle.as_deref() != Some(manifest.handle.as_str()) {
         let found = volume.handle.as_deref().unwrap_or("none");
         return Some(format!(

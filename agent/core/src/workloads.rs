@@ -30,9 +30,9 @@ pub fn remember(view: &View<'_>, next: &mut Next) {
 /// One note before the other, then the scale. If the API server takes no note, stopping must not wait for it for long.
 fn stop_one(view: &View<'_>, workload: &Workload, had: u32) -> Option<Effect> {
     let late = view.fence.is_some_and(|progress| view.now >= progress.began + PROOF_BOUND * 2);
-    let recorded = view.recorded.is_some_and(|recorded| {
-        recorded.replicas.iter().any(|known| known.workload == workload.workload)
-    });
+    let recorded = view
+        .recorded
+        .is_some_and(|recorded| recorded.replicas.iter().any(|known| known.workload == workload.workload));
     if !recorded && !late {
         return None;
     }

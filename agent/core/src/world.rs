@@ -38,7 +38,11 @@ pub enum Change {
     Applied(Value),
     Deleted(Value),
     /// Everything there is (in this namespace, if the kind has namespaces), as read by a request begun at `began`.
-    Listed { namespace: Option<String>, objects: Vec<Value>, began: Moment },
+    Listed {
+        namespace: Option<String>,
+        objects: Vec<Value>,
+        began: Moment,
+    },
 }
 
 /// Namespace (empty for what has none) and name.
@@ -136,7 +140,8 @@ impl<T: PartialEq> Shelf<T> {
             Change::Listed { namespace, objects, began } => {
                 let namespace = namespace.unwrap_or_default();
                 let keys: BTreeSet<Key> = objects.iter().map(key_of).collect();
-                self.things.retain(|key, _| (!namespace.is_empty() && key.0 != namespace) || keys.contains(key));
+                self.things
+                    .retain(|key, _| (!namespace.is_empty() && key.0 != namespace) || keys.contains(key));
                 for object in &objects {
                     self.apply(object, &parse);
                 }
@@ -299,7 +304,8 @@ impl World {
 
     /// Whether a controller of csi-addons is connected for a driver; none: no node of that driver is known.
     pub fn driver_is_led(&self, driver: &str) -> Option<bool> {
-        let mut nodes = self.addons_nodes.things.values().filter(|(_, node)| node.driver == driver).peekable();
+        let mut nodes =
+            self.addons_nodes.things.values().filter(|(_, node)| node.driver == driver).peekable();
         nodes.peek()?;
         Some(nodes.any(|(_, node)| node.connected))
     }

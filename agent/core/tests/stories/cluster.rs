@@ -167,7 +167,8 @@ impl Cluster {
     }
 
     fn list(&self, kind: Kind, namespaced: bool) -> Watched {
-        let objects = self.objects.iter().filter(|((of, _), _)| *of == kind).map(|(_, object)| object.clone());
+        let objects =
+            self.objects.iter().filter(|((of, _), _)| *of == kind).map(|(_, object)| object.clone());
         Watched {
             change: Change::Listed {
                 namespace: namespaced.then(|| "shop".to_owned()),
@@ -207,7 +208,8 @@ impl Cluster {
         for write in remember {
             let site = &write.state;
             let operation = site.operation.as_ref().map_or("-", |operation| operation.0.as_str());
-            let promise = site.promise.as_ref().map_or(String::new(), |it| format!(", promised until {}", it.until.0));
+            let promise =
+                site.promise.as_ref().map_or(String::new(), |it| format!(", promised until {}", it.until.0));
             let verb = if self.writable { "write" } else { "cannot write" };
             self.line(format!(
                 "{verb} DRSiteState {:?} epoch {} by {operation}, claims [{}]{promise}",
@@ -254,9 +256,13 @@ impl Cluster {
             FromAgent::Report(report) => {
                 let staged = report.staged.as_ref().map_or("", |_| ", staged");
                 let inventory = report.inventory.as_ref().map_or("", |_| ", inventory");
-                let ailments: Vec<&str> = report.ailments.iter().map(|ailment| ailment.reason.as_str()).collect();
-                let ailments =
-                    if ailments.is_empty() { String::new() } else { format!(", ails {}", ailments.join(" ")) };
+                let ailments: Vec<&str> =
+                    report.ailments.iter().map(|ailment| ailment.reason.as_str()).collect();
+                let ailments = if ailments.is_empty() {
+                    String::new()
+                } else {
+                    format!(", ails {}", ailments.join(" "))
+                };
                 self.line(format!(
                     "report {:?} at {}, {} pods{staged}{inventory}{ailments}",
                     report.role, report.epoch_seen, report.pods
@@ -277,7 +283,7 @@ impl Cluster {
         self.version += 1;
         let recorded = Recorded { state, resource_version: self.version.to_string() };
         self.sites.insert(placement.clone(), recorded.clone());
-        Event::SiteWritten { placement, result: Ok(recorded) }
+        Event::SiteWritten { placement, result: Ok(Box::new(recorded)) }
     }
 
     fn apply(&mut self, effect: Effect) -> (Result<Receipt, Failed>, Vec<Event>) {
@@ -314,9 +320,15 @@ impl Cluster {
                 self.put(Kind::Replication, &claim, object);
                 self.replicate(&claim)
             }
-            Effect::PromoteReplication { name, epoch, .. } => self.set_replication(&name, "primary", Some(epoch)),
-            Effect::DemoteReplication { name, epoch, .. } => self.set_replication(&name, "secondary", Some(epoch)),
-            Effect::MarkReplication { name, epoch, .. } => self.set_replication(&name, "primary", Some(epoch)),
+            Effect::PromoteReplication { name, epoch, .. } => {
+                self.set_replication(&name, "primary", Some(epoch))
+            }
+            Effect::DemoteReplication { name, epoch, .. } => {
+                self.set_replication(&name, "secondary", Some(epoch))
+            }
+            Effect::MarkReplication { name, epoch, .. } => {
+                self.set_replication(&name, "primary", Some(epoch))
+            }
             Effect::UnmarkReplication { name, .. } => self.change(Kind::Replication, &name, |object| {
                 object["metadata"]["annotations"] = json!({});
             }),
@@ -348,7 +360,8 @@ impl Cluster {
             object["metadata"]["uid"] = json!(format!("{}-{name}", self.name));
             object["status"] = json!({"phase": "Bound"});
             let uid = object["metadata"]["uid"].clone();
-            let bound = self.change(Kind::Volume, &volume, |volume| volume["spec"]["claimRef"]["uid"] = uid.clone());
+            let bound =
+                self.change(Kind::Volume, &volume, |volume| volume["spec"]["claimRef"]["uid"] = uid.clone());
             if let Ok(Receipt::Object(watched)) = bound.0 {
                 more.push(Event::Watched(*watched));
             }
@@ -441,32 +454,48 @@ impl Cluster {
             let volume = format!("pv-{claim}");
             self.put(Kind::Volume, &volume, volume_object(claim, &self.name));
             self.put(Kind::Claim, claim, claim_object(claim, &self.name));
-            self.put(Kind::Attachment, &format!("va-{claim}"), json!({
-                "metadata": {"name": format!("va-{claim}")},
-                "spec": {"source": {"persistentVolumeName": volume}},
-            }));
+            self.put(
+                Kind::Attachment,
+                &format!("va-{claim}"),
+                json!({
+                    "metadata": {"name": format!("va-{claim}")},
+                    "spec": {"source": {"persistentVolumeName": volume}},
+                }),
+            );
         }
         self.put(deployments(), "web", deployment(2, claims));
         let volumes: Vec<Value> =
             claims.iter().map(|claim| json!({"persistentVolumeClaim": {"claimName": claim}})).collect();
-        self.put(Kind::Pod, "web-1", json!({
-            "metadata": {
-                "name": "web-1", "namespace": "shop",
-                "ownerReferences": [{"kind": "ReplicaSet", "name": "web-x", "controller": true}],
-            },
-            "spec": {"volumes": volumes, "terminationGracePeriodSeconds": 2},
-            "status": {"phase": "Running"},
-        }));
+        self.put(
+            Kind::Pod,
+            "web-1",
+            json!({
+                "metadata": {
+                    "name": "web-1", "namespace": "shop",
+                    "ownerReferences": [{"kind": "ReplicaSet", "name": "web-x", "controller": true}],
+                },
+                "spec": {"volumes": volumes, "terminationGracePeriodSeconds": 2},
+                "status": {"phase": "Running"},
+            }),
+        );
     }
 
     pub fn add_classes(&mut self) {
-        self.put(Kind::StorageClass, "rbd", json!({
-            "metadata": {"name": "rbd"}, "provisioner": "rbd.csi", "parameters": {"pool": "replicated"},
-        }));
-        self.put(Kind::ReplicationClass, "rbd-5m", json!({
-            "metadata": {"name": "rbd-5m"},
-            "spec": {"provisioner": "rbd.csi", "parameters": {"schedulingInterval": "5m"}},
-        }));
+        self.put(
+            Kind::StorageClass,
+            "rbd",
+            json!({
+                "metadata": {"name": "rbd"}, "provisioner": "rbd.csi", "parameters": {"pool": "replicated"},
+            }),
+        );
+        self.put(
+            Kind::ReplicationClass,
+            "rbd-5m",
+            json!({
+                "metadata": {"name": "rbd-5m"},
+                "spec": {"provisioner": "rbd.csi", "parameters": {"schedulingInterval": "5m"}},
+            }),
+        );
     }
 
     /// The workload as a standby has it: there, and stopped.
@@ -501,7 +530,8 @@ impl Cluster {
 
     pub fn hears_denial(&mut self, epoch: u64, reason: DenialReason) {
         self.line(format!("< denial {reason:?}, epoch {epoch}"));
-        let denial = Denial { placement: placement(), epoch: Epoch(epoch), holder: Some(cluster("west")), reason };
+        let denial =
+            Denial { placement: placement(), epoch: Epoch(epoch), holder: Some(cluster("west")), reason };
         self.hears(FromHub::Reply(Reply {
             term: Term(1),
             nonce: self.nonce,
@@ -529,7 +559,8 @@ impl Cluster {
 
     pub fn replication_states(&self) -> Vec<(String, String)> {
         let replications = self.objects.iter().filter(|((kind, _), _)| *kind == Kind::Replication);
-        let state = |object: &Value| object["spec"]["replicationState"].as_str().unwrap_or_default().to_owned();
+        let state =
+            |object: &Value| object["spec"]["replicationState"].as_str().unwrap_or_default().to_owned();
         replications.map(|((_, name), object)| (name.clone(), state(object))).collect()
     }
 
@@ -603,7 +634,12 @@ pub fn holding_east() -> Cluster {
     east.start("boot-1");
     east.event(Event::HubUp);
     east.hears_assignment(assignment(0, None, "west"));
-    east.hears_command("shop-deploy-1", StepKind::Promote, 1, promote(&["data", "logs"], FenceProof::NeverHeld));
+    east.hears_command(
+        "shop-deploy-1",
+        StepKind::Promote,
+        1,
+        promote(&["data", "logs"], FenceProof::NeverHeld),
+    );
     east.hears_assignment(assignment(1, Some("east"), "west"));
     east.hears_grant(1);
     assert_eq!(east.role(), Some((Role::Holder, 1)));

@@ -40,7 +40,10 @@ fn volumes_are_never_demoted_while_a_pod_or_an_attachment_is_left() {
     let gone = east.remove(Kind::Pod, "web-1").expect("a pod");
     east.event(gone);
     east.pass_seconds(5);
-    assert!(east.replication_states().iter().all(|(_, state)| state == "primary"), "volumes are still attached");
+    assert!(
+        east.replication_states().iter().all(|(_, state)| state == "primary"),
+        "volumes are still attached"
+    );
     for event in east.pods_end() {
         east.event(event);
     }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use agent_core::Event;
-use proto::{DenialReason, Epoch, FenceProof, Generation, HoldAnswer, Moment, OnSilence, Policy, Role, StepKind};
+use proto::{
+    DenialReason, Epoch, FenceProof, Generation, HoldAnswer, Moment, OnSilence, Policy, Role, StepKind,
+};
 
 use crate::cluster::*;
 

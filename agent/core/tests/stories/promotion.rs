@@ -105,7 +105,8 @@ fn an_existing_primary_is_taken_over_with_a_mark_only() {
     east.hears_assignment(assignment(0, None, "west"));
     east.transcript.clear();
     east.hears_command("shop-deploy-1", StepKind::Promote, 1, promote(&["data"], FenceProof::NeverHeld));
-    let mark = Effect::MarkReplication { namespace: "shop".into(), name: "theirs".into(), epoch: proto::Epoch(1) };
+    let mark =
+        Effect::MarkReplication { namespace: "shop".into(), name: "theirs".into(), epoch: proto::Epoch(1) };
     assert!(east.transcript.contains(&mark.to_string()), "{}", east.transcript);
     assert!(!east.transcript.contains("create"), "{}", east.transcript);
     assert!(east.transcript.contains("acknowledge shop-deploy-1/Promote: Done"));

@@ -28,11 +28,21 @@ fn a_promise_delays_promotion_until_it_has_run_out_unless_the_proof_is_positive(
     let request = HoldRequest { holder: cluster("east"), placement: placement(), epoch: Epoch(1) };
     west.event(Event::HoldAsked { ask: AskId(1), request });
     west.transcript.clear();
-    west.hears_command("shop-failover-2", StepKind::Promote, 2, promote(&["data", "logs"], FenceProof::LeaseExpired));
+    west.hears_command(
+        "shop-failover-2",
+        StepKind::Promote,
+        2,
+        promote(&["data", "logs"], FenceProof::LeaseExpired),
+    );
     assert_eq!(west.role(), Some((Role::Standby, 1)));
     west.say("after hold and stop, and a little more, have passed since the promise");
     west.pass(timing().target_wait());
-    west.hears_command("shop-failover-2", StepKind::Promote, 2, promote(&["data", "logs"], FenceProof::LeaseExpired));
+    west.hears_command(
+        "shop-failover-2",
+        StepKind::Promote,
+        2,
+        promote(&["data", "logs"], FenceProof::LeaseExpired),
+    );
     assert_eq!(west.role(), Some((Role::Promoting, 2)));
     insta::assert_snapshot!(west.transcript);
 }

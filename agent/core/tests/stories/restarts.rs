@@ -18,7 +18,11 @@ fn an_agent_that_restarts_on_the_same_boot_lets_the_application_run() {
     east.event(Event::HubUp);
     east.hears_grant(1);
     east.pass_seconds(9);
-    assert_eq!(east.role(), Some((Role::Holder, 1)), "an upgrade of the agent must not stop applications (L6)");
+    assert_eq!(
+        east.role(),
+        Some((Role::Holder, 1)),
+        "an upgrade of the agent must not stop applications (L6)"
+    );
     assert_eq!(east.scaled_to(), 2);
 }
 
