@@ -9,3 +9,7 @@ pub mod csi_addons;
 pub mod history;
 pub mod installation;
 pub mod refusal;
+pub mod patience;
+pub mod programs;
+pub mod site;
+pub mod federation;

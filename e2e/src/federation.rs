@@ -1,0 +1,372 @@
+//! The local federation: a hub and two member clusters, east and west, each a whole site, with links that can be cut.
+//!
+//! Everything real that can be: API servers, controllers, csi-addons, hub and agents with their service accounts'
+//! rights. Stand-ins are the storage arrays and the nodes. It lives in one folder, and ends when it is dropped.
+
+pub mod hub;
+pub mod links;
+pub mod readers;
+pub mod service;
+mod wishes;
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use crds::placement::{FailoverMode, FailoverSpec, TimingSpec};
+use jiff::Timestamp;
+use tempfile::TempDir;
+use tls::pki::{Authority, Existing, Validity};
+use tls::{Identity, TrustDomain};
+
+use self::hub::Hub;
+use self::links::{Carries, Links, Route};
+use crate::application::Application;
+use crate::array;
+use crate::assets::Assets;
+use crate::control_plane::{ControlPlane, Options as ControlPlaneOptions};
+use crate::programs::Programs;
+use crate::site::{self, Site};
+
+pub const EAST: &str = "east";
+pub const WEST: &str = "west";
+const HUB: &str = "hub";
+const TRUST_DOMAIN: &str = "dr.example";
+const CERTIFICATE_DAYS: u32 = 30;
+
+/// On the addresses of a federation nobody else listens, so its ports need not be looked for.
+const SESSION_PORT: u16 = 7443;
+const PEER_PORT: u16 = 7444;
+const MIRROR_PORT: u16 = 7445;
+const METRICS_PORT: u16 = 9464;
+
+/// Says what is being done, in half a sentence.
+pub type Progress = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// How a federation differs from the usual one.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub application: Application,
+    pub failover: FailoverSpec,
+    /// Whether StorageClass and VolumeReplicationClass stand at west as well, before anything is restored there.
+    pub classes_at_standby: bool,
+    pub east_array: array::Settings,
+    pub west_array: array::Settings,
+    /// Where everything lies, and stays. None: a folder that goes when the federation ends.
+    pub folder: Option<PathBuf>,
+}
+
+impl Options {
+    /// Automatic failover with short timings, of an application with so many volumes.
+    pub fn short(volumes: usize) -> Options {
+        let mut application = Application::named("shop", volumes);
+        application.scheduling_interval = scheduling_interval(volumes).to_owned();
+        Options {
+            application,
+            failover: FailoverSpec {
+                mode: FailoverMode::Automatic,
+                max_data_loss: Some("1m".to_owned()),
+                timing: Some(short_timing()),
+                ..FailoverSpec::default()
+            },
+            classes_at_standby: true,
+            east_array: array::Settings::default(),
+            west_array: array::Settings::default(),
+            folder: None,
+        }
+    }
+}
+
+/// The real sidecar passes five calls a second on, and each volume costs one whenever its interval has passed.
+fn scheduling_interval(volumes: usize) -> &'static str {
+    match volumes {
+        0..=2 => "2s",
+        3..=5 => "4s",
+        _ => "10s",
+    }
+}
+
+/// The shortest timing that a user could set for pods with one second of grace.
+fn short_timing() -> TimingSpec {
+    let span = |text: &str| Some(text.to_owned());
+    TimingSpec {
+        renew: span("500ms"),
+        rpc: span("500ms"),
+        ttl: span("3s"),
+        hold: span("2s"),
+        grace: span("1s"),
+        stop: span("4s"),
+        suspect: span("1500ms"),
+        unreachable: span("3s"),
+        ..TimingSpec::default()
+    }
+}
+
+/// Two member clusters and a hub.
+pub struct Federation {
+    pub options: Options,
+    pub links: Links,
+    pub hub: Hub,
+    pub east: Site,
+    pub west: Site,
+    /// What the application's writers acknowledged, outside of all clusters.
+    pub writes: PathBuf,
+    folder: Folder,
+}
+
+/// The moment when a site was lost.
+#[derive(Clone, Copy, Debug)]
+pub struct Loss {
+    pub at: Instant,
+    pub at_wall: Timestamp,
+}
+
+impl Federation {
+    /// Brings everything up from nothing, except the application and its DRPlacement.
+    pub async fn start(options: Options, progress: Progress) -> Result<Federation> {
+        let folder = Folder::make(options.folder.as_deref())?;
+        let (programs, assets) = build(progress.clone()).await?;
+        let ground = Ground::lay(&options, folder.path(), &programs, &assets)?;
+        progress("starting three Kubernetes control planes");
+        let [hub, east, west] = ground.control_planes().await?;
+        let links = ground.links(&east, &west).await?;
+        progress("starting the hub, and at east and west csi-addons, a storage array, nodes and an agent");
+        let (hub, east, west) = tokio::try_join!(
+            ground.hub(hub),
+            ground.site(east, WEST, &links),
+            ground.site(west, EAST, &links)
+        )?;
+        let writes = ground.writes();
+        let federation = Federation { options, links, hub, east, west, writes, folder };
+        federation.enrol().await?;
+        federation.hub.start().await?;
+        Ok(federation)
+    }
+
+    /// The same, and the application runs at east, protected, with a copy at west that holds some of its writes.
+    pub async fn protected(options: Options, progress: Progress) -> Result<Federation> {
+        let federation = Federation::start(options, progress.clone()).await?;
+        progress("deploying the application at east");
+        federation.deploy().await?;
+        progress("asking for its protection");
+        federation.protect().await?;
+        federation.await_protected().await?;
+        Ok(federation)
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn site(&self, name: &str) -> Result<&Site> {
+        let sites = [&self.east, &self.west];
+        sites.into_iter().find(|site| site.name == name).with_context(|| format!("there is no site {name}"))
+    }
+
+    /// Loses a site as by fire: its links fall silent, without a word of farewell, and every process is killed.
+    pub fn lose(&self, name: &str) -> Result<Loss> {
+        let site = self.site(name)?;
+        self.links.isolate(name);
+        let loss = Loss { at: Instant::now(), at_wall: Timestamp::now() };
+        site.cut_power();
+        Ok(loss)
+    }
+
+    /// Brings a lost site back, with its disks as they were.
+    pub async fn restart_cold(&self, name: &str) -> Result<()> {
+        self.links.reconnect(name);
+        self.site(name)?.restart_cold().await
+    }
+}
+
+/// The programs of the federation: Kubernetes, csi-addons and ours.
+async fn build(progress: Progress) -> Result<(Programs, Assets)> {
+    let building = tokio::task::spawn_blocking(move || {
+        let say = |doing: &str| progress(doing);
+        anyhow::Ok((Programs::ensure(say)?, Assets::ensure(say)?))
+    });
+    building.await.context("the build ended")?
+}
+
+/// A folder of the federation's own, or one that was asked for.
+enum Folder {
+    Temporary(TempDir),
+    Kept(PathBuf),
+}
+
+impl Folder {
+    fn make(asked: Option<&Path>) -> Result<Folder> {
+        match asked {
+            None => Ok(Folder::Temporary(
+                tempfile::Builder::new()
+                    .prefix("understudy-")
+                    .tempdir()
+                    .context("making a folder for the federation")?,
+            )),
+            Some(path) => {
+                fs::create_dir_all(path).with_context(|| format!("making the folder {}", path.display()))?;
+                let used = fs::read_dir(path)
+                    .with_context(|| format!("listing {}", path.display()))?
+                    .next()
+                    .is_some();
+                if used {
+                    bail!("the folder {} is not empty: name another, or empty it", path.display());
+                }
+                Ok(Folder::Kept(
+                    fs::canonicalize(path).with_context(|| format!("resolving {}", path.display()))?,
+                ))
+            }
+        }
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Folder::Temporary(folder) => folder.path(),
+            Folder::Kept(folder) => folder,
+        }
+    }
+}
+
+/// What everything is built on: programs, identities and addresses.
+struct Ground<'a> {
+    options: &'a Options,
+    folder: &'a Path,
+    programs: &'a Programs,
+    assets: &'a Assets,
+    block: Block,
+}
+
+impl<'a> Ground<'a> {
+    fn lay(
+        options: &'a Options,
+        folder: &'a Path,
+        programs: &'a Programs,
+        assets: &'a Assets,
+    ) -> Result<Self> {
+        let ground = Ground { options, folder, programs, assets, block: Block::next() };
+        ground.issue_identities()?;
+        Ok(ground)
+    }
+
+    fn issue_identities(&self) -> Result<()> {
+        let trust_domain = TrustDomain::parse(TRUST_DOMAIN).context("the trust domain of the federation")?;
+        let authority = Authority::create(&trust_domain)?;
+        authority.write(&self.identity("ca"), Existing::Keep)?;
+        let whose = [
+            (HUB, Identity::Hub),
+            (EAST, Identity::cluster(&agent_identity(EAST))?),
+            (WEST, Identity::cluster(&agent_identity(WEST))?),
+        ];
+        for (name, identity) in whose {
+            let issued = authority.issue(&identity, Validity::days(CERTIFICATE_DAYS))?;
+            issued.write(&self.identity(name), Existing::Keep)?;
+        }
+        Ok(())
+    }
+
+    fn identity(&self, name: &str) -> PathBuf {
+        self.folder.join("identities").join(name)
+    }
+
+    fn writes(&self) -> PathBuf {
+        self.folder.join("writes.jsonl")
+    }
+
+    async fn control_planes(&self) -> Result<[ControlPlane; 3]> {
+        let start = async |name: &str| {
+            let options = ControlPlaneOptions::at(self.block.address(name));
+            ControlPlane::start(self.assets, name, self.folder, options).await
+        };
+        let (hub, east, west) = tokio::try_join!(start(HUB), start(EAST), start(WEST))?;
+        Ok([hub, east, west])
+    }
+
+    async fn links(&self, east: &ControlPlane, west: &ControlPlane) -> Result<Links> {
+        let block = &self.block;
+        let mut routes = Vec::new();
+        for (from, to, far) in [(EAST, WEST, west), (WEST, EAST, east)] {
+            let mut add = |to, carries, target| routes.push((Route::new(from, to, carries), target));
+            add(HUB, Carries::Session, block.at(HUB, SESSION_PORT));
+            add(to, Carries::Peer, block.at(to, PEER_PORT));
+            add(to, Carries::Api, far.api_address());
+            add(to, Carries::Mirror, block.at(to, MIRROR_PORT));
+        }
+        Links::lay(routes).await
+    }
+
+    async fn hub(&self, control_plane: ControlPlane) -> Result<Hub> {
+        let setting = hub::Setting {
+            program: &self.programs.hub,
+            folder: &self.folder.join(HUB),
+            identity: &self.identity(HUB),
+            trust_domain: TRUST_DOMAIN,
+            listen: self.block.at(HUB, SESSION_PORT),
+            metrics: self.block.at(HUB, METRICS_PORT),
+        };
+        Hub::install(control_plane, setting).await
+    }
+
+    async fn site(&self, control_plane: ControlPlane, other: &str, links: &Links) -> Result<Site> {
+        let name = control_plane.name().to_owned();
+        let array_settings = if name == EAST { &self.options.east_array } else { &self.options.west_array };
+        let setting = site::Setting {
+            assets: self.assets,
+            programs: self.programs,
+            folder: &self.folder.join(&name),
+            identity: &self.identity(&name),
+            trust_domain: TRUST_DOMAIN,
+            addresses: site::Addresses {
+                peer: self.block.at(&name, PEER_PORT),
+                mirror: self.block.at(&name, MIRROR_PORT),
+                metrics: self.block.at(&name, METRICS_PORT),
+            },
+            links,
+            other,
+            writes: &self.writes(),
+            array_settings,
+        };
+        Site::start(control_plane, setting).await
+    }
+}
+
+/// The uid in an agent's certificate, and in its DRCluster.
+fn agent_identity(cluster: &str) -> String {
+    format!("agent-of-{cluster}")
+}
+
+/// Three loopback addresses that no other federation on this machine has.
+#[derive(Clone, Copy, Debug)]
+struct Block {
+    high: u8,
+    low: u8,
+}
+
+impl Block {
+    /// Processes count from different numbers, and each counts its own federations.
+    fn next() -> Block {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = std::process::id().wrapping_mul(5).wrapping_add(COUNT.fetch_add(1, Ordering::Relaxed));
+        let [_, _, high, low] = number.to_be_bytes();
+        Block { high: high % 128 + 64, low }
+    }
+
+    fn address(self, site: &str) -> Ipv4Addr {
+        let last = match site {
+            HUB => 1,
+            EAST => 2,
+            _ => 3,
+        };
+        Ipv4Addr::new(127, self.high, self.low, last)
+    }
+
+    fn at(self, site: &str, port: u16) -> SocketAddr {
+        SocketAddr::new(IpAddr::V4(self.address(site)), port)
+    }
+}
+
+/// How long the slowest part of a federation may take, with a machine that builds at the same time.
+pub const SLOW: Duration = Duration::from_secs(120);

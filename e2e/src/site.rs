@@ -1,0 +1,243 @@
+//! A member cluster as a whole: control plane, csi-addons, storage array, nodes and agent, which fall and return together.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::array::{self, ArrayOptions, Call, DATA_SOCKET, DataClient};
+use crate::assets::Assets;
+use crate::control_plane::ControlPlane;
+use crate::csi_addons::CsiAddons;
+use crate::federation::links::{Carries, Links};
+use crate::federation::service::Service;
+use crate::installation::{self, AGENT, AGENT_ACCOUNT, NAMESPACE};
+use crate::nodes::{self, DRIVER};
+use crate::patience::until;
+use crate::programs::Programs;
+
+const NODES: usize = 2;
+/// Between two rounds of an append-writer.
+const WRITE_INTERVAL_MILLISECONDS: u64 = 20;
+
+/// One member cluster. All of it ends when this is dropped.
+pub struct Site {
+    pub name: String,
+    pub control_plane: ControlPlane,
+    pub csi_addons: CsiAddons,
+    pub array: Service,
+    pub nodes: Service,
+    pub agent: Service,
+    array_folder: PathBuf,
+    nodes_folder: PathBuf,
+}
+
+/// Where a site's own programs listen.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    pub peer: SocketAddr,
+    pub mirror: SocketAddr,
+    pub metrics: SocketAddr,
+}
+
+/// What a site is built from.
+pub struct Setting<'a> {
+    pub assets: &'a Assets,
+    pub programs: &'a Programs,
+    pub folder: &'a Path,
+    /// The agent's certificate and key.
+    pub identity: &'a Path,
+    pub trust_domain: &'a str,
+    pub addresses: Addresses,
+    pub links: &'a Links,
+    /// The other member cluster.
+    pub other: &'a str,
+    /// The log outside of all clusters.
+    pub writes: &'a Path,
+    pub array_settings: &'a array::Settings,
+}
+
+impl Site {
+    /// Builds a member cluster around its control plane. All of it runs, and nothing is deployed.
+    pub async fn start(control_plane: ControlPlane, setting: Setting<'_>) -> Result<Site> {
+        let name = control_plane.name().to_owned();
+        Site::build(control_plane, setting).await.with_context(|| format!("building the site {name}"))
+    }
+
+    async fn build(control_plane: ControlPlane, setting: Setting<'_>) -> Result<Site> {
+        let folders = Folders::make(setting.folder)?;
+        let array = array_service(&control_plane, &setting, &folders)?;
+        array.start()?;
+        until("the array serves its volumes", async || {
+            array.still_runs()?;
+            Ok(DataClient::connect(&folders.array.join(DATA_SOCKET)).await.ok())
+        })
+        .await?;
+        let csi_addons = CsiAddons::start(
+            &control_plane,
+            setting.assets,
+            &folders.csi_addons,
+            &folders.csi_socket,
+            DRIVER,
+        )
+        .await?;
+        control_plane
+            .apply_yaml(&installation::without_workloads(AGENT)?)
+            .await
+            .context("installing the agent")?;
+        let nodes = nodes_service(&control_plane, &setting, &folders)?;
+        nodes.start()?;
+        let agent = agent_service(&control_plane, &setting).await?;
+        agent.start()?;
+        Ok(Site {
+            name: control_plane.name().to_owned(),
+            control_plane,
+            csi_addons,
+            array,
+            nodes,
+            agent,
+            array_folder: folders.array,
+            nodes_folder: folders.nodes,
+        })
+    }
+
+    /// Kills every process of the site in one moment, and waits until they are gone.
+    pub fn cut_power(&self) {
+        // First all fall, then each is reaped: none may see another's end and act on it.
+        self.control_plane.cut_power();
+        self.nodes.cut_power();
+        self.agent.cut_power();
+        self.csi_addons.cut_power();
+        self.array.cut_power();
+        self.control_plane.kill9();
+        self.csi_addons.kill9();
+        [&self.nodes, &self.agent, &self.array].into_iter().for_each(Service::kill9);
+    }
+
+    /// Starts everything again after a power cut. The nodes run their pods again before anybody has been asked.
+    pub async fn restart_cold(&self) -> Result<()> {
+        let restarting = || format!("restarting the site {}", self.name);
+        self.array.start().with_context(restarting)?;
+        self.nodes.start().with_context(restarting)?;
+        self.control_plane.restart().await.with_context(restarting)?;
+        self.agent.start().with_context(restarting)?;
+        self.csi_addons.restart().await.with_context(restarting)
+    }
+
+    /// The array's data plane.
+    pub fn data_socket(&self) -> PathBuf {
+        self.array_folder.join(DATA_SOCKET)
+    }
+
+    /// Puts delays and bad habits of the array in force.
+    pub fn set_array(&self, settings: &array::Settings) -> Result<()> {
+        settings.write(&self.array_folder).with_context(|| format!("setting the array of {}", self.name))
+    }
+
+    /// All csi-addons calls that the array has answered.
+    pub fn calls(&self) -> Result<Vec<Call>> {
+        array::calls(&self.array_folder)
+            .with_context(|| format!("reading the calls of the array of {}", self.name))
+    }
+
+    /// The forced promotions that the array has granted.
+    pub fn forced_promotions(&self) -> Result<Vec<Call>> {
+        array::forced_promotions(&self.array_folder)
+            .with_context(|| format!("reading the calls of the array of {}", self.name))
+    }
+
+    /// Makes the nodes slow, stuck or cut off, and waits until they act by it.
+    pub async fn set_nodes(&self, settings: &nodes::Settings) -> Result<()> {
+        settings.put_in_force(&self.nodes_folder).await
+    }
+
+    /// An error that names the first part that has ended of itself, with the end of its log.
+    pub fn still_runs(&self) -> Result<()> {
+        self.control_plane.still_runs()?;
+        self.csi_addons.still_runs()?;
+        [&self.array, &self.nodes, &self.agent].into_iter().try_for_each(Service::still_runs)
+    }
+}
+
+struct Folders {
+    array: PathBuf,
+    nodes: PathBuf,
+    csi_addons: PathBuf,
+    csi_socket: PathBuf,
+}
+
+impl Folders {
+    fn make(folder: &Path) -> Result<Folders> {
+        let made = |name: &str| {
+            let path = folder.join(name);
+            fs::create_dir_all(&path).with_context(|| format!("making the folder {}", path.display()))?;
+            anyhow::Ok(path)
+        };
+        let array = made("array")?;
+        Ok(Folders {
+            csi_socket: array.join("csi.sock"),
+            array,
+            nodes: made("nodes")?,
+            csi_addons: made("csi-addons")?,
+        })
+    }
+}
+
+fn array_service(control_plane: &ControlPlane, setting: &Setting<'_>, folders: &Folders) -> Result<Service> {
+    let name = control_plane.name();
+    let options = ArrayOptions {
+        site: name.to_owned(),
+        dir: folders.array.clone(),
+        socket: folders.csi_socket.clone(),
+        listen: setting.addresses.mirror,
+        peer: Some(setting.links.address(name, setting.other, Carries::Mirror)?.to_string()),
+        driver: DRIVER.to_owned(),
+    };
+    setting.array_settings.write(&folders.array).with_context(|| format!("setting the array of {name}"))?;
+    let log = setting.folder.join("array.log");
+    Ok(Service::new(&format!("array of {name}"), &setting.programs.array, &log, |launch| {
+        launch.arguments(options.arguments())
+    }))
+}
+
+fn nodes_service(control_plane: &ControlPlane, setting: &Setting<'_>, folders: &Folders) -> Result<Service> {
+    let name = control_plane.name();
+    let arguments = nodes::Arguments {
+        kubeconfig: control_plane.kubeconfig(control_plane.admin_token())?,
+        site: name.to_owned(),
+        nodes: NODES,
+        data_socket: folders.array.join(DATA_SOCKET),
+        log: setting.writes.to_owned(),
+        dir: folders.nodes.clone(),
+        driver: DRIVER.to_owned(),
+        write_interval_ms: WRITE_INTERVAL_MILLISECONDS,
+        append_writer: Some(setting.programs.append_writer.clone()),
+    };
+    let log = setting.folder.join("nodes.log");
+    Ok(Service::new(&format!("nodes of {name}"), &setting.programs.nodes, &log, |launch| {
+        launch.arguments(arguments.command_line())
+    }))
+}
+
+/// The agent gets the rights of its service account, by its token, and nothing more.
+async fn agent_service(control_plane: &ControlPlane, setting: &Setting<'_>) -> Result<Service> {
+    let name = control_plane.name();
+    let token = control_plane.token(NAMESPACE, AGENT_ACCOUNT).await?;
+    let kubeconfig = control_plane.kubeconfig(&token)?;
+    let hub = setting.links.address(name, "hub", Carries::Session)?;
+    let file = |flag: &str, file: &str| format!("--{flag}={}", setting.identity.join(file).display());
+    let log = setting.folder.join("agent.log");
+    Ok(Service::new(&format!("agent of {name}"), &setting.programs.agent, &log, |launch| {
+        launch
+            .argument("run")
+            .argument(format!("--cluster={name}"))
+            .argument(format!("--hub=https://{hub}"))
+            .argument(format!("--trust-domain={}", setting.trust_domain))
+            .argument(format!("--peer-listen={}", setting.addresses.peer))
+            .argument(format!("--metrics-listen={}", setting.addresses.metrics))
+            .argument(format!("--namespace={NAMESPACE}"))
+            .arguments([file("cert", "tls.crt"), file("key", "tls.key"), file("ca", "ca.crt")])
+            .environment("KUBECONFIG", kubeconfig)
+    }))
+}
