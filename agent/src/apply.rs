@@ -175,6 +175,8 @@ impl Namespace<'_> {
                 "dataSource": {"apiGroup": "", "kind": "PersistentVolumeClaim", "name": claim},
                 "replicationState": foreign::replication_state::PRIMARY,
                 "autoResync": false,
+                // The csi-addons controller writes this field with its finalizer; admission refuses it a changed spec.
+                "replicationHandle": "",
             },
         });
         create_in(&self.api(&resource), Kind::Replication, &object).await
