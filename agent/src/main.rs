@@ -100,9 +100,11 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
         format!("listening on {}: choose another address with --peer-listen", arguments.peer_listen)
     })?;
     tracing::info!(peer_listen = %listener.local_addr()?, "other clusters' agents are served");
+    let metrics = Metrics::new(&telemetry.meter());
+    let peer_settings = PeerSettings { calls: metrics.calls(), ..PeerSettings::default() };
     let (served_credentials, until) = (credentials.clone(), stop.clone());
     tasks.spawn(async move {
-        let serving = peer::serve(listener, served_credentials, peers, hold, PeerSettings::default(), until);
+        let serving = peer::serve(listener, served_credentials, peers, hold, peer_settings, until);
         serving.await.context("serving other clusters' agents")
     });
     let until = stop.clone();
@@ -123,7 +125,7 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
         memory: newest_memory,
         peers: known_peers,
         watches: Watches::new(client, events),
-        metrics: Metrics::new(&telemetry.meter()),
+        metrics,
         crash: CrashPoint::from_environment(),
         may_call_hub: may_call,
     };

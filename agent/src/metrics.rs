@@ -2,7 +2,7 @@
 
 use proto::{Acknowledgement, FromAgent, Outcome, PlacementName, Role, WallTime};
 use tokio::sync::watch;
-use understudy_telemetry::{Counter, Declaration, Kind, Meter, Sample};
+use understudy_telemetry::{CALL_DURATION, CallDurations, Counter, Declaration, Kind, Meter, Sample};
 
 const API_WRITE_TIME: Declaration = Declaration {
     name: "understudy.agent.api_write.time",
@@ -41,7 +41,10 @@ const FENCES: Declaration = Declaration {
 };
 
 /// All of them, in the order of the docs.
-pub const ALL: &[Declaration] = &[API_WRITE_TIME, LEASE_EXPIRY_TIME, ROLE, COMMANDS, FENCES];
+pub const ALL: &[Declaration] = &[API_WRITE_TIME, LEASE_EXPIRY_TIME, ROLE, COMMANDS, FENCES, CALL_DURATION];
+
+/// The calls that other agents make.
+const METHODS: &[&str] = &["dr.v1.Peer/Probe", "dr.v1.Peer/Hold"];
 
 /// What the agent is now. The driver replaces it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -64,6 +67,7 @@ pub struct Metrics {
     snapshot: watch::Sender<Snapshot>,
     commands: Counter<u64>,
     fences: Counter<u64>,
+    calls: CallDurations,
 }
 
 impl Metrics {
@@ -72,7 +76,12 @@ impl Metrics {
         API_WRITE_TIME.gauge(meter, &seen, api_write_times);
         LEASE_EXPIRY_TIME.gauge(meter, &seen, lease_expiry_times);
         ROLE.gauge(meter, &seen, roles);
-        Metrics { snapshot, commands: COMMANDS.counter(meter), fences: FENCES.counter(meter) }
+        Metrics {
+            snapshot,
+            commands: COMMANDS.counter(meter),
+            fences: FENCES.counter(meter),
+            calls: CallDurations::new(meter, METHODS),
+        }
     }
 
     /// Replaces what the gauges show, and counts what has become fenced since the last time.
@@ -81,6 +90,11 @@ impl Metrics {
         for one in newly_fenced(&before, &self.snapshot.borrow()) {
             self.fences.add(1, &FENCES.attributes([one.namespace.as_str(), &one.name]));
         }
+    }
+
+    /// For the server that other agents call.
+    pub fn calls(&self) -> CallDurations {
+        self.calls.clone()
     }
 
     /// Counts the answers to commands among what is sent.

@@ -23,6 +23,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
+use understudy_telemetry::CallDurations;
 
 /// A probe or a hold is a few names.
 const LARGEST_MESSAGE: usize = 64 * 1024;
@@ -33,12 +34,14 @@ const STREAMS_PER_CONNECTION: u32 = 64;
 /// The clusters that may probe and ask for holds, by the uid in their certificate.
 pub type KnownPeers = BTreeMap<String, ClusterName>;
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct PeerSettings {
     pub handshakes: HandshakeLimits,
     /// How long the driver may take for its answer to a hold.
     pub answer: Duration,
     pub keep_alive: Duration,
+    /// Where the durations of calls are told.
+    pub calls: CallDurations,
 }
 
 impl Default for PeerSettings {
@@ -48,6 +51,7 @@ impl Default for PeerSettings {
             handshakes: HandshakeLimits::default(),
             answer: five_seconds,
             keep_alive: five_seconds,
+            calls: CallDurations::default(),
         }
     }
 }
@@ -78,6 +82,7 @@ pub async fn serve(
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
         .http2_keepalive_interval(Some(settings.keep_alive))
         .http2_keepalive_timeout(Some(settings.keep_alive))
+        .layer(settings.calls)
         .serve_with_incoming_shutdown(service, ReceiverStream::new(connections), stop.cancelled_owned());
     let (served, ()) = tokio::join!(serving, accepting);
     served

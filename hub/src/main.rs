@@ -77,9 +77,9 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     let metrics = Metrics::new(&telemetry.meter());
     metrics.leads(true);
     tasks.spawn(count_refusals(sessions.counters(), metrics.clone()));
-    let (served, until) = (sessions.clone(), stop.clone());
+    let (served, calls, until) = (sessions.clone(), metrics.calls(), stop.clone());
     tasks.spawn(async move {
-        let settings = SessionSettings::default();
+        let settings = SessionSettings { calls, ..SessionSettings::default() };
         served.serve(listener, credentials, settings, until).await.context("serving the agents")
     });
     let driver = Driver {

@@ -8,7 +8,7 @@ use hub_core::decision::{Explanation, Send};
 use hub_core::journal::Entry;
 use proto::WallTime;
 use tokio::sync::watch;
-use understudy_telemetry::{Counter, Declaration, Histogram, Kind, Meter};
+use understudy_telemetry::{CALL_DURATION, CallDurations, Counter, Declaration, Histogram, Kind, Meter};
 
 use crate::journal_store::AppendTimes;
 use told::{Ended, Told};
@@ -26,9 +26,8 @@ const STEP_SPANS: Kind =
     Kind::Histogram(&[0.00001, 0.00005, 0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0]);
 const DISK_SPANS: Kind =
     Kind::Histogram(&[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5]);
-/// As OpenTelemetry's semantic conventions advise for the durations of calls.
-const CALL_SPANS: Kind =
-    Kind::Histogram(&[0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0]);
+/// The calls that agents make.
+const METHODS: &[&str] = &["dr.v1.Federation/Connect"];
 
 const fn gauge(
     name: &'static str,
@@ -169,13 +168,6 @@ const APPEND_DURATION: Declaration = histogram(
     &[],
     "How long an append took until it was durable. Nothing is sent before.",
 );
-const CALL_DURATION: Declaration = histogram(
-    "rpc.server.call.duration",
-    CALL_SPANS,
-    &["rpc.system.name", "rpc.method", "rpc.response.status_code"],
-    "How long a call of the hub took; a stream is one call for as long as it lasts.",
-);
-
 /// All of them, in the order of the docs.
 pub const ALL: &[Declaration] = &[
     HEARTBEAT_TIME,
@@ -212,7 +204,7 @@ pub struct Metrics {
     decisions: Counter<u64>,
     step_duration: Histogram<f64>,
     append_duration: Histogram<f64>,
-    call_duration: Histogram<f64>,
+    calls: CallDurations,
 }
 
 impl Metrics {
@@ -239,7 +231,7 @@ impl Metrics {
             decisions: DECISIONS.counter(meter),
             step_duration: STEP_DURATION.histogram(meter),
             append_duration: APPEND_DURATION.histogram(meter),
-            call_duration: CALL_DURATION.histogram(meter),
+            calls: CallDurations::new(meter, METHODS),
         }
     }
 
@@ -289,9 +281,9 @@ impl Metrics {
         self.sessions.add(1, &SESSIONS.attributes([error_type]));
     }
 
-    /// `method` is the full name of a call, `status` the name of its gRPC status, such as `OK`.
-    pub fn call_served(&self, method: &'static str, status: &'static str, took: Duration) {
-        self.call_duration.record(took.as_secs_f64(), &CALL_DURATION.attributes(["grpc", method, status]));
+    /// For the server that agents call.
+    pub fn calls(&self) -> CallDurations {
+        self.calls.clone()
     }
 
     fn ended(&self, ended: &Ended) {

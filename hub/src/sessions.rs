@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
 use tonic::transport::Server;
+use understudy_telemetry::CallDurations;
 
 use conversation::{Door, End};
 
@@ -35,13 +36,15 @@ const STREAMS_PER_CONNECTION: u32 = 8;
 /// The clusters that may speak, by the uid in their certificate.
 pub type KnownClusters = BTreeMap<String, ClusterName>;
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct SessionSettings {
     pub handshakes: HandshakeLimits,
     /// From the beginning of a stream until its Hello.
     pub hello: Duration,
     pub keep_alive_interval: Duration,
     pub keep_alive_timeout: Duration,
+    /// Where the durations of calls are told.
+    pub calls: CallDurations,
 }
 
 impl Default for SessionSettings {
@@ -51,6 +54,7 @@ impl Default for SessionSettings {
             hello: Duration::from_secs(5),
             keep_alive_interval: Duration::from_secs(5),
             keep_alive_timeout: Duration::from_secs(5),
+            calls: CallDurations::default(),
         }
     }
 }
@@ -245,6 +249,7 @@ impl Sessions {
             .max_concurrent_streams(STREAMS_PER_CONNECTION)
             .http2_keepalive_interval(Some(settings.keep_alive_interval))
             .http2_keepalive_timeout(Some(settings.keep_alive_timeout))
+            .layer(settings.calls)
             .serve_with_incoming_shutdown(service, ReceiverStream::new(connections), stop.cancelled_owned());
         let (served, ()) = tokio::join!(serving, accepting);
         self.shared.conversations.close();

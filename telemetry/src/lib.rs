@@ -4,6 +4,7 @@
 //! need. Telemetry never harms: a collector that is slow, dead or wrong costs data, not the application.
 
 mod arguments;
+mod calls;
 mod declaration;
 mod endpoint;
 mod logs;
@@ -11,6 +12,7 @@ mod pipeline;
 mod trace_context;
 
 pub use arguments::{Arguments, LogFormat};
+pub use calls::{CALL_DURATION, CallDurations};
 pub use declaration::{Attributes, Declaration, Kind, Sample, deviations, markdown_table};
 pub use endpoint::{Health, serve};
 pub use opentelemetry::KeyValue;
