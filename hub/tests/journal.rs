@@ -320,6 +320,21 @@ fn a_truncated_journal_is_an_error_or_whole() {
 }
 
 #[test]
+fn a_disk_that_does_not_answer_is_not_taken_for_a_damaged_journal() {
+    let disk = Disk::holding(tell().disk.image());
+    disk.fail(Fault::Read { error: EIO });
+    let refused = open(&disk).expect_err("an unreadable disk");
+    assert!(matches!(refused, JournalError::Disk { .. }), "{refused:?}");
+    assert!(!refused.to_string().contains("remove the file"), "{refused}");
+
+    let disk = Disk::holding(disk.image());
+    disk.fail(Fault::Write { after: 0, error: ENOSPC });
+    let refused = open(&disk).expect_err("opening verifies, and writes down that it did");
+    assert!(matches!(refused, JournalError::Disk { .. }), "{refused:?}");
+    assert!(refused.to_string().contains("space"), "{refused}");
+}
+
+#[test]
 fn a_journal_of_zeros_is_an_error() {
     let image = vec![0; tell().disk.image().len()];
     assert!(matches!(contents(image), Err(JournalError::Damaged { .. })));

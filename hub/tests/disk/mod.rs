@@ -16,8 +16,18 @@ pub enum Operation {
 /// Which operation fails, counted from now, and with what.
 #[derive(Clone, Copy, Debug)]
 pub enum Fault {
-    Write { after: usize, error: i32 },
-    Sync { after: usize, error: i32 },
+    Write {
+        after: usize,
+        error: i32,
+    },
+    Sync {
+        after: usize,
+        error: i32,
+    },
+    /// Every read.
+    Read {
+        error: i32,
+    },
 }
 
 #[derive(Debug, Default)]
@@ -82,7 +92,7 @@ impl State {
                 (after, error)
             }
             (Fault::Sync { after, error }, Operation::Sync) => (after, error),
-            (Fault::Write { .. } | Fault::Sync { .. }, _) => return None,
+            (Fault::Write { .. } | Fault::Sync { .. } | Fault::Read { .. }, _) => return None,
         };
         if *after == 0 {
             return Some(*error);
@@ -114,6 +124,9 @@ impl StorageBackend for Disk {
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let state = self.state();
+        if let Some(Fault::Read { error }) = state.fault {
+            return Err(io::Error::from_raw_os_error(error));
+        }
         let start = usize::try_from(offset).expect("offset");
         let bytes = state.image.get(start..start + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
         out.copy_from_slice(bytes);
