@@ -1,5 +1,7 @@
 //! The log on standard error, and which spans become traces.
 
+use std::io::IsTerminal;
+
 use tracing::Subscriber;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::registry::LookupSpan;
@@ -20,20 +22,26 @@ const NEVER_TRACED: [&str; 8] = [
     "tower",
 ];
 
+/// What says nothing that is not said better elsewhere: kube's client logs each error that it also returns. Naming the
+/// target in --log overrides it.
+const QUIET: &str = "opentelemetry_sdk=warn,opentelemetry=warn,kube_client::client::builder=off";
+
 pub fn layer<S>(arguments: &Arguments) -> Result<Box<dyn Layer<S> + Send + Sync>, TelemetryError>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
     let filter = EnvFilter::builder()
-        .parse(&arguments.log)
+        .parse(format!("{QUIET},{}", arguments.log))
         .map_err(|source| TelemetryError::Filter { value: arguments.log.clone(), source })?;
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     Ok(match arguments.log_format {
-        LogFormat::Text => {
-            layer.with_ansi(std::env::var_os("NO_COLOR").is_none()).with_filter(filter).boxed()
-        }
+        LogFormat::Text => layer.with_ansi(colours()).with_filter(filter).boxed(),
         LogFormat::Json => layer.json().flatten_event(true).with_filter(filter).boxed(),
     })
+}
+
+fn colours() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
 pub fn traced() -> Targets {
