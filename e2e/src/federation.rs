@@ -6,6 +6,7 @@
 pub mod hub;
 pub mod links;
 pub mod readers;
+pub mod reckoning;
 pub mod service;
 mod wishes;
 
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use crds::placement::{FailoverMode, FailoverSpec, TimingSpec};
-use jiff::Timestamp;
+use rustix::time::{ClockId, clock_gettime};
 use tempfile::TempDir;
 use tls::pki::{Authority, Existing, Validity};
 use tls::{Identity, TrustDomain};
@@ -122,12 +123,15 @@ pub struct Federation {
 #[derive(Clone, Copy, Debug)]
 pub struct Loss {
     pub at: Instant,
-    pub at_wall: Timestamp,
+    /// On the clock that all sites share.
+    pub boot_nanoseconds: u64,
 }
 
 impl Federation {
     /// Brings everything up from nothing, except the application and its DRPlacement.
     pub async fn start(options: Options, progress: Progress) -> Result<Federation> {
+        // Fails when there is one already, which then does as well.
+        let _already = rustls::crypto::ring::default_provider().install_default();
         let folder = Folder::make(options.folder.as_deref())?;
         let (programs, assets) = build(progress.clone()).await?;
         let ground = Ground::lay(&options, folder.path(), &programs, &assets)?;
@@ -171,7 +175,7 @@ impl Federation {
     pub fn lose(&self, name: &str) -> Result<Loss> {
         let site = self.site(name)?;
         self.links.isolate(name);
-        let loss = Loss { at: Instant::now(), at_wall: Timestamp::now() };
+        let loss = Loss { at: Instant::now(), boot_nanoseconds: boot_nanoseconds() };
         site.cut_power();
         Ok(loss)
     }
@@ -181,6 +185,12 @@ impl Federation {
         self.links.reconnect(name);
         self.site(name)?.restart_cold().await
     }
+}
+
+fn boot_nanoseconds() -> u64 {
+    let now = clock_gettime(ClockId::Boottime);
+    u64::try_from(now.tv_sec).unwrap_or_default() * 1_000_000_000
+        + u64::try_from(now.tv_nsec).unwrap_or_default()
 }
 
 /// The programs of the federation: Kubernetes, csi-addons and ours.

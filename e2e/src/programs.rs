@@ -152,8 +152,11 @@ impl Workshop {
     fn cargo(&self, arguments: &[&str], log: &Path) -> Result<Command> {
         let output = File::create(log).with_context(|| format!("opening the log {}", log.display()))?;
         let program = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
-        let mut command = Command::new(program);
+        // A build ends with whoever asked for it, also when that one is killed.
+        let mut command = Command::new("setpriv");
         command
+            .args(["--pdeathsig", "KILL", "--"])
+            .arg(program)
             .arg("build")
             .args(["--profile", &self.profile, "--color", "never"])
             .args(arguments)
@@ -170,7 +173,8 @@ impl Workshop {
 
 /// What cargo sets for a program that it runs. Build scripts that look at it would think that something has changed.
 fn tells_of_the_running_package(name: &OsString) -> bool {
-    let prefixes = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
+    let prefixes =
+        ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_", "OUT_DIR"];
     name.to_str().is_some_and(|name| prefixes.iter().any(|prefix| name.starts_with(prefix)))
 }
 

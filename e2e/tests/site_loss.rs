@@ -1,23 +1,37 @@
 //! A site dies with everything in it: the application goes on at the other one, in one place, within the announced time.
 
-use anyhow::Result;
-use e2e::federation::{Federation, Options};
 use std::sync::Arc;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_lost_site_is_replaced() -> Result<()> {
-    let started = std::time::Instant::now();
-    let say: e2e::federation::Progress =
-        Arc::new(move |doing: &str| eprintln!("{:6.1} {doing}", started.elapsed().as_secs_f64()));
-    let _first = rustls::crypto::ring::default_provider().install_default();
-    let federation = Federation::start(Options::short(2), say.clone()).await?;
-    say("started");
-    federation.deploy().await?;
-    say("deployed");
-    federation.await_writes("east", 50, e2e::federation::SLOW).await?;
-    say("writes");
-    federation.protect().await?;
-    federation.await_protected().await?;
-    say("protected");
+use anyhow::{Context, Result, ensure};
+use e2e::federation::{EAST, Federation, Options, Progress, SLOW, WEST};
+
+fn told() -> Progress {
+    Arc::new(|doing: &str| eprintln!("{doing}"))
+}
+
+async fn a_lost_site_is_replaced(options: Options) -> Result<()> {
+    let volumes = options.application.volumes;
+    let federation = Federation::protected(options, told()).await?;
+    let announced = federation.announcement().await?;
+    let loss = federation.lose(EAST)?;
+    let operation = federation.await_failover(WEST).await?;
+    federation.await_writes(WEST, 20 * volumes, SLOW).await?;
+
+    let reckoning = federation.reckon(announced, loss, &operation, WEST).await?;
+    eprintln!("{reckoning}");
+    ensure!(reckoning.is_right(), "not right:\n{}", reckoning.wrong.join("\n"));
+    ensure!(reckoning.proof == "LeaseExpired", "a dead site acknowledges nothing, but: {}", reckoning.proof);
+    let status = federation.placement().await?.status.context("a status")?;
+    ensure!(status.epoch == Some(2), "a new owner has a new epoch, but: {:?}", status.epoch);
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_application_goes_on_elsewhere_when_its_site_dies() -> Result<()> {
+    a_lost_site_is_replaced(Options::short(2)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn classes_that_the_standby_lacks_are_restored_as_well() -> Result<()> {
+    a_lost_site_is_replaced(Options { classes_at_standby: false, ..Options::short(1) }).await
 }

@@ -1,0 +1,257 @@
+//! The reckoning after a failover: what was announced beside what was measured, and everything that is not right.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use crds::conditions::ConditionType;
+use crds::operation::{DROperation, OperationKind, OperationPhase, StepStatus};
+use crds::placement::DRPlacement;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use kube::ResourceExt;
+
+use super::readers::condition_of;
+use super::{Federation, Loss, SLOW};
+use crate::history::{Tenure, Verdict};
+
+/// Kubernetes keeps times of snapshots in whole seconds, and the receipt shows whole seconds.
+const GRANULARITY: Duration = Duration::from_secs(1);
+
+/// What the placement had promised while all was well.
+#[derive(Clone, Debug)]
+pub struct Announcement {
+    pub recovery_time: Duration,
+    pub recovery_time_shown: String,
+    pub loss_shown: String,
+}
+
+/// From when to when the application was away, part by part.
+#[derive(Clone, Debug)]
+pub struct Phases {
+    pub detect: Duration,
+    pub wait: Duration,
+    pub promote: Duration,
+    pub start: Duration,
+}
+
+/// What one volume has lost: by the receipt, and in truth.
+#[derive(Clone, Debug)]
+pub struct VolumeLoss {
+    pub claim: String,
+    pub receipt: Option<Duration>,
+    pub receipt_shown: String,
+    pub truth: Duration,
+}
+
+/// One failover, reckoned up.
+#[derive(Clone, Debug)]
+pub struct Reckoning {
+    pub announced: Announcement,
+    pub operation: String,
+    pub proof: String,
+    pub phases: Phases,
+    /// From the loss of the site to the first write at the other one.
+    pub away: Duration,
+    /// From the last write at the lost site to the first at the other one.
+    pub silence: Duration,
+    pub losses: Vec<VolumeLoss>,
+    pub verdict: Verdict,
+    /// What is not right, each in a sentence.
+    pub wrong: Vec<String>,
+}
+
+impl Federation {
+    /// What the placement promises now.
+    pub async fn announcement(&self) -> Result<Announcement> {
+        let status = self.placement().await?.status.context("the DRPlacement has no status")?;
+        let shown = status.expected_rto.context("the DRPlacement has no expectedRTO")?;
+        let recovery_time =
+            crds::span::parse(&shown).with_context(|| format!("reading expectedRTO {shown}"))?;
+        let loss_shown = status.expected_loss.unwrap_or_else(|| "unknown".to_owned());
+        Ok(Announcement { recovery_time, recovery_time_shown: shown, loss_shown })
+    }
+
+    /// Waits until the failover to the cluster has ended and its application serves there again.
+    pub async fn await_failover(&self, cluster: &str) -> Result<DROperation> {
+        let is_so = |operation: &DROperation| {
+            let phase = operation.status.as_ref().and_then(|status| status.phase);
+            operation.spec.kind == OperationKind::FailOver && phase == Some(OperationPhase::Succeeded)
+        };
+        let operation = self.await_operation("a failover has succeeded", SLOW, is_so).await?;
+        self.await_placement(&format!("it is active and available at {cluster}"), SLOW, |placement| {
+            serves_at(placement, cluster)
+        })
+        .await?;
+        Ok(operation)
+    }
+
+    /// Reckons the failover of a lost site to the cluster; writes have been made there already.
+    pub async fn reckon(
+        &self,
+        announced: Announcement,
+        loss: Loss,
+        operation: &DROperation,
+        cluster: &str,
+    ) -> Result<Reckoning> {
+        let verdict = self.verdict(cluster).await?;
+        let (before, after) = handover(&verdict, cluster)?;
+        let away = Duration::from_nanos(after.first_nanoseconds.saturating_sub(loss.boot_nanoseconds));
+        let silence = Duration::from_nanos(after.first_nanoseconds.saturating_sub(before.last_nanoseconds));
+        let status = operation.status.clone().context("the DROperation has no status")?;
+        let mut reckoning = Reckoning {
+            announced,
+            operation: operation.name_any(),
+            proof: status.fence_proof.clone().unwrap_or_else(|| "none".to_owned()),
+            phases: phases(operation)?,
+            away,
+            silence,
+            losses: self.losses(operation, &verdict)?,
+            verdict,
+            wrong: Vec::new(),
+        };
+        reckoning.wrong = self.what_is_wrong(&reckoning, cluster).await?;
+        Ok(reckoning)
+    }
+
+    fn losses(&self, operation: &DROperation, verdict: &Verdict) -> Result<Vec<VolumeLoss>> {
+        let status = operation.status.as_ref().context("the DROperation has no status")?;
+        let receipts: BTreeMap<&str, &str> =
+            status.loss_receipt.iter().map(|loss| (loss.claim.as_str(), loss.lost.as_str())).collect();
+        let application = &self.options.application;
+        let volumes = application.claims().into_iter().zip(application.volume_handles());
+        Ok(volumes
+            .map(|(claim, handle)| {
+                let shown = receipts.get(claim.as_str()).copied().unwrap_or("not on the receipt");
+                let truth =
+                    verdict.losses.iter().filter(|loss| loss.image == handle).map(|loss| loss.window).max();
+                VolumeLoss {
+                    receipt: crds::span::parse(shown).ok(),
+                    receipt_shown: shown.to_owned(),
+                    truth: truth.unwrap_or_default(),
+                    claim,
+                }
+            })
+            .collect())
+    }
+
+    async fn what_is_wrong(&self, reckoning: &Reckoning, cluster: &str) -> Result<Vec<String>> {
+        let mut wrong = Vec::new();
+        if reckoning.away > reckoning.announced.recovery_time {
+            wrong.push(format!(
+                "the application was away for {:.1} s, and {} was announced",
+                reckoning.away.as_secs_f64(),
+                reckoning.announced.recovery_time_shown
+            ));
+        }
+        if !reckoning.verdict.holds() {
+            wrong.push(format!("the history is violated {} time(s)", reckoning.verdict.violations.len()));
+        }
+        // A site is last heard up to one renewal before its end, and the receipt counts from when it was last heard.
+        let tolerance = GRANULARITY + self.renewal();
+        wrong.extend(reckoning.losses.iter().filter_map(|loss| loss.is_wrong(tolerance)));
+        if let Err(error) = self.ensure_all_were_forced(cluster) {
+            wrong.push(format!("{error:#}"));
+        }
+        if !serves_at(&self.placement().await?, cluster) {
+            wrong.push(format!("the placement does not say that it is active and available at {cluster}"));
+        }
+        Ok(wrong)
+    }
+
+    fn renewal(&self) -> Duration {
+        let timing = self.options.failover.timing.as_ref();
+        let renew = timing.and_then(|timing| timing.renew.as_deref());
+        renew.and_then(|renew| crds::span::parse(renew).ok()).unwrap_or(proto::Timing::DEFAULT.renew)
+    }
+}
+
+impl VolumeLoss {
+    fn is_wrong(&self, tolerance: Duration) -> Option<String> {
+        let VolumeLoss { claim, receipt, receipt_shown, truth } = self;
+        match receipt {
+            None => Some(format!("{claim}: the receipt says {receipt_shown:?}, which is no span of time")),
+            Some(receipt) if *truth > *receipt + tolerance => Some(format!(
+                "{claim}: lost {:.3} s of writes, and the receipt says {receipt_shown}",
+                truth.as_secs_f64()
+            )),
+            Some(_) => None,
+        }
+    }
+}
+
+impl Reckoning {
+    pub fn is_right(&self) -> bool {
+        self.wrong.is_empty()
+    }
+}
+
+fn serves_at(placement: &DRPlacement, cluster: &str) -> bool {
+    let active = placement.status.as_ref().and_then(|status| status.active_cluster.as_deref());
+    let available = condition_of(placement, ConditionType::Available);
+    active == Some(cluster) && available.is_some_and(|condition| condition.status == "True")
+}
+
+/// The last tenure elsewhere, and the first of the cluster after it.
+fn handover<'a>(verdict: &'a Verdict, cluster: &str) -> Result<(&'a Tenure, &'a Tenure)> {
+    let after = verdict.tenures.iter().rposition(|tenure| tenure.cluster != cluster);
+    let after = after.context("nobody wrote before the loss")?;
+    let next = verdict.tenures.get(after + 1);
+    Ok((&verdict.tenures[after], next.with_context(|| format!("nobody has written at {cluster} yet"))?))
+}
+
+/// Cuts the operation at the ends of its steps, so that the parts add up whatever ran side by side.
+fn phases(operation: &DROperation) -> Result<Phases> {
+    let status = operation.status.as_ref().context("the DROperation has no status")?;
+    let lost = status.lost_at.as_ref().context("the DROperation has no lostAt")?;
+    let started = status.started.as_ref().context("the DROperation has no start")?;
+    let end = |name: &str| {
+        let step: Option<&StepStatus> = status.plan.iter().find(|step| step.name == name);
+        step.and_then(|step| step.finished.as_ref()).with_context(|| format!("the step {name} has no end"))
+    };
+    let (fenced, owned, ready) = (end("AwaitFence")?, end("TakeOwnership")?, end("AwaitReady")?);
+    Ok(Phases {
+        detect: between(lost, started),
+        wait: between(started, fenced),
+        promote: between(fenced, owned),
+        start: between(owned, ready),
+    })
+}
+
+fn between(from: &MicroTime, to: &MicroTime) -> Duration {
+    Duration::try_from(to.0.duration_since(from.0)).unwrap_or_default()
+}
+
+impl fmt::Display for Reckoning {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Reckoning { announced, operation, proof, phases, away, silence, losses, verdict, wrong } = self;
+        let Phases { detect, wait, promote, start } = phases;
+        writeln!(out, "{operation}, fence proven by {proof}")?;
+        for (name, span, meaning) in [
+            ("detect", detect, "last heartbeat to decision"),
+            ("wait", wait, "until the lost holder has certainly stopped"),
+            ("promote", promote, "volumes primary, ownership taken"),
+            ("start", start, "scaled up, and ready"),
+        ] {
+            writeln!(out, "  {name:<8} {:>7.3} s   {meaning}", span.as_secs_f64())?;
+        }
+        writeln!(out, "  {:<8} {:>7.3} s", "sum", (*detect + *wait + *promote + *start).as_secs_f64())?;
+        writeln!(
+            out,
+            "Recovery time: {:.3} s from the loss to the first write elsewhere; {} was announced.",
+            away.as_secs_f64(),
+            announced.recovery_time_shown
+        )?;
+        writeln!(out, "Writers were silent for {:.3} s.", silence.as_secs_f64())?;
+        let width = losses.iter().map(|loss| loss.claim.len()).max().unwrap_or_default();
+        writeln!(out, "Loss, by the receipt and in truth ({} was expected before):", announced.loss_shown)?;
+        for VolumeLoss { claim, receipt: _, receipt_shown, truth } in losses {
+            writeln!(out, "  {claim:<width$}  {receipt_shown:>6}   {:>7.3} s", truth.as_secs_f64())?;
+        }
+        write!(out, "{verdict}")?;
+        for wrong in wrong {
+            write!(out, "\n  ✗ {wrong}")?;
+        }
+        Ok(())
+    }
+}
