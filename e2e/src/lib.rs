@@ -13,3 +13,4 @@ pub mod patience;
 pub mod programs;
 pub mod site;
 pub mod federation;
+pub mod timeline;
