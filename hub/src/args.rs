@@ -8,7 +8,11 @@ use clap::{Args, Parser, Subcommand};
 use tls::{Files, TrustDomain};
 
 #[derive(Debug, Parser)]
-#[command(name = "understudy-hub", version, about = "Keeps stateful Kubernetes applications running when a whole cluster dies.")]
+#[command(
+    name = "understudy-hub",
+    version,
+    about = "Keeps stateful Kubernetes applications running when a whole cluster dies."
+)]
 pub struct Arguments {
     #[command(subcommand)]
     pub command: Command,

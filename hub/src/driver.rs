@@ -73,9 +73,8 @@ impl Driver {
     async fn carry_out(&mut self, decision: Decision) -> anyhow::Result<()> {
         let Decision { record, remember, send, explain, verify } = decision;
         if !record.is_empty() || !remember.is_empty() {
-            let times = tokio::task::block_in_place(|| {
-                self.journal.append(clock::now().wall, &record, &remember)
-            })?;
+            let times =
+                tokio::task::block_in_place(|| self.journal.append(clock::now().wall, &record, &remember))?;
             self.metrics.appended(times);
             self.metrics.recorded(&record);
             self.traces.recorded(&record);
@@ -132,6 +131,9 @@ fn log(explanation: &Explanation) {
             finding = happening.message,
             "something happened"
         ),
-        Explanation::Placement(_) | Explanation::Operation(_) | Explanation::Site(_) | Explanation::Released(..) => {}
+        Explanation::Placement(_)
+        | Explanation::Operation(_)
+        | Explanation::Site(_)
+        | Explanation::Released(..) => {}
     }
 }

@@ -62,7 +62,10 @@ pub async fn watch_placements(client: Client, events: mpsc::Sender<Event>) -> an
             Ok(Some(change)) => change,
             Ok(None) => anyhow::bail!("the watch of DRPlacements ended"),
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "watching DRPlacements failed; it is tried again");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "watching DRPlacements failed; it is tried again"
+                );
                 continue;
             }
         };
@@ -102,7 +105,10 @@ fn seen(object: &DRPlacement) -> Option<Event> {
         Ok(Ok(placement)) => Some(Event::PlacementSeen(Box::new(placement))),
         Ok(Err(refused)) => Some(Event::PlacementRefused(Box::new(refused))),
         Err(unreadable) => {
-            tracing::error!(error = &unreadable as &dyn std::error::Error, "an unreadable DRPlacement is left out");
+            tracing::error!(
+                error = &unreadable as &dyn std::error::Error,
+                "an unreadable DRPlacement is left out"
+            );
             None
         }
     }
@@ -141,9 +147,16 @@ async fn patch_finalizers(client: &Client, object: &DRPlacement, finalizers: &[S
     match tokio::time::timeout(CALL, call).await {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => {
-            tracing::info!(placement = object.name_any(), error = &error as &dyn std::error::Error, "changing the finalizer failed; it is tried again");
+            tracing::info!(
+                placement = object.name_any(),
+                error = &error as &dyn std::error::Error,
+                "changing the finalizer failed; it is tried again"
+            );
         }
-        Err(_) => tracing::info!(placement = object.name_any(), "changing the finalizer took too long; it is tried again"),
+        Err(_) => tracing::info!(
+            placement = object.name_any(),
+            "changing the finalizer took too long; it is tried again"
+        ),
     }
 }
 
@@ -162,7 +175,10 @@ pub async fn watch_clusters(
             Some(Ok(change)) => change,
             None => anyhow::bail!("the watch of DRClusters ended"),
             Some(Err(error)) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "watching DRClusters failed; it is tried again");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "watching DRClusters failed; it is tried again"
+                );
                 continue;
             }
         };
@@ -178,7 +194,10 @@ pub async fn watch_clusters(
                     vec![Event::ClusterSeen(cluster)]
                 }
                 Err(error) => {
-                    tracing::error!(error = &error as &dyn std::error::Error, "an unreadable DRCluster is left out");
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "an unreadable DRCluster is left out"
+                    );
                     Vec::new()
                 }
             },
@@ -201,7 +220,8 @@ pub async fn watch_clusters(
             // The core knows a cluster before its agent may speak.
             events.send(event).await?;
         }
-        known_clusters.send_replace(identities.iter().map(|(name, uid)| (uid.clone(), name.clone())).collect());
+        known_clusters
+            .send_replace(identities.iter().map(|(name, uid)| (uid.clone(), name.clone())).collect());
     }
 }
 
@@ -229,9 +249,16 @@ pub async fn verify_placements(
         match tokio::time::timeout(CALL, api.get_opt(&name.name)).await {
             Ok(Ok(Some(object))) => {
                 let Some(event) = seen(&object) else { continue };
-                let Ok(id) = PlacementId::parse(&object.uid().unwrap_or_default()) else { continue };
+                // A wish that cannot be understood is not the one that is acted on.
+                let read = if let Event::PlacementSeen(placement) = &event {
+                    Some(placement.id.clone())
+                } else {
+                    None
+                };
                 events.send(event).await?;
-                events.send(Event::Verified(id, began)).await?;
+                if let Some(id) = read {
+                    events.send(Event::Verified(id, began)).await?;
+                }
             }
             // Gone, or another object by now: the watch tells it; nothing is verified.
             Ok(Ok(None)) => {}

@@ -172,7 +172,11 @@ impl Desk {
                 tracing::debug!(?subject, "nothing to write to any more");
             }
             Err(error) => {
-                tracing::warn!(?subject, error = &error as &dyn std::error::Error, "writing failed; it is tried again");
+                tracing::warn!(
+                    ?subject,
+                    error = &error as &dyn std::error::Error,
+                    "writing failed; it is tried again"
+                );
                 let not_before = Instant::now() + AGAIN_AFTER;
                 self.pending.entry(subject).or_insert(Pending { write, not_before });
             }
@@ -189,7 +193,11 @@ impl Desk {
                     view.status.phase,
                     Some(OperationPhase::Succeeded | OperationPhase::Aborted | OperationPhase::Failed)
                 );
-                if ended { self.created.remove(&subject) } else { self.created.insert(subject) };
+                if ended {
+                    self.created.remove(&subject)
+                } else {
+                    self.created.insert(subject)
+                };
             }
             Write::Release(id, _) => {
                 self.written.remove(id);

@@ -41,6 +41,7 @@ fn remembered(placement: &str, version: u64, size: usize) -> Remembered {
         inventory: Inventory { version: format!("{version}{}", "-".repeat(size)), ..Inventory::default() },
         volumes: Vec::new(),
         received: WallTime(7),
+        unfenceable: None,
     }
 }
 

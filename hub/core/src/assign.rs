@@ -14,15 +14,16 @@ pub fn assignment(
     fleet: &Fleet,
     cluster: &ClusterName,
 ) -> Assignment {
-    let ownership = progress.and_then(|progress| progress.ownership.as_ref());
+    // Where somebody knows more than this journal, its idea of the owner is nobody's order.
+    let trusted = progress.filter(|progress| progress.needs_human.is_none());
+    let ownership = trusted.and_then(|progress| progress.ownership.as_ref());
     let holder = ownership.map(|ownership| ownership.holder.clone());
     let is_standby = holder.as_ref().is_some_and(|holder| holder != cluster);
     let peers = placement
         .clusters
         .iter()
         .filter(|other| *other != cluster)
-        .filter_map(|other| fleet.sites.get(other))
-        .map(|site| peer(&site.cluster))
+        .map(|other| fleet.sites.get(other).map_or_else(|| unconfigured(other), |site| peer(&site.cluster)))
         .collect();
     Assignment {
         placement: placement.id.clone(),
@@ -37,13 +38,26 @@ pub fn assignment(
     }
 }
 
+/// Every cluster of the spec is a target whose promise a holder needs, whatever its DRCluster says at the moment: the set
+/// of targets is a parameter that an isolated holder cannot be told about.
 fn peer(cluster: &Cluster) -> Peer {
-    let Cluster { name, identity, failure_domain: _, peer_endpoint, probe_endpoints, maintenance } = cluster;
+    let Cluster { name, identity, failure_domain: _, peer_endpoint, probe_endpoints, maintenance: _ } =
+        cluster;
     Peer {
         cluster: name.clone(),
         identity: identity.clone(),
         peer_endpoint: peer_endpoint.clone(),
         probe_endpoints: probe_endpoints.clone(),
-        eligible: !maintenance,
+        eligible: true,
+    }
+}
+
+fn unconfigured(name: &ClusterName) -> Peer {
+    Peer {
+        cluster: name.clone(),
+        identity: format!("{name}.has-no-drcluster"),
+        peer_endpoint: None,
+        probe_endpoints: Vec::new(),
+        eligible: true,
     }
 }

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use crds::conditions::Reason;
 use crds::span::format as shown;
-use proto::{PathKind, Role};
+use proto::{PathKind, Report, Role};
 
 use crate::finding::Finding;
-use crate::fleet::Liveness;
+use crate::fleet::{Heard, Liveness};
 use crate::lease::expiry_wait;
 use crate::observation::{Observation, SiteView};
 use crate::placement::Mode;
@@ -23,7 +23,6 @@ pub const ARMING: &[Check] = &[
     three_failure_domains,
     expiry_proves_a_fence,
     holder_can_fence_itself,
-    grace_fits_in_stop,
     loss_bound_is_known,
 ];
 
@@ -41,6 +40,7 @@ pub const READINESS: &[Check] = &[
 
 /// May this site be accused now? (protocol §4, a–g)
 pub const ACCUSATION: &[Check] = &[
+    holder_is_configured,
     not_everything_is_dark,
     holder_is_unreachable,
     wish_is_read_afresh,
@@ -146,26 +146,50 @@ fn expiry_proves_a_fence(o: &Observation) -> Option<Finding> {
 
 fn holder_can_fence_itself(o: &Observation) -> Option<Finding> {
     let holder = o.holder()?;
-    let heard = holder.heard?;
-    let fresh = o.placement.policy.timing.suspect;
-    let able = heard.api_write_age.is_some_and(|age| age <= fresh);
-    (!able).then(|| {
-        let since = heard.api_write_age.map_or("never".to_owned(), |age| format!("{} ago", shown(age)));
-        Finding::new(
-            Reason::NotFenceCapable,
-            format!(
-                "{}: its agent last wrote to its own API server {since}, and could not stop the application; mend that API server",
-                holder.cluster.name
-            ),
+    let unfenceable = match (holder.heard, holder.report) {
+        (Some(heard), Some(report)) => unfenceable(o, heard, report),
+        // Not heard since this hub started: what an earlier one knew still holds.
+        (Some(_) | None, _) => o.remembered.and_then(|kept| kept.unfenceable.clone()),
+    };
+    unfenceable.map(|why| Finding::new(Reason::NotFenceCapable, why))
+}
+
+/// Why the holder cannot be relied upon to stop by itself, if so: what it cannot stop, and what it does not live by.
+pub fn unfenceable(o: &Observation, heard: &Heard, report: &Report) -> Option<String> {
+    let name = &report.cluster;
+    if heard.api_write_age.is_none_or(|age| age > o.placement.policy.timing.suspect) {
+        return Some(format!(
+            "{name}: its agent cannot write to its own API server, and could not stop the application; mend that API server"
+        ));
+    }
+    if let Some(ailment) =
+        report.ailments.iter().find(|ailment| UNFENCEABLE.contains(&ailment.reason.as_str()))
+    {
+        return Some(format!("{name}: {}: {}", ailment.reason, ailment.message));
+    }
+    let owned = o.progress.ownership.as_ref().is_some_and(|ownership| ownership.epoch == report.epoch_seen);
+    let lives_by_its_lease = owned && matches!(report.role, Role::Holder | Role::Fenced);
+    let moving = o.progress.running().is_some()
+        || o.progress.ownership.as_ref().is_some_and(|ownership| o.progress.highest > ownership.epoch);
+    (!lives_by_its_lease && !moving).then(|| {
+        format!(
+            "{name}: says that it is {:?} at epoch {}, and does not live by the lease of epoch {}; look at its DRSiteState",
+            report.role,
+            report.epoch_seen,
+            o.progress.ownership.as_ref().map_or(proto::Epoch(0), |ownership| ownership.epoch)
         )
     })
 }
 
-fn grace_fits_in_stop(o: &Observation) -> Option<Finding> {
-    let report = o.holder()?.report?;
-    let ailment = report.ailments.iter().find(|ailment| ailment.reason == "GraceTooLong")?;
-    Some(Finding::new(Reason::NotFenceCapable, ailment.message.clone()))
-}
+/// What an agent reports that a self-fence cannot stop in time.
+const UNFENCEABLE: [&str; 6] = [
+    "GraceTooLong",
+    "BarePodUsesVolume",
+    "DaemonSetUsesVolume",
+    "JobUsesVolume",
+    "UnscalableWorkloadUsesVolume",
+    "TooManyClaims",
+];
 
 fn loss_bound_is_known(o: &Observation) -> Option<Finding> {
     o.loss_bound().is_none().then(|| {
@@ -179,7 +203,26 @@ fn loss_bound_is_known(o: &Observation) -> Option<Finding> {
     })
 }
 
+fn holder_is_configured(o: &Observation) -> Option<Finding> {
+    let holder = o.holder_name()?;
+    o.holder().is_none().then(|| {
+        Finding::new(
+            Reason::InvalidSpec,
+            format!("{}: its holder {holder} has no DRCluster any more; create it again", o.placement.name),
+        )
+    })
+}
+
 fn target_is_configured(o: &Observation) -> Option<Finding> {
+    if let Some(holder) = o.holder_name().filter(|holder| !o.placement.clusters.contains(holder)) {
+        return Some(Finding::new(
+            Reason::InvalidSpec,
+            format!(
+                "{}: spec.clusters does not name {holder}, which runs it; add it again",
+                o.placement.name
+            ),
+        ));
+    }
     if let Some(missing) = o.unconfigured.first() {
         return Some(Finding::new(
             Reason::InvalidSpec,

@@ -55,10 +55,11 @@ pub fn summarize(o: &Observation, waiting: Option<&Finding>, before: Option<&DRP
         .map(|one| one.finding.reason.to_string());
     let running = o.progress.running();
     let generation = i64::try_from(o.placement.generation.0).ok();
+    let (active_cluster, epoch) = shown_owner(o, before);
     let status = DRPlacementStatus {
         observed_generation: generation,
-        active_cluster: o.holder_name().map(ToString::to_string),
-        epoch: o.progress.ownership.as_ref().and_then(|ownership| i64::try_from(ownership.epoch.0).ok()),
+        active_cluster,
+        epoch,
         phase: Some(phase),
         expected_rto: Some(shown(figures.expected_rto)),
         expected_loss: Some(figures.expected_loss.map_or("unknown".to_owned(), shown)),
@@ -71,6 +72,17 @@ pub fn summarize(o: &Observation, waiting: Option<&Finding>, before: Option<&DRP
         volumes: o.remembered.map(|kept| volumes(o, kept.volumes.as_slice())).unwrap_or_default(),
     };
     Summary { status, figures }
+}
+
+/// The owner; where somebody knows more than this journal, what was told before it was lost stays.
+fn shown_owner(o: &Observation, before: Option<&DRPlacementStatus>) -> (Option<String>, Option<i64>) {
+    let own = o.progress.ownership.as_ref();
+    let epoch = own.and_then(|ownership| i64::try_from(ownership.epoch.0).ok());
+    let told = before.filter(|before| o.progress.needs_human.is_some() && before.epoch > epoch);
+    match told {
+        Some(before) => (before.active_cluster.clone(), before.epoch),
+        None => (own.map(|ownership| ownership.holder.to_string()), epoch),
+    }
 }
 
 /// The status of a DRPlacement whose spec cannot be understood: what is known stays, and Stalled says what to mend.

@@ -38,7 +38,9 @@ pub fn decide(o: &Observation) -> Choice {
     }
     match &o.progress.ownership {
         None => adopt(o),
-        Some(ownership) if o.progress.highest > ownership.epoch => readopt(o, &ownership.holder),
+        Some(ownership) if o.progress.highest > ownership.epoch && !is_silent(o) => {
+            readopt(o, &ownership.holder)
+        }
         Some(_) => fail_over(o),
     }
 }
@@ -74,12 +76,16 @@ fn advance(o: &Observation, operation: &Operation) -> Choice {
     }
 }
 
-/// Before the point of no return, a holder that answers again keeps its application (S16). Past it: forward only (S12).
+/// Before the point of no return, a holder that answers again keeps its application (S16), and so does a user who deletes
+/// the placement (S27). Past it: forward only (S12). An operation that gives the placement to the cluster that has it
+/// already has no such point: nobody else can hold it.
 fn abort_reason(o: &Observation, operation: &Operation) -> Option<String> {
-    if operation.is_past_no_return() {
-        return None;
-    }
+    let name = &o.placement.name;
     match operation.intent.kind {
+        OperationKind::FailOver if operation.is_past_no_return() => None,
+        OperationKind::FailOver if o.placement.deleting => {
+            Some(format!("{name} was deleted before anything was promoted"))
+        }
         OperationKind::FailOver => {
             let holder = o.site(operation.intent.from.as_ref()?)?;
             (holder.liveness == Liveness::Alive).then(|| {
@@ -87,9 +93,15 @@ fn abort_reason(o: &Observation, operation: &Operation) -> Option<String> {
             })
         }
         OperationKind::Deploy => {
-            o.placement.deleting.then(|| format!("{} was deleted before it was adopted", o.placement.name))
+            o.placement.deleting.then(|| format!("{name} was deleted before it was adopted"))
         }
-        OperationKind::Readopt | OperationKind::Release => None,
+        OperationKind::Readopt if o.placement.deleting => Some(format!("{name} was deleted")),
+        OperationKind::Readopt => {
+            let holder = o.site(&operation.intent.to)?;
+            (holder.liveness == Liveness::Unreachable)
+                .then(|| format!("{} is silent again", holder.cluster.name))
+        }
+        OperationKind::Release => None,
     }
 }
 
@@ -135,6 +147,7 @@ fn intent(
         to: to.clone(),
         epoch,
         plan: plan::steps(kind).to_vec(),
+        claims: claims(o, to),
         evidence,
         lost_at,
         losses: losses
@@ -146,6 +159,14 @@ fn intent(
             })
             .collect(),
     }
+}
+
+fn claims(o: &Observation, to: &ClusterName) -> Vec<String> {
+    let own = o.site(to).and_then(|site| site.report).and_then(|report| report.inventory.as_ref());
+    let inventory = o.inventory().or(own);
+    inventory
+        .map(|inventory| inventory.volumes.iter().map(|volume| volume.claim.clone()).collect())
+        .unwrap_or_default()
 }
 
 fn start_release(o: &Observation) -> Choice {
@@ -274,6 +295,10 @@ fn signs_of_owning(report: &Report) -> Vec<String> {
     signs
 }
 
+fn is_silent(o: &Observation) -> bool {
+    o.holder().is_some_and(|holder| matches!(holder.liveness, Liveness::Suspect | Liveness::Unreachable))
+}
+
 /// An epoch was burned by an abort: the holder, which was told to stop, gets a fresh one.
 fn readopt(o: &Observation, holder: &ClusterName) -> Choice {
     let Some(site) = o.site(holder) else { return Choice::Wait(None) };
@@ -287,8 +312,10 @@ fn readopt(o: &Observation, holder: &ClusterName) -> Choice {
 
 /// Whether the holder is lost, and everything allows a failover (protocol §5).
 fn fail_over(o: &Observation) -> Choice {
-    let (Some(holder), Some(target)) = (o.holder(), o.target()) else { return Choice::Wait(None) };
-    if matches!(holder.liveness, Liveness::Alive | Liveness::Unheard) {
+    let (Some(holder), Some(target)) = (o.holder(), o.target()) else {
+        return Choice::Wait(checks::first(checks::READINESS, o));
+    };
+    if !is_silent(o) {
         return Choice::Wait(None);
     }
     let blocked = checks::first(checks::ACCUSATION, o)

@@ -34,8 +34,10 @@ pub struct Remembered {
     pub from: ClusterName,
     pub inventory: Inventory,
     pub volumes: Vec<VolumeState>,
-    /// When the hub received `volumes`.
+    /// When the hub last heard the holder, to within ten seconds.
     pub received: WallTime,
+    /// Why the holder could not be relied upon to stop by itself when it was last heard, if so.
+    pub unfenceable: Option<String>,
 }
 
 /// One finding, told in every form: status, Kubernetes event, metric and log line print the same value.

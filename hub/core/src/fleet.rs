@@ -121,19 +121,19 @@ pub enum Liveness {
 }
 
 impl Site {
-    /// How long it has been silent: since it was last heard, or since the hub started.
-    pub fn silent_for(&self, now: Moment, hub_started: Moment) -> Duration {
-        now.since(self.heard.as_ref().map_or(hub_started, |heard| heard.at))
+    /// How long it has been silent: since it was last heard, or since the hub could hear at all.
+    pub fn silent_for(&self, now: Moment, hub_awake_since: Moment) -> Duration {
+        now.since(self.heard.as_ref().map_or(hub_awake_since, |heard| heard.at.max(hub_awake_since)))
     }
 
     pub fn liveness(
         &self,
         now: Moment,
-        hub_started: Moment,
+        hub_awake_since: Moment,
         suspect: Duration,
         unreachable: Duration,
     ) -> Liveness {
-        let silent = self.silent_for(now, hub_started);
+        let silent = self.silent_for(now, hub_awake_since);
         if silent >= unreachable {
             Liveness::Unreachable
         } else if silent >= suspect {

@@ -8,6 +8,7 @@ use proto::{
     PlacementId, Reply, Report, Role, StepKind, Term, WallTime,
 };
 
+use crate::checks::unfenceable;
 use crate::decide::{Choice, decide};
 use crate::decision::{Decision, Remembered, Send};
 use crate::event::Event;
@@ -15,7 +16,7 @@ use crate::finding::Finding;
 use crate::fleet::{Fleet, Liveness};
 use crate::journal::{Entry, Line, OperationKind};
 use crate::lease::{self, Memories};
-use crate::observation::{HubView, Observation, SiteView};
+use crate::observation::{HubView, KEPT_AT_LEAST_EVERY, Observation, SiteView};
 use crate::orders::Orders;
 use crate::placement::{Placement, Refused};
 use crate::progress::{Ledger, Progress};
@@ -187,6 +188,7 @@ impl Hub {
             self.rejoin(now, &id, "its status", epoch, decision);
         }
         self.placements.insert(id.clone(), placement);
+        self.compare_memories(now, &id, decision);
         let mut touched = self.overlapping(&id);
         touched.push(id);
         touched
@@ -228,7 +230,7 @@ impl Hub {
         self.orders.connected(&hello.cluster);
         for known in &hello.known {
             self.remember_memory(&known.placement, &hello.cluster, known.epoch, known.role);
-            self.rejoin(now, &known.placement, hello.cluster.as_str(), known.epoch, decision);
+            self.compare_memories(now, &known.placement, decision);
             if self.ledger.of(&known.placement).is_some_and(|progress| progress.released) {
                 self.orders.let_go_later(&hello.cluster, &known.placement);
             }
@@ -244,6 +246,23 @@ impl Hub {
 
     fn remember_memory(&mut self, placement: &PlacementId, cluster: &ClusterName, epoch: Epoch, role: Role) {
         self.memories.entry(placement.clone()).or_default().insert(cluster.clone(), (epoch, role));
+    }
+
+    /// What the clusters of a placement remember, held against the journal. Others have no say in it (S26).
+    fn compare_memories(&mut self, now: Now, id: &PlacementId, decision: &mut Decision) {
+        let Some(placement) = self.placements.get(id) else { return };
+        let holder =
+            self.ledger.of(id).and_then(|progress| progress.ownership.as_ref()).map(|own| &own.holder);
+        let concerned =
+            |cluster: &ClusterName| placement.clusters.contains(cluster) || holder == Some(cluster);
+        let memories = self.memories.get(id).into_iter().flatten();
+        let known: Vec<_> = memories
+            .filter(|(cluster, _)| concerned(cluster))
+            .map(|(cluster, (epoch, _))| (cluster.to_string(), *epoch))
+            .collect();
+        for (witness, epoch) in known {
+            self.rejoin(now, id, &witness, epoch, decision);
+        }
     }
 
     fn rejoin(&mut self, now: Now, id: &PlacementId, witness: &str, epoch: Epoch, decision: &mut Decision) {
@@ -301,7 +320,7 @@ impl Hub {
     fn report(&mut self, now: Now, report: Report, decision: &mut Decision) -> Vec<PlacementId> {
         let id = report.placement.clone();
         self.remember_memory(&id, &report.cluster, report.epoch_seen, report.role);
-        self.rejoin(now, &id, report.cluster.as_str(), report.epoch_seen, decision);
+        self.compare_memories(now, &id, decision);
         self.fleet.report(report);
         vec![id]
     }
@@ -424,7 +443,16 @@ impl Hub {
             .sites
             .values()
             .filter(|site| site.silent_for(now.boot, self.awake_since) >= timing.suspect);
-        let sites = placement.clusters.iter().filter_map(|cluster| self.fleet.sites.get(cluster));
+        let holder_by_edit_outside = holder.filter(|holder| !placement.clusters.contains(holder));
+        let concerned = placement.clusters.iter().chain(holder_by_edit_outside);
+        let sites = concerned.filter_map(|cluster| self.fleet.sites.get(cluster));
+        let last_grant = self.last_grant.get(id).copied().unwrap_or(self.started);
+        // Any reply may have moved a deadline at the holder (the agent counts from its own sending), so the wait counts
+        // from the last word that could have been answered.
+        let last_heard = holder
+            .and_then(|holder| self.fleet.sites.get(holder))
+            .and_then(|site| site.heard.as_ref())
+            .map_or(last_grant, |heard| heard.at);
         let views = sites.map(|site| SiteView {
             cluster: &site.cluster,
             connected: site.connected,
@@ -452,7 +480,7 @@ impl Hub {
                 sites: self.fleet.sites.len(),
                 dark: dark.count(),
             },
-            lease_age: now.boot.since(self.last_grant.get(id).copied().unwrap_or(self.started)),
+            lease_age: now.boot.since(last_grant.max(last_heard)),
             verified_age: self.verified.get(id).map(|began| now.boot.since(*began)),
             overlapping: self.overlapped_by(placement),
             wall: now.wall,
@@ -479,13 +507,17 @@ impl Hub {
     /// Keeps the holder's manifests and sync times, the newest wins (storage.md, rule 9).
     fn keep_copy(&mut self, now: Now, id: &PlacementId, decision: &mut Decision) {
         let Some(kept) = self.newest_copy(now, id) else { return };
-        let unchanged = self.remembered.get(id).is_some_and(|known| {
-            known.inventory == kept.inventory && known.volumes == kept.volumes && known.from == kept.from
+        let worth_keeping = self.remembered.get(id).is_none_or(|known| {
+            known.inventory != kept.inventory
+                || known.volumes != kept.volumes
+                || known.from != kept.from
+                || known.unfenceable != kept.unfenceable
+                || kept.received.since(known.received) >= KEPT_AT_LEAST_EVERY
         });
-        if !unchanged {
+        if worth_keeping {
             decision.remember.push(kept.clone());
+            self.remembered.insert(id.clone(), kept);
         }
-        self.remembered.insert(id.clone(), kept);
     }
 
     fn newest_copy(&self, now: Now, id: &PlacementId) -> Option<Remembered> {
@@ -508,14 +540,17 @@ impl Hub {
             .filter(|_| settled)
             .or_else(|| known.map(|known| &known.inventory))
             .or(report.inventory.as_ref())?;
-        let heard = site.heard.as_ref().map_or(now.wall, |heard| heard.at_wall);
+        let received = site.heard.as_ref().map_or(now.wall, |heard| heard.at_wall);
+        let observation = self.observe(now, id)?;
+        let unfenceable = site.heard.as_ref().and_then(|heard| unfenceable(&observation, heard, report));
         Some(Remembered {
             placement: id.clone(),
             name: progress.name.clone()?,
             from: ownership.holder.clone(),
             inventory: inventory.clone(),
             volumes: report.volumes.clone(),
-            received: heard,
+            received,
+            unfenceable,
         })
     }
 

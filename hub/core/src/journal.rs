@@ -52,6 +52,8 @@ pub struct Intent {
     /// The epoch being entered.
     pub epoch: Epoch,
     pub plan: Vec<StepKind>,
+    /// The claims whose volumes are promoted by it: all or none.
+    pub claims: Vec<String>,
     /// The findings that justified it, in the words the user sees.
     pub evidence: Vec<String>,
     /// When the old holder was last heard (failover only).

@@ -34,10 +34,12 @@ pub fn answer(
     // Right after its start a hub may not have seen the placement yet: nobody is stopped for that.
     let Some(placement) = placement else { return denied(Epoch(0), None, DenialReason::NotNow) };
     let Some(progress) = progress else { return denied(Epoch(0), None, DenialReason::NotNow) };
-    if !placement.clusters.contains(cluster) {
+    let holds = progress.ownership.as_ref().is_some_and(|ownership| ownership.holder == *cluster);
+    if !placement.clusters.contains(cluster) && !holds {
         return denied(progress.highest, None, DenialReason::NotYours);
     }
-    if progress.needs_human.is_some() && progress.ownership.is_none() {
+    // Somebody knows more than this journal: its own idea of the owner may be an old one.
+    if progress.needs_human.is_some() {
         return match sole_holder(placement, memories) {
             Some((holder, epoch)) if holder == cluster && epoch == renewal.epoch => {
                 granted(placement, progress, renewal)
@@ -65,20 +67,28 @@ pub fn answer(
     granted(placement, progress, renewal)
 }
 
-/// The one cluster that says it is holder at the highest epoch anybody remembers, once everybody has spoken.
+/// The one cluster that says it is holder at the highest epoch anybody remembers, once everybody has spoken; for those
+/// that are silent, the status of the DRPlacement speaks, if it names the same holder and no operation.
 fn sole_holder<'a>(
     placement: &Placement,
     memories: Option<&'a Memories>,
 ) -> Option<(&'a ClusterName, Epoch)> {
-    let memories = memories?;
-    if !placement.clusters.iter().all(|cluster| memories.contains_key(cluster)) {
-        return None;
-    }
-    let highest = memories.values().map(|(epoch, _)| *epoch).max()?;
-    let mut at_highest = memories.iter().filter(|(_, (epoch, _))| *epoch == highest);
-    let mut holders = at_highest.by_ref().filter(|(_, (_, role))| *role == Role::Holder);
+    let own = |cluster: &ClusterName| placement.clusters.contains(cluster);
+    let memories: Vec<_> = memories?.iter().filter(|(cluster, _)| own(cluster)).collect();
+    let highest = memories.iter().map(|(_, (epoch, _))| *epoch).max().filter(|epoch| *epoch > Epoch(0))?;
+    let mut holders = memories.iter().filter(|(_, (epoch, role))| *epoch == highest && *role == Role::Holder);
     let (holder, _) = holders.next()?;
-    holders.next().is_none().then_some((holder, highest))
+    let everybody_spoke = memories.len() == placement.clusters.len();
+    let vouched = everybody_spoke || status_names(placement, holder, highest);
+    (vouched && holders.next().is_none()).then_some((*holder, highest))
+}
+
+fn status_names(placement: &Placement, holder: &ClusterName, epoch: Epoch) -> bool {
+    placement.told.as_ref().is_some_and(|told| {
+        told.active_cluster.as_deref() == Some(holder.as_str())
+            && told.epoch.and_then(|shown| u64::try_from(shown).ok()) == Some(epoch.0)
+            && told.operation.is_none()
+    })
 }
 
 fn granted(placement: &Placement, progress: &Progress, renewal: &Renewal) -> Answer {

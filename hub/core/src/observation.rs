@@ -9,6 +9,7 @@ use proto::{
 
 use crate::decision::Remembered;
 use crate::fleet::{Cluster, Heard, Liveness, Seen};
+use crate::journal::OperationKind;
 use crate::placement::Placement;
 use crate::progress::Progress;
 
@@ -16,7 +17,7 @@ pub struct Observation<'a> {
     pub placement: &'a Placement,
     pub progress: &'a Progress,
     pub remembered: Option<&'a Remembered>,
-    /// The clusters of the placement that have a DRCluster, in the user's order.
+    /// The clusters of the placement that have a DRCluster, in the user's order; the holder last, if an edit took it out.
     pub sites: Vec<SiteView<'a>>,
     /// Named in the placement, but no DRCluster of that name exists.
     pub unconfigured: Vec<&'a ClusterName>,
@@ -63,8 +64,13 @@ impl<'a> Observation<'a> {
         self.holder_name().and_then(|holder| self.site(holder))
     }
 
-    /// The first cluster in the user's order that is not the holder: who would take over.
+    /// Who takes over in the failover that runs, or would: the first cluster in the user's order that is not the holder.
     pub fn target(&self) -> Option<&SiteView<'a>> {
+        let running =
+            self.progress.running().filter(|operation| operation.intent.kind == OperationKind::FailOver);
+        if let Some(operation) = running {
+            return self.site(&operation.intent.to);
+        }
         let holder = self.holder_name();
         self.sites.iter().find(|site| Some(&site.cluster.name) != holder)
     }
@@ -100,13 +106,17 @@ impl<'a> Observation<'a> {
     pub fn loss_time(&self) -> WallTime {
         match self.holder() {
             Some(holder) if holder.liveness != Liveness::Alive => {
-                let received = self.remembered.map(|remembered| remembered.received);
-                holder.heard.map(|heard| heard.at_wall).or(received).unwrap_or(self.wall)
+                // What was kept on disk is older than the last word by as much as it is kept less often.
+                let kept = self.remembered.map(|remembered| remembered.received + KEPT_AT_LEAST_EVERY);
+                holder.heard.map(|heard| heard.at_wall).or(kept).unwrap_or(self.wall).min(self.wall)
             }
             Some(_) | None => self.wall,
         }
     }
 }
+
+/// How often the hub keeps the holder's last word on disk, when nothing but its time has changed.
+pub const KEPT_AT_LEAST_EVERY: Duration = Duration::from_secs(10);
 
 pub fn last_sync(volume: &VolumeState) -> Option<WallTime> {
     volume.replication.as_ref().and_then(|replication: &Replication| replication.last_sync)

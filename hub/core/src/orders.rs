@@ -9,6 +9,7 @@ use crate::assign::assignment;
 use crate::decision::{Decision, Remembered, Send};
 use crate::fleet::Fleet;
 use crate::hub::Now;
+use crate::journal::OperationKind;
 use crate::observation::{Observation, SiteView};
 use crate::placement::Placement;
 use crate::progress::{Ledger, Operation, Progress};
@@ -38,8 +39,17 @@ impl Orders {
         fleet: &Fleet,
         decision: &mut Decision,
     ) {
+        let letting_go = progress
+            .and_then(Progress::running)
+            .is_some_and(|operation| operation.intent.kind == OperationKind::Release);
+        if letting_go {
+            return;
+        }
+        let holder =
+            progress.and_then(|progress| progress.ownership.as_ref()).map(|ownership| &ownership.holder);
+        let concerned: BTreeSet<&ClusterName> = placement.clusters.iter().chain(holder).collect();
         let connected = |cluster: &&ClusterName| fleet.sites.get(*cluster).is_some_and(|site| site.connected);
-        for cluster in placement.clusters.iter().filter(connected) {
+        for cluster in concerned.iter().copied().filter(connected) {
             let assignment = assignment(placement, progress, remembered, fleet, cluster);
             let key = (cluster.clone(), placement.id.clone());
             if self.assigned.get(&key) != Some(&assignment) {
@@ -51,7 +61,7 @@ impl Orders {
         let dropped: Vec<_> = self
             .assigned
             .keys()
-            .filter(|(cluster, id)| *id == placement.id && !placement.clusters.contains(cluster))
+            .filter(|(cluster, id)| *id == placement.id && !concerned.contains(cluster))
             .cloned()
             .collect();
         for key in dropped {

@@ -128,21 +128,13 @@ fn may_promote(o: &Observation, operation: &Operation) -> Option<Finding> {
     }
 }
 
-fn claims(o: &Observation, cluster: &ClusterName) -> Vec<String> {
-    let own = o.site(cluster).and_then(|site| site.report).and_then(|report| report.inventory.as_ref());
-    let inventory = o.inventory().or(own);
-    inventory
-        .map(|inventory| inventory.volumes.iter().map(|volume| volume.claim.clone()).collect())
-        .unwrap_or_default()
-}
-
-fn promote(o: &Observation, operation: &Operation) -> Vec<(ClusterName, Action)> {
+fn promote(_: &Observation, operation: &Operation) -> Vec<(ClusterName, Action)> {
     let to = &operation.intent.to;
     if operation.step(StepKind::Promote).acknowledged.is_some() {
         return Vec::new();
     }
     let proof = operation.proof.as_ref().map_or(FenceProof::NeverHeld, |(proof, _)| proof.clone());
-    vec![(to.clone(), Action::Promote { proof, claims: claims(o, to) })]
+    vec![(to.clone(), Action::Promote { proof, claims: operation.intent.claims.clone() })]
 }
 
 fn promoted(o: &Observation, operation: &Operation) -> Standing {
@@ -177,8 +169,11 @@ fn scaled_up(o: &Observation, operation: &Operation) -> Standing {
 
 fn ready(o: &Observation, operation: &Operation) -> Standing {
     let to = &operation.intent.to;
+    let nothing_wanted = o
+        .inventory()
+        .is_some_and(|inventory| inventory.workloads.iter().all(|workload| workload.replicas == 0));
     match o.site(to).and_then(|site| site.report) {
-        Some(report) if is_ready(report) => Standing::Done(Vec::new()),
+        Some(report) if is_ready(report) || nothing_wanted => Standing::Done(Vec::new()),
         Some(_) | None => Standing::Waiting(Finding::new(
             Reason::WorkloadNotReady,
             format!("{to}: the workloads of {} are not ready yet; look at their pods", o.placement.name),
@@ -199,10 +194,7 @@ fn released(o: &Observation, operation: &Operation) -> Standing {
     });
     match waiting {
         None => Standing::Done(vec![Entry::Released { placement: operation.intent.placement.clone() }]),
-        Some(site) => Standing::Waiting(Finding::new(
-            Reason::ReleaseRunning,
-            format!("{}: has not let go of {} yet; look at its agent", site.cluster.name, o.placement.name),
-        )),
+        Some(site) => answered(o, operation, StepKind::Release, &site.cluster.name),
     }
 }
 

@@ -1,9 +1,7 @@
 //! Golden transcripts of the hub: each test is a story, and its transcript stands beside it.
 
-mod story;
-
+use crate::story::{Crash, Story, cluster};
 use proto::{PathKind, Role};
-use story::{Crash, Story, cluster};
 
 #[test]
 fn an_application_is_adopted_where_it_runs() {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
+use crds::placement::DRPlacementStatus;
 use hub_core::fleet::Cluster;
 use hub_core::journal::{Entry, Line, Tip};
 use hub_core::placement::{Mode, Placement};
@@ -79,10 +80,22 @@ pub struct Story {
     tip: Tip,
     text: String,
     last_waiting: String,
+    shown: Option<Box<DRPlacementStatus>>,
 }
 
 pub fn cluster(name: &str) -> ClusterName {
     ClusterName::parse(name).expect("a cluster name")
+}
+
+fn configured(name: &str) -> Cluster {
+    Cluster {
+        name: cluster(name),
+        identity: format!("uid-{name}"),
+        failure_domain: format!("{name}-site"),
+        peer_endpoint: None,
+        probe_endpoints: Vec::new(),
+        maintenance: false,
+    }
 }
 
 pub fn placement() -> Placement {
@@ -215,6 +228,7 @@ impl Story {
             tip: Tip::default(),
             text: String::new(),
             last_waiting: String::new(),
+            shown: None,
         };
         story.say("genesis");
         let genesis = story.tip.seal(WallTime(WALL_ZERO), Entry::Genesis { hub: "hub".to_owned() });
@@ -235,6 +249,17 @@ impl Story {
         story.pass(1000);
         story.text.clear();
         story
+    }
+
+    /// Another member cluster is enrolled, and beats.
+    pub fn join(&mut self, name: &str) {
+        self.members.push(Member::new(name, "east"));
+        self.step(Event::ClusterSeen(configured(name)));
+    }
+
+    /// The status that the hub has shown is what its successor finds.
+    pub fn keep_status(&mut self) {
+        self.placement.told = self.shown.clone();
     }
 
     fn beat_all_at_once(&mut self) {
@@ -275,15 +300,9 @@ impl Story {
         for member in &mut self.members {
             member.connected = false;
         }
-        for (name, domain) in [("east", "east-site"), ("west", "west-site")] {
-            self.step(Event::ClusterSeen(Cluster {
-                name: cluster(name),
-                identity: format!("uid-{name}"),
-                failure_domain: domain.to_owned(),
-                peer_endpoint: None,
-                probe_endpoints: Vec::new(),
-                maintenance: false,
-            }));
+        let names: Vec<_> = self.members.iter().map(|member| member.name.to_string()).collect();
+        for name in names {
+            self.step(Event::ClusterSeen(configured(&name)));
         }
         let placement = self.placement.clone();
         self.step(Event::PlacementSeen(Box::new(placement)));
@@ -424,6 +443,7 @@ impl Story {
                     self.say(&format!("  event   {}: {}", happening.reason, happening.message));
                 }
                 Explanation::Placement(view) => {
+                    self.shown = Some(Box::new(view.status.clone()));
                     let waiting = view.waiting.map(|finding| finding.reason.to_string()).unwrap_or_default();
                     if waiting != self.last_waiting && !waiting.is_empty() {
                         self.say(&format!("  waits   {waiting}"));
