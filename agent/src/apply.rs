@@ -27,12 +27,14 @@ const LONGEST_LABEL: usize = 63;
 /// Carries one effect out, and says how it ended.
 pub async fn apply(client: Client, placement: PlacementId, effect: Effect) -> Event {
     let key = effect.key();
+    let began = Instant::now();
     let result = match timeout(EFFECT, with_admission(&client, &placement, &effect)).await {
         Ok(result) => result,
         Err(_) => {
             Err(Failed { failure: Failure::Unavailable, message: format!("no answer within {EFFECT:?}") })
         }
     };
+    tracing::debug!(effect = key, took = ?began.elapsed(), success = result.is_ok(), "change ended");
     Event::Finished { placement, key, result }
 }
 

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_core::decision::Memory;
-use agent_core::{Agent, AskId, Decision, Event, HoldAsk, Note, Probe};
+use agent_core::{Agent, AskId, Decision, Event, HoldAsk, Note, Point, Probe};
 use kube::Client;
 use kube::api::ApiResource;
-use proto::{ClusterName, FromAgent, Hello, HoldAnswer, PlacementId};
+use proto::{ClusterName, FromAgent, Hello, HoldAnswer, PlacementId, StepKind};
 use tls::Credentials;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -171,6 +171,8 @@ impl Driver {
             };
             running.tasks.spawn(task.instrument(span));
         }
+        // An answer leaves only after the point that comes before it.
+        self.crash_before_answers(&reached);
         for message in send {
             self.metrics.sent(&message);
             // The link says Hello by itself, at the begin of each stream.
@@ -189,11 +191,21 @@ impl Driver {
             }
         }
         probe.into_iter().for_each(|probe| self.probe(probe, running));
-        if !reached.is_empty() {
-            self.flush(running);
-        }
+        self.flush(running);
+        self.crash_after_answers(&reached);
+    }
+
+    fn crash_before_answers(&self, reached: &[(StepKind, Point)]) {
+        let before = reached.iter().filter(|(_, point)| *point != Point::Acknowledged);
         if let Some(crash) = &self.crash {
-            reached.into_iter().for_each(|(step, point)| crash.reached(step, point));
+            before.for_each(|(step, point)| crash.reached(*step, *point));
+        }
+    }
+
+    fn crash_after_answers(&self, reached: &[(StepKind, Point)]) {
+        let after = reached.iter().filter(|(_, point)| *point == Point::Acknowledged);
+        if let Some(crash) = &self.crash {
+            after.for_each(|(step, point)| crash.reached(*step, *point));
         }
     }
 

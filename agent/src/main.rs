@@ -41,7 +41,8 @@ fn main() -> anyhow::Result<()> {
 }
 
 async fn run(arguments: RunArguments) -> anyhow::Result<()> {
-    let instance = instance();
+    let pod = std::env::var("POD_NAME").ok();
+    let instance = pod.clone().unwrap_or_else(host);
     let telemetry =
         telemetry::telemetry(&arguments.telemetry, instance.clone(), arguments.cluster.to_string())?;
     let (health, watched_health) = watch::channel(Health::starting());
@@ -57,8 +58,9 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     let credentials = identity::load(arguments.certificate_files(), arguments.trust_domain.clone())?;
     let client = Client::try_default().await.context("connecting to this cluster's API server")?;
     let boot = clock::boot_id(&arguments.boot_id_file)?;
-    // One process is one holder of the turn, whatever its pod is called.
-    let holder = format!("{instance}-{}-{}", std::process::id(), clock::now().0);
+    // A container of a pod starts only after the one before has ended, so the pod holds the turn; without a pod each
+    // process is another holder.
+    let holder = pod.unwrap_or_else(|| format!("{instance}-{}-{}", std::process::id(), clock::now().0));
     let taken = tokio::select! {
         taken = memory::take_turn(client.clone(), &arguments.namespace, holder) => taken?,
         () = stop.cancelled() => return Ok(()),
@@ -156,10 +158,9 @@ async fn give_back(tasks: &mut JoinSet<anyhow::Result<()>>) {
     tasks.shutdown().await;
 }
 
-/// Tells this process apart from others in logs and in the agent's Lease.
-fn instance() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").map(|name| name.trim().to_owned());
-    std::env::var("POD_NAME").or(host).unwrap_or_else(|_| "understudy-agent".to_owned())
+fn host() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    name.map_or_else(|_| "understudy-agent".to_owned(), |name| name.trim().to_owned())
 }
 
 async fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<()> {

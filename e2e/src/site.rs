@@ -239,5 +239,6 @@ async fn agent_service(control_plane: &ControlPlane, setting: &Setting<'_>) -> R
             .argument(format!("--namespace={NAMESPACE}"))
             .arguments([file("cert", "tls.crt"), file("key", "tls.key"), file("ca", "ca.crt")])
             .environment("KUBECONFIG", kubeconfig)
+            .environment("POD_NAME", format!("understudy-agent-of-{name}"))
     }))
 }

@@ -227,6 +227,7 @@ impl Agent {
         let commanded = placement.command.iter().flat_map(|current| current.claims()).collect::<Vec<_>>();
         let seen = survey::survey(&self.world, assignment, placement.site.as_ref(), &commanded);
         placement.survey = Some((revision, seen));
+        placement.surveys += 1;
     }
 
     /// What its duty asks for next, and whether that duty is to start the workloads.
@@ -344,15 +345,18 @@ impl Agent {
             }
         };
         let standing = survey::Standing {
-            cluster: &self.identity.cluster,
-            placement: id,
             epoch_seen: placement.epoch_seen(),
             role: placement.role(),
-            operation: placement.site.as_ref().and_then(|site| site.operation.as_ref()),
+            operation: placement.site.as_ref().and_then(|site| site.operation.clone()),
             staged: next.staged,
             ailments: next.ailments.into_iter().chain(failing).collect(),
         };
-        let report = survey::report(seen, standing);
+        let basis = (placement.surveys, standing.clone());
+        if placement.reporting.basis.as_ref() == Some(&basis) {
+            return;
+        }
+        placement.reporting.basis = Some(basis);
+        let report = survey::report(&self.identity.cluster, id, seen, standing);
         if placement.reporting.sent.as_ref() == Some(&report) {
             return;
         }

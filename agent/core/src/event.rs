@@ -111,5 +111,5 @@ pub struct Failed {
 /// Back-off of whatever failed: bounded, so that a repaired cluster is noticed soon.
 pub(crate) fn back_off(failures: u32) -> Duration {
     let millis = 50u64.saturating_mul(1 << failures.min(7));
-    Duration::from_millis(millis.min(5_000))
+    Duration::from_millis(millis.min(1_000))
 }

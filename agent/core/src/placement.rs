@@ -12,7 +12,7 @@ use crate::event::{AskId, back_off};
 use crate::fence::FenceProgress;
 use crate::lease::Lease;
 use crate::site_state::{Recorded, SiteState};
-use crate::survey::Survey;
+use crate::survey::{Standing, Survey};
 
 /// After an effect has succeeded it is not repeated for this long, whatever a lagging watch still shows.
 const SETTLING: Duration = Duration::from_secs(1);
@@ -35,8 +35,10 @@ pub struct Placement {
     /// Peers that wait for a promise to be durable.
     pub unanswered: Vec<(AskId, Duration)>,
     pub promised_until: Option<Moment>,
-    /// Of the world's revision and the claims it was made for.
+    /// Of the world's revision that it was made at.
     pub survey: Option<(u64, Survey)>,
+    /// Counts the surveys made.
+    pub surveys: u64,
     pub reporting: Reporting,
     /// Once told that the lease has run out, not again.
     pub told_expiry: bool,
@@ -98,6 +100,8 @@ impl Attempt {
 #[derive(Debug, Default)]
 pub struct Reporting {
     pub sent: Option<Report>,
+    /// What the last report was made from: the same again needs no new one.
+    pub basis: Option<(u64, Standing)>,
     pub inventory_sent: Option<String>,
     pub not_before: Moment,
 }
@@ -117,6 +121,7 @@ impl Placement {
             unanswered: Vec::new(),
             promised_until: None,
             survey: None,
+            surveys: 0,
             reporting: Reporting::default(),
             told_expiry: false,
         }
@@ -300,6 +305,28 @@ impl Placement {
     }
 }
 
+/// Field by field, because an inventory is large and this is done often.
 pub fn without_inventory(assignment: &Assignment) -> Assignment {
-    Assignment { inventory: None, ..assignment.clone() }
+    let Assignment {
+        placement,
+        name,
+        epoch,
+        holder,
+        protect,
+        replication_class,
+        policy,
+        peers,
+        inventory: _,
+    } = assignment;
+    Assignment {
+        placement: placement.clone(),
+        name: name.clone(),
+        epoch: *epoch,
+        holder: holder.clone(),
+        protect: protect.clone(),
+        replication_class: replication_class.clone(),
+        policy: *policy,
+        peers: peers.clone(),
+        inventory: None,
+    }
 }

@@ -111,25 +111,24 @@ fn driver_leader(world: &World, namespace: &str, claims: &BTreeSet<String>) -> O
 }
 
 /// What a report says beside the survey.
-pub struct Standing<'a> {
-    pub cluster: &'a ClusterName,
-    pub placement: &'a PlacementId,
+#[derive(Clone, Debug, PartialEq)]
+pub struct Standing {
     pub epoch_seen: Epoch,
     pub role: Role,
-    pub operation: Option<&'a OperationId>,
+    pub operation: Option<OperationId>,
     pub staged: Option<String>,
     pub ailments: Vec<Ailment>,
 }
 
-pub fn report(survey: &Survey, standing: Standing<'_>) -> Report {
-    let Standing { cluster, placement, epoch_seen, role, operation, staged, ailments } = standing;
+pub fn report(cluster: &ClusterName, placement: &PlacementId, survey: &Survey, standing: Standing) -> Report {
+    let Standing { epoch_seen, role, operation, staged, ailments } = standing;
     let may_be_source = matches!(role, Role::Holder | Role::Promoting) || epoch_seen == Epoch(0);
     Report {
         cluster: cluster.clone(),
         placement: placement.clone(),
         epoch_seen,
         role,
-        operation: operation.cloned(),
+        operation,
         staged,
         inventory: survey.inventory.clone().filter(|_| may_be_source),
         volumes: survey.volumes.clone(),

@@ -1,0 +1,77 @@
+//! The target's agent is killed at every point of a failover, one after the other, and the failover goes on each time.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use e2e::federation::{EAST, Federation, Options, Progress, SLOW, WEST};
+use e2e::patience::within;
+use e2e::site::Site;
+
+/// In the order in which one failover passes them.
+const POINTS: [&str; 6] = [
+    "Promote:Accepted",
+    "Promote:Applied",
+    "Promote:Acknowledged",
+    "ScaleUp:Accepted",
+    "ScaleUp:Applied",
+    "ScaleUp:Acknowledged",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failover_survives_the_death_of_the_targets_agent_at_every_point() -> Result<()> {
+    let _first = rustls::crypto::ring::default_provider().install_default();
+    let say = progress();
+    let federation = Federation::protected(Options::short(2), say.clone()).await?;
+    federation.west.agent.kill9();
+    crash_at(&federation.west, POINTS[0])?;
+    federation.await_protected().await?;
+    say("losing east");
+    federation.lose(EAST)?;
+    for (number, point) in POINTS.iter().enumerate() {
+        within(SLOW, &format!("west's agent has died at {point}"), async || {
+            Ok((!federation.west.agent.runs()).then_some(()))
+        })
+        .await?;
+        say(&format!("west's agent has died at {point}"));
+        federation.west.agent.kill9();
+        match POINTS.get(number + 1) {
+            Some(next) => crash_at(&federation.west, next)?,
+            None => federation.west.agent.start()?,
+        }
+    }
+    federation.await_writes(WEST, 20, SLOW).await?;
+    let verdict = federation.verdict(WEST).await?;
+    ensure!(verdict.holds(), "{verdict}");
+    Ok(())
+}
+
+/// An agent that is killed and started again while it is holder, and finds the same boot, does not stop anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_holders_agent_may_die_and_come_back() -> Result<()> {
+    let _first = rustls::crypto::ring::default_provider().install_default();
+    let federation = Federation::protected(Options::short(1), progress()).await?;
+    let before = federation.history()?.records().len();
+    for round in 1..=3 {
+        federation.east.agent.kill9();
+        federation.east.agent.start()?;
+        let wanted = before + 50 * round;
+        federation.await_writes(EAST, wanted, SLOW).await?;
+    }
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let log = federation.east.agent.log_tail(10_000);
+    ensure!(!log.contains("Fenced"), "the application was stopped for nothing:\n{log}");
+    ensure!(federation.operations().await?.len() == 1, "nothing but the deployment has happened");
+    Ok(())
+}
+
+fn crash_at(site: &Site, point: &str) -> Result<()> {
+    let marker = site.agent.log().with_file_name(format!("crashed-at-{}", point.replace(':', "-")));
+    let marker = marker.display().to_string();
+    site.agent.start_with(&[("UNDERSTUDY_CRASH_AT", point), ("UNDERSTUDY_CRASH_MARKER", &marker)])
+}
+
+fn progress() -> Progress {
+    let started = Instant::now();
+    Arc::new(move |doing: &str| eprintln!("{:6.1} s  {doing}", started.elapsed().as_secs_f64()))
+}
