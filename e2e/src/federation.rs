@@ -5,6 +5,7 @@
 
 pub mod hub;
 pub mod links;
+pub mod promotions;
 pub mod readers;
 pub mod reckoning;
 pub mod service;
@@ -23,9 +24,11 @@ use rustix::time::{ClockId, clock_gettime};
 use tempfile::TempDir;
 use tls::pki::{Authority, Existing, Validity};
 use tls::{Identity, TrustDomain};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use self::hub::Hub;
 use self::links::{Carries, Links, Route};
+use self::promotions::Promotions;
 use crate::application::Application;
 use crate::array;
 use crate::assets::Assets;
@@ -107,6 +110,9 @@ fn short_timing() -> TimingSpec {
     }
 }
 
+/// Short timings need a machine that keeps up, so the tests of one program take turns.
+static TURN: Semaphore = Semaphore::const_new(1);
+
 /// Two member clusters and a hub.
 pub struct Federation {
     pub options: Options,
@@ -117,14 +123,16 @@ pub struct Federation {
     /// What the application's writers acknowledged, outside of all clusters.
     pub writes: PathBuf,
     folder: Folder,
+    _turn: SemaphorePermit<'static>,
 }
 
 /// The moment when a site was lost.
-#[derive(Clone, Copy, Debug)]
 pub struct Loss {
     pub at: Instant,
     /// On the clock that all sites share.
     pub boot_nanoseconds: u64,
+    /// What is promoted at the other site, from now on.
+    pub promotions: Promotions,
 }
 
 impl Federation {
@@ -132,6 +140,7 @@ impl Federation {
     pub async fn start(options: Options, progress: Progress) -> Result<Federation> {
         // Fails when there is one already, which then does as well.
         let _already = rustls::crypto::ring::default_provider().install_default();
+        let turn = TURN.acquire().await.context("waiting for another federation to end")?;
         let folder = Folder::make(options.folder.as_deref())?;
         let (programs, assets) = build(progress.clone()).await?;
         let ground = Ground::lay(&options, folder.path(), &programs, &assets)?;
@@ -145,7 +154,7 @@ impl Federation {
             ground.site(west, EAST, &links)
         )?;
         let writes = ground.writes();
-        let federation = Federation { options, links, hub, east, west, writes, folder };
+        let federation = Federation { options, links, hub, east, west, writes, folder, _turn: turn };
         federation.enrol().await?;
         federation.hub.start().await?;
         Ok(federation)
@@ -174,8 +183,11 @@ impl Federation {
     /// Loses a site as by fire: its links fall silent, without a word of farewell, and every process is killed.
     pub fn lose(&self, name: &str) -> Result<Loss> {
         let site = self.site(name)?;
+        let survivor = if name == EAST { &self.west } else { &self.east };
+        let promotions =
+            Promotions::watch(survivor.control_plane.client(), &self.options.application.namespace);
         self.links.isolate(name);
-        let loss = Loss { at: Instant::now(), boot_nanoseconds: boot_nanoseconds() };
+        let loss = Loss { at: Instant::now(), boot_nanoseconds: boot_nanoseconds(), promotions };
         site.cut_power();
         Ok(loss)
     }

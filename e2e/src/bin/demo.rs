@@ -139,7 +139,7 @@ async fn lose_a_site(federation: &Federation, timeline: &Timeline) -> Result<boo
     federation.await_writes(WEST, WRITES_ELSEWHERE * volumes, SLOW).await?;
     timeline.say("west", Weight::Good, "the application writes again");
 
-    let reckoning = federation.reckon(announced, loss, &operation, WEST).await?;
+    let reckoning = federation.reckon(announced, &loss, &operation, WEST).await?;
     timeline.tell(Weight::Plain, &format!("\n{reckoning}\n"));
     if reckoning.is_right() {
         timeline.tell(Weight::Good, "All is right.");

@@ -11,6 +11,7 @@ use crds::placement::DRPlacement;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::ResourceExt;
 
+use super::promotions::Promotions;
 use super::readers::condition_of;
 use super::{Federation, Loss, SLOW};
 use crate::history::{Tenure, Verdict};
@@ -31,6 +32,8 @@ pub struct Announcement {
 pub struct Phases {
     pub detect: Duration,
     pub wait: Duration,
+    /// The part of `promote` until every VolumeReplication was written.
+    pub written: Duration,
     pub promote: Duration,
     pub start: Duration,
 }
@@ -90,7 +93,7 @@ impl Federation {
     pub async fn reckon(
         &self,
         announced: Announcement,
-        loss: Loss,
+        loss: &Loss,
         operation: &DROperation,
         cluster: &str,
     ) -> Result<Reckoning> {
@@ -103,7 +106,7 @@ impl Federation {
             announced,
             operation: operation.name_any(),
             proof: status.fence_proof.clone().unwrap_or_else(|| "none".to_owned()),
-            phases: phases(operation)?,
+            phases: phases(operation, &loss.promotions)?,
             away,
             silence,
             losses: self.losses(operation, &verdict)?,
@@ -201,7 +204,7 @@ fn handover<'a>(verdict: &'a Verdict, cluster: &str) -> Result<(&'a Tenure, &'a 
 }
 
 /// Cuts the operation at the ends of its steps, so that the parts add up whatever ran side by side.
-fn phases(operation: &DROperation) -> Result<Phases> {
+fn phases(operation: &DROperation, promotions: &Promotions) -> Result<Phases> {
     let status = operation.status.as_ref().context("the DROperation has no status")?;
     let lost = status.lost_at.as_ref().context("the DROperation has no lostAt")?;
     let started = status.started.as_ref().context("the DROperation has no start")?;
@@ -210,9 +213,11 @@ fn phases(operation: &DROperation) -> Result<Phases> {
         step.and_then(|step| step.finished.as_ref()).with_context(|| format!("the step {name} has no end"))
     };
     let (fenced, owned, ready) = (end("AwaitFence")?, end("TakeOwnership")?, end("AwaitReady")?);
+    let written = promotions.seen().into_values().max().context("no VolumeReplication became primary")?;
     Ok(Phases {
         detect: between(lost, started),
         wait: between(started, fenced),
+        written: between(fenced, &MicroTime(written)),
         promote: between(fenced, owned),
         start: between(owned, ready),
     })
@@ -225,12 +230,13 @@ fn between(from: &MicroTime, to: &MicroTime) -> Duration {
 impl fmt::Display for Reckoning {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Reckoning { announced, operation, proof, phases, away, silence, losses, verdict, wrong } = self;
-        let Phases { detect, wait, promote, start } = phases;
+        let Phases { detect, wait, written, promote, start } = phases;
         writeln!(out, "{operation}, fence proven by {proof}")?;
         for (name, span, meaning) in [
             ("detect", detect, "last heartbeat to decision"),
             ("wait", wait, "until the lost holder has certainly stopped"),
-            ("promote", promote, "volumes primary, ownership taken"),
+            ("promote", promote, "volumes primary, ownership taken;"),
+            ("", written, "  of it until every VolumeReplication was written"),
             ("start", start, "scaled up, and ready"),
         ] {
             writeln!(out, "  {name:<8} {:>7.3} s   {meaning}", span.as_secs_f64())?;

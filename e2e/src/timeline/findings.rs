@@ -34,7 +34,9 @@ pub fn of_placement(placement: &DRPlacement) -> Vec<Finding> {
     };
     let phase = status.phase.map_or_else(String::new, |phase| format!("{name}: {}", phase.as_str()));
     let mut findings = vec![finding("owner", Weight::Strong, owner), finding("phase", Weight::Plain, phase)];
-    findings.extend(status.conditions.iter().map(|condition| {
+    // What these two say is in the phase and in the operation.
+    let told = status.conditions.iter().filter(|one| !matches!(one.type_.as_str(), "Ready" | "Reconciling"));
+    findings.extend(told.map(|condition| {
         let says = format!("{name}: {}={} {}", condition.type_, condition.status, condition.reason);
         finding(condition.type_.clone(), Weight::Quiet, says)
     }));
