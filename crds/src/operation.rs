@@ -175,6 +175,10 @@ pub struct VolumeLossStatus {
     /// The writes of this span are lost; or "unknown".
     #[schemars(schema_with = "shape::word")]
     pub lost: String,
+    /// The same if the old holder was not dead but cut off, and wrote until it was certainly stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::word")]
+    pub lost_at_most: Option<String>,
 }
 
 /// How long one part of an operation took.

@@ -328,7 +328,7 @@ fn target_driver_has_a_leader(o: &Observation) -> Option<Finding> {
 /// Invariant S19. An unknown loss is infinite.
 fn loss_is_within_the_bound(o: &Observation) -> Option<Finding> {
     let bound = o.loss_bound()?;
-    match o.worst_loss(o.loss_time()) {
+    match o.worst_loss(o.lost_by()) {
         Some(loss) if loss <= bound => None,
         Some(loss) => Some(Finding::new(
             Reason::StaleCopy,

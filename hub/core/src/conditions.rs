@@ -205,7 +205,7 @@ fn protected(o: &Observation) -> Judged {
             format!("VolumeReplication of {}: not primary: {message}; look at its conditions", volume.claim),
         );
     }
-    match (o.worst_loss(o.loss_time()), o.loss_bound()) {
+    match (o.worst_loss(o.lost_by()), o.loss_bound()) {
         (None, _) => {
             no(Reason::FirstSyncPending, format!("{name}: not every volume has been synced once; wait"))
         }
@@ -330,7 +330,7 @@ fn reconciling(o: &Observation, waiting: Option<&Finding>) -> Option<Judged> {
             waiting.map_or_else(|| operation.intent.operation.to_string(), |finding| finding.message.clone());
         return Some(judged(kind, Truth::True, reason, message));
     }
-    let first_sync = o.remembered.is_some() && o.worst_loss(o.loss_time()).is_none();
+    let first_sync = o.remembered.is_some() && o.worst_loss(o.lost_by()).is_none();
     first_sync.then(|| {
         judged(
             kind,

@@ -137,7 +137,7 @@ fn intent(
 ) -> Intent {
     let failing_over = kind == OperationKind::FailOver;
     let lost_at = failing_over.then(|| o.loss_time());
-    let losses = lost_at.map(|when| o.losses(when)).unwrap_or_default();
+    let losses = if failing_over { o.losses(o.lost_by()) } else { Vec::new() };
     Intent {
         operation: OperationId(format!("{}-{}-{epoch}", o.placement.name.name, kind.as_str())),
         placement: o.placement.id.clone(),
@@ -336,7 +336,7 @@ fn failover_evidence(o: &Observation, holder: &SiteView, target: &SiteView) -> V
         evidence
             .push(format!("{}: {path} of {lost} out of reach, last worked {worked}", target.cluster.name));
     }
-    if let (Some(loss), Some(bound)) = (o.worst_loss(o.loss_time()), o.loss_bound()) {
+    if let (Some(loss), Some(bound)) = (o.worst_loss(o.lost_by()), o.loss_bound()) {
         evidence.push(format!("loss {} of at most {}", shown(loss), shown(bound)));
     }
     evidence

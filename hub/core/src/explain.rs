@@ -112,7 +112,7 @@ fn operation_status(operation: &Operation, waiting: Option<&Finding>, stuck: boo
         plan: intent.plan.iter().map(|step| step_status(operation, *step, waiting, stuck)).collect(),
         evidence: intent.evidence.clone(),
         fence_proof: operation.proof.as_ref().map(|(proof, _)| proof_name(proof).to_owned()),
-        loss_receipt: intent.losses.iter().map(loss_status).collect(),
+        loss_receipt: intent.losses.iter().map(|loss| loss_status(operation, loss)).collect(),
         lost_at: intent.lost_at.and_then(precise),
         started: precise(operation.started),
         finished: operation.ended.as_ref().and_then(|(_, at)| precise(*at)),
@@ -141,12 +141,20 @@ fn step_status(operation: &Operation, step: StepKind, waiting: Option<&Finding>,
     }
 }
 
-fn loss_status(loss: &VolumeLoss) -> VolumeLossStatus {
+fn loss_status(operation: &Operation, loss: &VolumeLoss) -> VolumeLossStatus {
+    let stopped = operation.proof.as_ref().map(|(_, at)| *at);
+    let at_most = stopped.zip(loss.last_sync).map(|(stopped, sync)| stopped.since(sync));
     VolumeLossStatus {
         claim: loss.claim.clone(),
         last_sync_time: loss.last_sync.and_then(time),
-        lost: loss.lost_ms.map_or("unknown".to_owned(), |ms| shown(Duration::from_millis(ms))),
+        lost: loss.lost_ms.map_or("unknown".to_owned(), |ms| at_least(Duration::from_millis(ms))),
+        lost_at_most: at_most.map(at_least),
     }
+}
+
+/// Rounded up to a second: a receipt must not promise less loss than there was.
+fn at_least(span: Duration) -> String {
+    shown(Duration::from_secs(span.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)))
 }
 
 /// How long each part took, in seconds: the detection, which is the time from the last sign of life to the decision, and

@@ -188,6 +188,7 @@ impl Hub {
             self.rejoin(now, &id, "its status", epoch, decision);
         }
         self.placements.insert(id.clone(), placement);
+        self.tell.take_patience(self.placements.values());
         self.compare_memories(now, &id, decision);
         let mut touched = self.overlapping(&id);
         touched.push(id);
@@ -424,6 +425,7 @@ impl Hub {
         if let Some(placement) = self.placements.remove(id) {
             self.orders.unassign(&placement, decision);
             self.tell.forget(id);
+            self.tell.take_patience(self.placements.values());
             decision.explain.push(crate::decision::Explanation::Released(id.clone(), placement.name));
         }
         if let Some(at) = self.due_at.remove(id) {

@@ -113,6 +113,14 @@ impl<'a> Observation<'a> {
             Some(_) | None => self.wall,
         }
     }
+
+    /// When a holder that is not heard any more was lost at the latest: its next heartbeat never came. What it wrote until
+    /// then is lost as well. (Cut off but alive it writes on until its fence; the receipt gives that bound beside this.)
+    pub fn lost_by(&self) -> WallTime {
+        let silent = self.holder().is_some_and(|holder| holder.liveness != Liveness::Alive);
+        let unheard = if silent { self.placement.policy.timing.renew } else { Duration::ZERO };
+        (self.loss_time() + unheard).min(self.wall)
+    }
 }
 
 /// How often the hub keeps the holder's last word on disk, when nothing but its time has changed.

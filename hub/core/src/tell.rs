@@ -6,7 +6,7 @@ use std::time::Duration;
 use crds::cluster::Liveness as ShownLiveness;
 use crds::conditions::{ConditionType, EventReason, Reason};
 use crds::placement::DRPlacementStatus;
-use proto::{ClusterName, Moment, PlacementId, StepKind};
+use proto::{ClusterName, Moment, PlacementId, StepKind, Timing};
 
 use crate::conditions::{self, is_stalled, summarize};
 use crate::decision::{Decision, Explanation};
@@ -18,13 +18,15 @@ use crate::fleet::{Fleet, Liveness, Site};
 use crate::hub::Now;
 use crate::journal::{Entry, OperationKind, StepRecord};
 use crate::observation::Observation;
-use crate::placement::Refused;
+use crate::placement::{Placement, Refused};
 use crate::progress::{Ledger, Operation};
 
 #[derive(Default)]
 pub struct Tell {
     placements: BTreeMap<PlacementId, Told>,
     sites: BTreeMap<ClusterName, (SiteReport, Moment)>,
+    /// The shortest patience that a placement has with a cluster: suspect, unreachable.
+    patience: BTreeMap<ClusterName, (Duration, Duration)>,
 }
 
 #[derive(Default)]
@@ -32,7 +34,8 @@ struct Told {
     status: Option<DRPlacementStatus>,
     view: Option<PlacementView>,
     operation: Option<OperationView>,
-    holder_lost: bool,
+    /// The holder that is not heard, if it is not.
+    lost: Option<ClusterName>,
     refusal: Option<Reason>,
     stalled: Option<Reason>,
     stale: bool,
@@ -106,6 +109,24 @@ impl Tell {
         }
     }
 
+    /// A site is shown as the most impatient of its placements takes it.
+    pub fn take_patience<'a>(&mut self, placements: impl Iterator<Item = &'a Placement>) {
+        self.patience.clear();
+        for placement in placements {
+            let timing = &placement.policy.timing;
+            for cluster in &placement.clusters {
+                let patience =
+                    self.patience.entry(cluster.clone()).or_insert((timing.suspect, timing.unreachable));
+                *patience = (*patience).min((timing.suspect, timing.unreachable));
+            }
+        }
+    }
+
+    fn patience_with(&self, cluster: &ClusterName) -> (Duration, Duration) {
+        let unused = Timing::DEFAULT;
+        self.patience.get(cluster).copied().unwrap_or((unused.suspect, unused.unreachable))
+    }
+
     pub fn sites(&mut self, now: Now, fleet: &Fleet, awake_since: Moment, decision: &mut Decision) {
         for site in fleet.sites.values() {
             self.one_site(now, site, awake_since, decision);
@@ -126,8 +147,8 @@ impl Tell {
     }
 
     fn one_site(&mut self, now: Now, site: &Site, awake_since: Moment, decision: &mut Decision) {
-        let timing = proto::Timing::FAST;
-        let liveness = match site.liveness(now.boot, awake_since, timing.suspect, timing.unreachable) {
+        let (suspect, unreachable) = self.patience_with(&site.cluster.name);
+        let liveness = match site.liveness(now.boot, awake_since, suspect, unreachable) {
             Liveness::Alive => ShownLiveness::Live,
             Liveness::Unheard => ShownLiveness::Unheard,
             Liveness::Suspect | Liveness::Unreachable if site.heard.is_none() => ShownLiveness::Unheard,
@@ -176,14 +197,17 @@ impl Told {
         if let Some(holder) = o.holder() {
             let lost = matches!(holder.liveness, Liveness::Suspect | Liveness::Unreachable);
             let name = &holder.cluster.name;
-            match (self.holder_lost, lost) {
+            let was_lost = self.lost.as_ref() == Some(name);
+            match (was_lost, lost) {
                 (false, true) => say(EventReason::HeartbeatLost, true, format!("{name}: no longer heard")),
                 (true, false) => say(EventReason::HeartbeatReturned, false, format!("{name}: heard again")),
                 (true, true) | (false, false) => {}
             }
-            self.holder_lost = lost;
-            let unreachable = holder.liveness == Liveness::Unreachable && o.progress.running().is_none();
-            let refusal = waiting.filter(|_| unreachable);
+            self.lost = lost.then(|| name.clone());
+            // The evidence against a site that is lost takes a call or two to gather: that is no refusal yet.
+            let timing = &o.placement.policy.timing;
+            let long_lost = holder.silent >= timing.unreachable + timing.rpc * 2;
+            let refusal = waiting.filter(|_| long_lost && o.progress.running().is_none());
             if refusal.map(|finding| finding.reason) != self.refusal {
                 if let Some(finding) = refusal {
                     say(EventReason::FailoverRefused, true, finding.message.clone());

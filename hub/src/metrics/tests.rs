@@ -88,6 +88,7 @@ fn operation(phase: OperationPhase) -> Explanation {
         claim: claim.into(),
         last_sync_time: Some(time(at)),
         lost: String::new(),
+        lost_at_most: None,
     };
     Explanation::Operation(Box::new(OperationView {
         placement: id(),
