@@ -73,12 +73,12 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
         "this agent acts for its cluster"
     );
     let remembered = remembered.unwrap_or_default();
-    let Remembered { boot: remembered_boot, deadlines, paths } = remembered;
+    let Remembered { boot: remembered_boot, leases, paths } = remembered;
     let first = Event::Started(MemoryRead {
         boot,
         wall: clock::wall(),
         remembered_boot: Some(remembered_boot),
-        deadlines: deadlines.into_iter().collect(),
+        leases: leases.into_iter().collect(),
         paths,
         sites,
     });

@@ -11,7 +11,7 @@ use proto::{
 use crate::ailments::reason;
 use crate::decision::{Decision, Note, Point, SiteWrite};
 use crate::desired::{self, Next, View};
-use crate::duty::{Duty, duty};
+use crate::duty::{Duty, Seen, duty};
 use crate::event::Event;
 use crate::paths::Paths;
 use crate::placement::{Attempt, Placement, without_inventory};
@@ -197,7 +197,7 @@ impl Agent {
     fn decide(&mut self, id: &PlacementId, placement: &mut Placement, decision: &mut Decision) {
         if !placement.is_being_released() {
             placement.follow_assignment(id, &self.identity.cluster, self.now, self.wall);
-            placement.record_assignment();
+            placement.record_assignment(&self.identity.cluster);
         }
         self.refresh_survey(placement);
         placement.protect_seen_claims();
@@ -246,12 +246,9 @@ impl Agent {
             granted: placement.lease.is_granted(self.now, placement.targets()),
         };
         let command = placement.command.as_ref().map(|current| &current.command);
-        let duty = duty(
-            placement.site.as_ref(),
-            command,
-            assignment.inventory.as_ref(),
-            placement.fence_is_complete(),
-        );
+        let seen =
+            Seen { fence_complete: placement.fence_is_complete(), demoted: survey.has_demoted_volume() };
+        let duty = duty(placement.site.as_ref(), command, assignment.inventory.as_ref(), seen);
         let next = desired::next(&view, duty);
         let starting = matches!(duty, Duty::Resume(_) | Duty::ScaleUp(_));
         let fenced = (duty == Duty::Fence).then_some(next.outcome == Outcome::Done);

@@ -11,6 +11,7 @@ use proto::{
 use serde_json::Value;
 
 use crate::event::AskId;
+use crate::lease::Accounted;
 use crate::paths::PathMemory;
 use crate::site_state::SiteState;
 
@@ -44,7 +45,7 @@ pub struct Memory {
     pub boot: String,
     /// How soon the next one is written: whoever waits to take over may conclude something from its absence.
     pub every: Duration,
-    pub deadlines: Vec<(PlacementId, Moment)>,
+    pub leases: Vec<(PlacementId, Accounted)>,
     pub paths: Vec<PathMemory>,
 }
 

@@ -22,11 +22,19 @@ pub enum Duty<'a> {
     Release,
 }
 
+/// What the world says to the choice of a duty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub fence_complete: bool,
+    /// A protected claim's VolumeReplication is not meant to be primary.
+    pub demoted: bool,
+}
+
 pub fn duty<'a>(
     site: Option<&'a SiteState>,
     command: Option<&'a Command>,
     inventory: Option<&'a Inventory>,
-    fence_complete: bool,
+    seen: Seen,
 ) -> Duty<'a> {
     let action = command.map(|command| &command.action);
     if let Some(Action::Release) = action {
@@ -36,13 +44,15 @@ pub fn duty<'a>(
         return Duty::Watch;
     };
     match (site.role, action) {
-        (Role::Fenced, Some(Action::Restore { inventory })) if fence_complete => Duty::Restore(inventory),
+        (Role::Fenced, Some(Action::Restore { inventory })) if seen.fence_complete => {
+            Duty::Restore(inventory)
+        }
         (Role::Fenced, _) => Duty::Fence,
         (Role::Standby, Some(Action::Restore { inventory })) => Duty::Restore(inventory),
         (Role::Standby, _) => Duty::Stage(inventory),
         (Role::Holder | Role::Promoting, Some(Action::Promote { claims, proof: _ })) => Duty::Promote(claims),
         (Role::Holder, Some(Action::ScaleUp { workloads })) => Duty::ScaleUp(workloads),
-        (Role::Holder, _) if !site.replicas.is_empty() => Duty::Resume(&site.replicas),
+        (Role::Holder, _) if seen.demoted || !site.replicas.is_empty() => Duty::Resume(&site.replicas),
         (Role::Holder, _) => Duty::Hold,
         (Role::Promoting | Role::Unknown, _) => Duty::Watch,
     }

@@ -26,7 +26,7 @@ const LARGEST_CLOCK_JUMP: Duration = Duration::from_secs(2);
 impl Agent {
     /// Everything is taken from what was durable. A holder from another life of its node stops before it asks anyone.
     pub(crate) fn start(&mut self, memory: MemoryRead) {
-        let MemoryRead { boot, wall, remembered_boot, deadlines, paths, sites } = memory;
+        let MemoryRead { boot, wall, remembered_boot, leases, paths, sites } = memory;
         let same_boot = remembered_boot.as_ref() == Some(&boot);
         self.started = Some(self.now);
         self.wall = wall;
@@ -37,9 +37,9 @@ impl Agent {
         }
         for recorded in sites {
             let id = recorded.state.placement.clone();
-            let deadline = deadlines.iter().find(|(placement, _)| *placement == id).map(|(_, until)| *until);
+            let lease = leases.iter().find(|(placement, _)| *placement == id).map(|(_, lease)| *lease);
             let mut placement = restored(recorded, &boot, self.now);
-            placement.lease = Lease::remembered(deadline.filter(|_| same_boot));
+            placement.lease = Lease::remembered(lease.filter(|_| same_boot), placement.policy().as_ref());
             let held = matches!(placement.role(), Role::Holder | Role::Promoting);
             if held && !same_boot && placement.assignment.is_some() {
                 placement.enter_role(&id, placement.epoch_seen(), Role::Fenced, self.now, wall);
@@ -249,8 +249,8 @@ impl Agent {
         decision.keep = Some(Memory {
             boot: self.boot.clone(),
             every,
-            deadlines: held
-                .filter_map(|(id, placement)| Some((id.clone(), placement.lease.until()?)))
+            leases: held
+                .filter_map(|(id, placement)| Some((id.clone(), placement.lease.accounted()?)))
                 .collect(),
             paths: self.paths.memory(),
         });

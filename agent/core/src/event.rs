@@ -6,6 +6,7 @@ use proto::{
     ClusterName, Epoch, FromHub, HoldAnswer, HoldRequest, Mark, Moment, PathKind, PlacementId, WallTime,
 };
 
+use crate::lease::Accounted;
 use crate::paths::PathMemory;
 use crate::site_state::Recorded;
 use crate::world::Watched;
@@ -73,7 +74,7 @@ pub struct MemoryRead {
     pub wall: WallTime,
     /// The boot that the rest was written in; moments of another boot mean nothing.
     pub remembered_boot: Option<String>,
-    pub deadlines: Vec<(PlacementId, Moment)>,
+    pub leases: Vec<(PlacementId, Accounted)>,
     pub paths: Vec<PathMemory>,
     pub sites: Vec<Recorded>,
 }

@@ -81,8 +81,9 @@ impl Agent {
         if !asked || *epoch != placement.epoch_seen() || !placement.renews(&cluster) {
             return;
         }
-        placement.lease.grant(sent.at, policy.timing.ttl);
         placement.apply_policy(*policy);
+        let lived_by = placement.policy().map_or(policy.timing.ttl, |lived_by| lived_by.timing.ttl);
+        placement.lease.grant(sent.at, policy.timing.ttl, lived_by);
         let live = placement.lease.is_granted(self.now, placement.targets());
         if placement.role() == Role::Fenced && live {
             placement.enter_role(id, *epoch, Role::Holder, self.now, self.wall);

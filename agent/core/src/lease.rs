@@ -4,13 +4,28 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proto::{ClusterName, Moment, Policy};
+use serde::{Deserialize, Serialize};
+
+/// The hub's part of a lease: what it granted, in the terms that a shorter ttl needs to shorten it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accounted {
+    /// Send instant of the newest heartbeat that the hub has answered with the right to go on.
+    pub sent: Moment,
+    /// Until when the hub accounts for this cluster; never later than `sent` and the ttl of the policy lived by.
+    pub until: Moment,
+}
+
+impl Accounted {
+    fn shortened_to(self, ttl: Duration) -> Accounted {
+        Accounted { until: self.until.min(self.sent + ttl), ..self }
+    }
+}
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lease {
-    /// Until when the hub accounts for this cluster.
-    until: Option<Moment>,
-    /// Send instant of the newest renewal that was granted at the present epoch.
-    granted: Option<Moment>,
+    accounted: Option<Accounted>,
+    /// A renewal was granted at the present epoch.
+    granted: bool,
     /// Until when each target has promised to wait.
     promised: BTreeMap<ClusterName, Moment>,
     /// The clocks disagreed: nothing new is started before a renewal succeeds (R7).
@@ -19,29 +34,48 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// After a restart on the same boot: what was remembered, which is never later than the truth.
-    pub fn remembered(until: Option<Moment>) -> Lease {
-        Lease { until, ..Lease::default() }
+    /// After a restart on the same boot: what was remembered, and the policy that is durable. A grant whose policy was
+    /// written down, and whose memory was not, shortens the remembered one as it did before the restart.
+    pub fn remembered(accounted: Option<Accounted>, durable: Option<&Policy>) -> Lease {
+        let accounted = accounted.map(|accounted| match durable {
+            Some(policy) => accounted.shortened_to(policy.timing.ttl),
+            None => accounted,
+        });
+        Lease { accounted, ..Lease::default() }
     }
 
     /// Another epoch: nothing granted or promised for the last one counts, but the hub accounts for what it has said.
     pub fn enter_epoch(&mut self) {
-        self.granted = None;
+        self.granted = false;
         self.promised.clear();
         self.asked = None;
     }
 
-    /// The hub has granted the renewal that was sent at `sent`. An older one never shortens.
-    pub fn grant(&mut self, sent: Moment, ttl: Duration) {
-        self.until = self.until.max(Some(sent + ttl));
-        self.granted = self.granted.max(Some(sent));
+    /// The hub has granted the renewal that was sent at `sent` for `ttl`; `lived_by` is the ttl of the policy that this
+    /// cluster lives by, that grant's included. A hub that has heard the echo of a shorter ttl waits no longer than that
+    /// (R6), so a shorter one also shortens what was granted before, and a longer one of a grant that came late, or of
+    /// an older policy, lengthens nothing.
+    pub fn grant(&mut self, sent: Moment, ttl: Duration, lived_by: Duration) {
+        self.accounted = self.accounted.map(|accounted| accounted.shortened_to(lived_by));
+        self.account(sent, ttl.min(lived_by));
+        self.granted = true;
         self.suspended = false;
     }
 
-    /// While an epoch is being entered the hub cannot grant yet; its answer shows that it had not given this cluster up
-    /// when it was asked at `sent`.
+    /// While an epoch is being entered the hub cannot grant yet; its answer to the heartbeat sent at `sent` shows that
+    /// it had not given this cluster up when it heard that one. `sent` must be the send instant of a heartbeat of this
+    /// process that the hub has answered, with a reply or a command: the hub counts its own wait from the last heartbeat
+    /// that it heard, which is never before this one was sent.
     pub fn hear(&mut self, sent: Moment, ttl: Duration) {
-        self.until = self.until.max(Some(sent + ttl));
+        self.account(sent, ttl);
+    }
+
+    fn account(&mut self, sent: Moment, ttl: Duration) {
+        let new = Accounted { sent, until: sent + ttl };
+        self.accounted = Some(self.accounted.map_or(new, |known| Accounted {
+            sent: known.sent.max(new.sent),
+            until: known.until.max(new.until),
+        }));
     }
 
     /// A target has promised, asked at `asked`, to wait for `hold`.
@@ -60,34 +94,36 @@ impl Lease {
         let promises: Option<Vec<Moment>> =
             targets.map(|target| self.promised.get(target).copied()).collect();
         let all_promised = promises.and_then(|promises| promises.into_iter().min());
-        self.until.max(all_promised)
+        self.until().max(all_promised)
+    }
+
+    fn until(&self) -> Option<Moment> {
+        self.accounted.map(|accounted| accounted.until)
     }
 
     /// The hub's part of the deadline, to be remembered.
-    pub fn until(&self) -> Option<Moment> {
-        self.until
+    pub fn accounted(&self) -> Option<Accounted> {
+        self.accounted
     }
 
     /// Whether pods may be started: granted at this epoch, and not in doubt.
     pub fn is_granted<'a>(&self, now: Moment, targets: impl Iterator<Item = &'a ClusterName>) -> bool {
-        self.granted.is_some()
-            && !self.suspended
-            && self.deadline(targets).is_some_and(|deadline| now < deadline)
+        self.granted && !self.suspended && self.deadline(targets).is_some_and(|deadline| now < deadline)
     }
 
     /// Boot time and wall time have moved apart by `jump`: one of them is wrong. The deadline comes closer by as much as
     /// boot time may have missed, but a hub that answers within one call's time can still confirm it.
     pub fn suspend(&mut self, now: Moment, jump: Duration, rpc: Duration) {
         self.suspended = true;
-        self.until = self.until.map(|until| until.min((until - jump).max(now + rpc)));
-        for until in self.promised.values_mut() {
+        let promised = self.promised.values_mut();
+        for until in promised.chain(self.accounted.iter_mut().map(|accounted| &mut accounted.until)) {
             *until = (*until).min((*until - jump).max(now + rpc));
         }
     }
 
     /// After a third of the ttl without a grant the targets are asked, once in each renewal period.
     pub fn hold_is_due(&mut self, now: Moment, policy: &Policy) -> bool {
-        let Some(until) = self.until else { return false };
+        let Some(until) = self.until() else { return false };
         let silent = until < now + policy.timing.ttl * 2 / 3;
         let rested = self.asked.is_none_or(|asked| now.since(asked) >= policy.timing.renew);
         let due = silent && rested;
@@ -111,16 +147,36 @@ mod tests {
     #[test]
     fn a_late_grant_counts_from_the_instant_its_renewal_was_sent() {
         let mut lease = Lease::default();
-        lease.grant(Moment(10_000), TTL);
-        lease.grant(Moment(4_000), TTL);
+        lease.grant(Moment(10_000), TTL, TTL);
+        lease.grant(Moment(4_000), TTL, TTL);
         assert_eq!(lease.deadline([].iter()), Some(Moment(30_000)));
+    }
+
+    #[test]
+    fn a_shorter_ttl_shortens_what_was_granted_before_and_a_late_longer_one_lengthens_nothing() {
+        let long = Duration::from_secs(600);
+        let mut lease = Lease::default();
+        lease.grant(Moment(10_000), long, long);
+        lease.grant(Moment(4_000), TTL, TTL);
+        assert_eq!(lease.until(), Some(Moment(30_000)), "counted from the newest answered renewal");
+        lease.grant(Moment(11_000), long, TTL);
+        assert_eq!(lease.until(), Some(Moment(31_000)), "the answer of an older policy");
+    }
+
+    #[test]
+    fn a_longer_ttl_counts_from_the_renewal_that_brought_it() {
+        let long = Duration::from_secs(600);
+        let mut lease = Lease::default();
+        lease.grant(Moment(10_000), TTL, TTL);
+        lease.grant(Moment(4_000), long, long);
+        assert_eq!(lease.until(), Some(Moment(604_000)));
     }
 
     #[test]
     fn the_promise_of_one_of_two_targets_extends_nothing() {
         let (west, north) = (name("west"), name("north"));
         let mut lease = Lease::default();
-        lease.grant(Moment(0), TTL);
+        lease.grant(Moment(0), TTL, TTL);
         lease.promise(west.clone(), Moment(15_000), Duration::from_secs(15));
         assert_eq!(lease.deadline([&west, &north].into_iter()), Some(Moment(20_000)));
         lease.promise(north.clone(), Moment(14_000), Duration::from_secs(15));
@@ -130,7 +186,7 @@ mod tests {
     #[test]
     fn without_any_target_no_promise_can_extend() {
         let mut lease = Lease::default();
-        lease.grant(Moment(0), TTL);
+        lease.grant(Moment(0), TTL, TTL);
         assert_eq!(lease.deadline([].into_iter()), Some(Moment(20_000)));
     }
 
@@ -138,7 +194,7 @@ mod tests {
     fn a_jump_of_the_clock_takes_as_much_from_the_deadline_and_leaves_time_for_one_call() {
         let rpc = Duration::from_secs(2);
         let mut lease = Lease::default();
-        lease.grant(Moment(10_000), TTL);
+        lease.grant(Moment(10_000), TTL, TTL);
         lease.suspend(Moment(11_000), Duration::from_secs(5), rpc);
         assert_eq!(lease.until(), Some(Moment(25_000)));
         assert!(!lease.is_granted(Moment(11_000), [].into_iter()));

@@ -240,12 +240,18 @@ impl Placement {
         }
     }
 
-    /// Keeps the recorded assignment in step, except for the policy of a holder, which only a grant may change (R6).
-    pub fn record_assignment(&mut self) {
+    /// Keeps the recorded assignment in step, except for the policy of a holder, which only a grant may change (R6). One
+    /// that its deadline has stopped is still such a holder: what it echoes decides what waiting for it proves.
+    pub fn record_assignment(&mut self, cluster: &ClusterName) {
+        let holds = match self.role() {
+            Role::Holder | Role::Promoting => true,
+            Role::Fenced => self.is_holder_by_assignment(cluster),
+            Role::Standby | Role::Unknown => false,
+        };
         let Some(assignment) = &self.assignment else { return };
         let Some(site) = &mut self.site else { return };
         let mut recorded = without_inventory(assignment);
-        if let (Role::Holder | Role::Promoting, Some(lived_by)) = (site.role, &site.assignment) {
+        if let (true, Some(lived_by)) = (holds, &site.assignment) {
             recorded.policy = lived_by.policy;
         }
         if site.assignment.as_ref() != Some(&recorded) {

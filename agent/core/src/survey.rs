@@ -24,6 +24,13 @@ pub struct Survey {
     pub ailments: Vec<Ailment>,
 }
 
+impl Survey {
+    pub fn has_demoted_volume(&self) -> bool {
+        let mut replications = self.volumes.iter().filter_map(|volume| volume.replication.as_ref());
+        replications.any(|replication| replication.desired != "primary")
+    }
+}
+
 /// Everything of a placement in this cluster; `commanded` are the claims that a running command names.
 pub fn survey(
     world: &World,

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use agent_core::{
-    Agent, AskId, Change, Decision, Effect, Event, Failed, Failure, Identity, Kind, MemoryRead, PathMemory,
-    Receipt, Recorded, Watched, WorkloadKind,
+    Accounted, Agent, AskId, Change, Decision, Effect, Event, Failed, Failure, Identity, Kind, MemoryRead,
+    PathMemory, Receipt, Recorded, Watched, WorkloadKind,
 };
 use proto::*;
 use serde_json::{Value, json};
@@ -82,7 +82,7 @@ pub struct Cluster {
     pub objects: BTreeMap<(Kind, String), Value>,
     pub version: u64,
     pub sites: BTreeMap<PlacementId, Recorded>,
-    pub deadlines: Vec<(PlacementId, Moment)>,
+    pub leases: Vec<(PlacementId, Accounted)>,
     pub paths: Vec<PathMemory>,
     pub remembered_boot: Option<String>,
     pub nonce: Nonce,
@@ -107,7 +107,7 @@ impl Cluster {
             objects: BTreeMap::new(),
             version: 0,
             sites: BTreeMap::new(),
-            deadlines: Vec::new(),
+            leases: Vec::new(),
             paths: Vec::new(),
             remembered_boot: None,
             nonce: Nonce(0),
@@ -136,7 +136,7 @@ impl Cluster {
             boot: boot.into(),
             wall: self.wall(),
             remembered_boot: self.remembered_boot.clone(),
-            deadlines: self.deadlines.clone(),
+            leases: self.leases.clone(),
             paths: self.paths.clone(),
             sites: self.sites.values().cloned().collect(),
         };
@@ -221,7 +221,7 @@ impl Cluster {
         }
         if let Some(memory) = keep {
             self.remembered_boot = Some(memory.boot);
-            self.deadlines = memory.deadlines;
+            self.leases = memory.leases;
             self.paths = memory.paths;
             events.push(Event::MemoryWritten { success: true });
         }

@@ -124,6 +124,85 @@ fn a_new_generation_is_lived_by_from_its_grant_and_echoed_only_once_it_is_durabl
     insta::assert_snapshot!(east.transcript);
 }
 
+fn long() -> Policy {
+    let timing = proto::Timing { ttl: Duration::from_secs(600), ..timing() };
+    Policy { generation: Generation(2), timing, ..policy() }
+}
+
+fn short_again() -> Policy {
+    Policy { generation: Generation(3), ..policy() }
+}
+
+#[test]
+fn a_shorter_ttl_ends_what_a_longer_one_has_granted() {
+    let mut east = holding_east();
+    east.hears_grant_of(east.nonce, 1, long());
+    east.pass_seconds(2);
+    east.hears_grant_of(east.nonce, 1, short_again());
+    east.event(Event::HubDown);
+    east.pass(timing().ttl - Duration::from_millis(1_100));
+    assert_eq!(east.role(), Some((Role::Holder, 1)), "granted for ten seconds");
+    east.pass(Duration::from_millis(1_200));
+    assert_eq!(east.role(), Some((Role::Fenced, 1)), "whoever hears the echo waits for ten seconds only");
+}
+
+#[test]
+fn a_delayed_grant_of_an_older_generation_lengthens_nothing() {
+    let mut east = holding_east();
+    east.pass_seconds(1);
+    east.hears_grant_of(east.nonce, 1, short_again());
+    east.pass_seconds(1);
+    east.hears_grant_of(east.nonce, 1, long());
+    east.event(Event::HubDown);
+    east.pass_seconds(10);
+    assert_eq!(east.role(), Some((Role::Fenced, 1)));
+}
+
+#[test]
+fn a_shorter_ttl_is_lived_by_after_a_restart_too_although_the_memory_is_older() {
+    let mut east = holding_east();
+    east.hears_grant_of(east.nonce, 1, long());
+    east.pass_seconds(2);
+    let memory = east.leases.clone();
+    east.hears_grant_of(east.nonce, 1, short_again());
+    east.leases = memory;
+    east.start("boot-1");
+    east.pass_seconds(10);
+    assert_eq!(east.role(), Some((Role::Fenced, 1)));
+}
+
+#[test]
+fn a_longer_ttl_lasts_from_the_renewal_that_brought_it() {
+    let mut east = holding_east();
+    east.pass_seconds(1);
+    east.hears_grant_of(east.nonce, 1, long());
+    east.event(Event::HubDown);
+    east.pass_seconds(590);
+    assert_eq!(east.role(), Some((Role::Holder, 1)));
+    east.pass_seconds(11);
+    assert_eq!(east.role(), Some((Role::Fenced, 1)));
+}
+
+#[test]
+fn a_holder_that_stopped_itself_still_lives_by_what_was_granted() {
+    let mut east = holding_east();
+    east.event(Event::HubDown);
+    east.pass_seconds(11);
+    assert_eq!(east.role(), Some((Role::Fenced, 1)));
+    east.event(Event::HubUp);
+    let mut edited = assignment(1, Some("east"), "west");
+    edited.policy = Policy { generation: Generation(2), on_silence: OnSilence::Continue, ..policy() };
+    east.hears_assignment(edited);
+    east.pass_seconds(1);
+    east.say("an answer from before the edit");
+    east.hears_grant(1);
+    east.pass_seconds(1);
+    assert_eq!(east.role(), Some((Role::Holder, 1)));
+    east.event(Event::HubDown);
+    east.pass_seconds(11);
+    assert_eq!(east.role(), Some((Role::Fenced, 1)), "generation 2 was never granted (R6)");
+}
+
 #[test]
 fn an_assignment_changes_nothing_that_a_holder_lives_by() {
     let mut east = holding_east();
