@@ -9,12 +9,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use proto::{ReplicationState, VolumeState};
 
 use crate::checks;
-use crate::decide::is_ready;
 use crate::explain::{Figures, time};
 use crate::finding::Finding;
 use crate::fleet::Liveness;
 use crate::journal::OperationKind;
-use crate::observation::{Observation, last_sync};
+use crate::observation::{Observation, is_ready, last_sync};
 use crate::progress::Operation;
 
 /// Allowance in `expectedRTO` for promotion (9.7 s on a real array, storage.md) and for starting the application.

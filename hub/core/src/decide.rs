@@ -4,7 +4,7 @@
 
 use crds::conditions::Reason;
 use crds::span::format as shown;
-use proto::{ClusterName, Epoch, OperationId, Report, Role};
+use proto::{ClusterName, Epoch, OperationId, Report};
 
 use crate::checks;
 use crate::finding::Finding;
@@ -340,11 +340,4 @@ fn failover_evidence(o: &Observation, holder: &SiteView, target: &SiteView) -> V
         evidence.push(format!("loss {} of at most {}", shown(loss), shown(bound)));
     }
     evidence
-}
-
-/// Whether a report shows the application serving: everything that is wanted is ready, and something is wanted.
-pub fn is_ready(report: &Report) -> bool {
-    report.role == Role::Holder
-        && report.workloads.iter().any(|workload| workload.wanted > 0)
-        && report.workloads.iter().all(|workload| workload.ready >= workload.wanted)
 }

@@ -1,6 +1,6 @@
 //! Everything that can happen to the hub. An event updates what is known; what to do is read from the whole state.
 
-use proto::{Acknowledgement, ClusterName, Heartbeat, Hello, Moment, PlacementId, Report};
+use proto::{Acknowledgement, ClusterName, Heartbeat, Hello, Moment, PlacementId, Report, WallTime};
 
 use crate::fleet::Cluster;
 use crate::placement::{Placement, Refused};
@@ -25,4 +25,11 @@ pub enum Event {
     Acknowledged(Acknowledgement),
     /// Time has passed.
     Tick,
+}
+
+/// The time, as the driver reads it once per event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    pub boot: Moment,
+    pub wall: WallTime,
 }

@@ -1,17 +1,18 @@
 //! The hub's one owner of state: an event goes in, a decision comes out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proto::{
     Acknowledgement, ClusterName, Epoch, FromHub, Heartbeat, Hello, Mark, Moment, OperationId, Outcome,
-    PlacementId, Reply, Report, Role, StepKind, Term, WallTime,
+    PlacementId, Reply, Report, Role, StepKind, Term,
 };
 
+use crate::agenda::Agenda;
 use crate::checks::unfenceable;
 use crate::decide::{Choice, decide};
 use crate::decision::{Decision, Remembered, Send};
-use crate::event::Event;
+use crate::event::{Event, Now};
 use crate::finding::Finding;
 use crate::fleet::{Fleet, Liveness};
 use crate::journal::{Entry, Line, OperationKind};
@@ -28,13 +29,6 @@ use crate::tell::Tell;
 pub struct Settings {
     pub name: String,
     pub failure_domain: String,
-}
-
-/// The time, as the driver reads it once per event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Now {
-    pub boot: Moment,
-    pub wall: WallTime,
 }
 
 /// A hub that was not run for this long has missed what was said meanwhile: silence is counted anew from here.
@@ -66,8 +60,7 @@ pub struct Hub {
     verified: BTreeMap<PlacementId, Moment>,
     read_asked: BTreeMap<PlacementId, Moment>,
     answers: BTreeMap<PlacementId, Answers>,
-    due: BTreeSet<(Moment, PlacementId)>,
-    due_at: BTreeMap<PlacementId, Moment>,
+    agenda: Agenda,
     orders: Orders,
     tell: Tell,
 }
@@ -106,8 +99,7 @@ impl Hub {
             verified: BTreeMap::new(),
             read_asked: BTreeMap::new(),
             answers: BTreeMap::new(),
-            due: BTreeSet::new(),
-            due_at: BTreeMap::new(),
+            agenda: Agenda::default(),
             orders: Orders::default(),
             tell: Tell::default(),
         };
@@ -169,7 +161,7 @@ impl Hub {
             Event::Acknowledged(acknowledgement) => self.acknowledged(acknowledgement),
             Event::Tick => {
                 self.tell.sites(now, &self.fleet, self.awake_since, decision);
-                self.take_due(now.boot)
+                self.agenda.take_due(now.boot)
             }
         }
     }
@@ -403,7 +395,7 @@ impl Hub {
         if released {
             self.release(id, decision);
         } else {
-            self.look_again(id, now.boot + if busy { BUSY } else { IDLE });
+            self.agenda.look_again(id, now.boot + if busy { BUSY } else { IDLE });
         }
     }
 
@@ -428,9 +420,7 @@ impl Hub {
             self.tell.take_patience(self.placements.values());
             decision.explain.push(crate::decision::Explanation::Released(id.clone(), placement.name));
         }
-        if let Some(at) = self.due_at.remove(id) {
-            self.due.remove(&(at, id.clone()));
-        }
+        self.agenda.drop(id);
     }
 
     /// Everything known about one placement now, as ages.
@@ -587,25 +577,5 @@ impl Hub {
         }
         let mut others = self.placements.values().filter(|other| other.overlaps(placement));
         others.find(|other| owned(&other.id) || other.name < placement.name).map(|other| &other.name)
-    }
-
-    fn look_again(&mut self, id: &PlacementId, at: Moment) {
-        if let Some(before) = self.due_at.insert(id.clone(), at) {
-            self.due.remove(&(before, id.clone()));
-        }
-        self.due.insert((at, id.clone()));
-    }
-
-    fn take_due(&mut self, now: Moment) -> Vec<PlacementId> {
-        let mut taken = Vec::new();
-        while let Some((at, id)) = self.due.first().cloned() {
-            if at > now {
-                break;
-            }
-            self.due.pop_first();
-            self.due_at.remove(&id);
-            taken.push(id);
-        }
-        taken
     }
 }

@@ -24,6 +24,7 @@ pub mod progress;
 pub mod fleet;
 pub mod placement;
 
+mod agenda;
 mod assign;
 pub mod conditions;
 pub mod explain;
@@ -31,5 +32,5 @@ mod orders;
 mod tell;
 
 pub use decision::{Decision, Explanation, Remembered, Send};
-pub use event::Event;
-pub use hub::{Hub, Now, Settings};
+pub use event::{Event, Now};
+pub use hub::{Hub, Settings};

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proto::{
-    ClusterName, Inventory, Outcome, PlacementName, Replication, Report, StepKind, VolumeState, WallTime,
+    ClusterName, Inventory, Outcome, PlacementName, Replication, Report, Role, StepKind, VolumeState,
+    WallTime,
 };
 
 use crate::decision::Remembered;
@@ -139,4 +140,11 @@ fn scheduling_interval(inventory: &Inventory) -> Option<Duration> {
             None => crds::span::parse(text).ok(),
         }
     })
+}
+
+/// Whether a report shows the application serving: everything that is wanted is ready, and something is wanted.
+pub fn is_ready(report: &Report) -> bool {
+    report.role == Role::Holder
+        && report.workloads.iter().any(|workload| workload.wanted > 0)
+        && report.workloads.iter().all(|workload| workload.ready >= workload.wanted)
 }

@@ -7,8 +7,8 @@ use proto::{Action, Assignment, ClusterName, Command, CommandId, FromHub, Moment
 
 use crate::assign::assignment;
 use crate::decision::{Decision, Remembered, Send};
+use crate::event::Now;
 use crate::fleet::Fleet;
-use crate::hub::Now;
 use crate::journal::OperationKind;
 use crate::observation::{Observation, SiteView};
 use crate::placement::Placement;

@@ -7,11 +7,10 @@ use crds::span::format as shown;
 use proto::{Action, ClusterName, FenceProof, Outcome, Refusal, StepKind, WorkloadScale};
 
 use crate::checks;
-use crate::decide::is_ready;
 use crate::finding::Finding;
 use crate::journal::{Entry, OperationKind};
 use crate::lease::expiry_wait;
-use crate::observation::Observation;
+use crate::observation::{Observation, is_ready};
 use crate::progress::Operation;
 
 pub enum Standing {

@@ -10,12 +10,12 @@ use proto::{ClusterName, Moment, PlacementId, StepKind, Timing};
 
 use crate::conditions::{self, is_stalled, summarize};
 use crate::decision::{Decision, Explanation};
+use crate::event::Now;
 use crate::explain::{
     Figures, Happening, OperationView, PlacementView, SiteReport, operation_view, proof_name,
 };
 use crate::finding::Finding;
 use crate::fleet::{Fleet, Liveness, Site};
-use crate::hub::Now;
 use crate::journal::{Entry, OperationKind, StepRecord};
 use crate::observation::Observation;
 use crate::placement::{Placement, Refused};
