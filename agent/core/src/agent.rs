@@ -189,6 +189,8 @@ impl Agent {
         }
         placement.told_expiry = true;
         if policy.expiry_stops() {
+            // What was commanded before is commanded again, and then judged anew.
+            placement.command = None;
             placement.enter_role(id, placement.epoch_seen(), Role::Fenced, self.now, self.wall);
         }
     }
@@ -201,14 +203,14 @@ impl Agent {
         }
         self.refresh_survey(placement);
         placement.protect_seen_claims();
-        let next = self.next(id, placement);
-        if let Some((_, next)) = &next {
+        let judged = self.next(id, placement);
+        if let Some(Judged { next, told, starting: _ }) = &judged {
             self.remember_replicas(placement, next);
             self.apply(id, placement, next, decision);
-            self.acknowledge(placement, next, decision);
+            self.acknowledge(placement, told, decision);
         }
         self.write_site(placement, decision);
-        if let Some((starting, next)) = next {
+        if let Some(Judged { next, told: _, starting }) = judged {
             if starting && next.outcome == Outcome::Done && next.effects.is_empty() {
                 placement.forget_replicas();
             }
@@ -230,8 +232,8 @@ impl Agent {
         placement.surveys += 1;
     }
 
-    /// What its duty asks for next, and whether that duty is to start the workloads.
-    fn next(&self, id: &PlacementId, placement: &mut Placement) -> Option<(bool, Next)> {
+    /// What its duty asks for next.
+    fn next(&self, id: &PlacementId, placement: &mut Placement) -> Option<Judged> {
         let assignment = placement.assignment.as_ref()?;
         let (_, survey) = placement.survey.as_ref()?;
         let unwritten = SiteState::new(id.clone(), placement.name.clone());
@@ -251,11 +253,15 @@ impl Agent {
         let duty = duty(placement.site.as_ref(), command, assignment.inventory.as_ref(), seen);
         let next = desired::next(&view, duty);
         let starting = matches!(duty, Duty::Resume(_) | Duty::ScaleUp(_));
+        let told = match command {
+            Some(command) if !duty.serves(&command.action) => duty.comes_first(),
+            Some(_) | None => next.outcome.clone(),
+        };
         let fenced = (duty == Duty::Fence).then_some(next.outcome == Outcome::Done);
         if let (Some(complete), Some(progress)) = (fenced, &mut placement.fence) {
             progress.complete = complete;
         }
-        Some((starting, next))
+        Some(Judged { next, told, starting })
     }
 
     fn remember_replicas(&self, placement: &mut Placement, next: &Next) {
@@ -280,14 +286,14 @@ impl Agent {
     }
 
     /// Tells the outcome of the running command whenever it has changed; what is done is remembered, and over.
-    fn acknowledge(&self, placement: &mut Placement, next: &Next, decision: &mut Decision) {
+    fn acknowledge(&self, placement: &mut Placement, told: &Outcome, decision: &mut Decision) {
         let Some(mut current) = placement.command.take() else { return };
         let step = current.command.id.step;
         if !current.accepted && placement.is_durable_at(current.command.epoch) {
             current.accepted = true;
             decision.reached.push((step, Point::Accepted));
         }
-        let outcome = with_failures(&next.outcome, &placement.attempts);
+        let outcome = with_failures(told, &placement.attempts);
         let done = outcome == Outcome::Done;
         if done {
             decision.reached.push((step, Point::Applied));
@@ -392,6 +398,15 @@ impl Agent {
         }
         placement.assignment = Some(assignment);
     }
+}
+
+/// A duty's next effects, and what the hub is told.
+struct Judged {
+    next: Next,
+    /// The outcome of the running command, which is the duty's only if that is what it serves.
+    told: Outcome,
+    /// The duty is to start the workloads.
+    starting: bool,
 }
 
 /// Requests that keep failing tell more than what they were waited for.

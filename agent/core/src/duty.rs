@@ -1,7 +1,7 @@
 //! What this cluster has to do for one placement, read from what it durably is and what it has been told.
 
 use proto::volume::WorkloadReplicas;
-use proto::{Action, Command, Inventory, Role, WorkloadScale};
+use proto::{Action, Command, Inventory, Outcome, Role, WorkloadScale};
 
 use crate::site_state::SiteState;
 
@@ -28,6 +28,34 @@ pub struct Seen {
     pub fence_complete: bool,
     /// A protected claim's VolumeReplication is not meant to be primary.
     pub demoted: bool,
+}
+
+impl Duty<'_> {
+    /// Whether carrying out this duty carries out that command. While another duty comes first, such as a fence, its end
+    /// says nothing about the command.
+    pub fn serves(self, action: &Action) -> bool {
+        match action {
+            Action::Fence => self == Duty::Fence,
+            Action::Restore { .. } => matches!(self, Duty::Restore(_)),
+            Action::Promote { .. } => matches!(self, Duty::Promote(_)),
+            Action::ScaleUp { .. } => matches!(self, Duty::ScaleUp(_)),
+            Action::Release => self == Duty::Release,
+        }
+    }
+
+    fn first(self) -> &'static str {
+        match self {
+            Duty::Fence => "the fence here to be complete, or the hub to grant the lease",
+            Duty::Watch => "this cluster to enter the epoch",
+            Duty::Hold | Duty::Resume(_) | Duty::Stage(_) => "this cluster to change its role",
+            Duty::Restore(_) | Duty::Promote(_) | Duty::ScaleUp(_) | Duty::Release => "another command",
+        }
+    }
+
+    /// What a command waits for while this duty comes first.
+    pub fn comes_first(self) -> Outcome {
+        Outcome::Working { waiting_for: self.first().to_owned() }
+    }
 }
 
 pub fn duty<'a>(

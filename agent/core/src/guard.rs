@@ -33,18 +33,29 @@ pub fn judge(command: &Command, known: Known<'_>, now: Moment) -> Verdict {
     refusal.map_or(Verdict::Admitted, Verdict::Refused)
 }
 
-fn not_assigned(_: &Command, known: &Known<'_>, _: Moment) -> Option<Refusal> {
-    (!known.assigned).then_some(Refusal::NotAssigned)
+fn not_assigned(command: &Command, known: &Known<'_>, _: Moment) -> Option<Refusal> {
+    (!known.assigned && !lets_go(command)).then_some(Refusal::NotAssigned)
 }
 
 fn stale_epoch(command: &Command, known: &Known<'_>, _: Moment) -> Option<Refusal> {
-    (command.epoch < known.epoch_seen).then_some(Refusal::StaleEpoch)
+    (command.epoch < known.epoch_seen && !lets_go(command)).then_some(Refusal::StaleEpoch)
+}
+
+/// A release enters no epoch: it carries the highest one that the hub knows, which another operation has entered, or
+/// which is lower than what this cluster has seen when the hub has lost its journal. It moves no volume and starts no
+/// pod, and must reach even a cluster that keeps nothing but its DRSiteState.
+fn lets_go(command: &Command) -> bool {
+    match &command.action {
+        Action::Release => true,
+        Action::Fence | Action::Restore { .. } | Action::Promote { .. } | Action::ScaleUp { .. } => false,
+    }
 }
 
 /// Within one epoch only the operation that entered it commands.
 fn conflict(command: &Command, known: &Known<'_>, _: Moment) -> Option<Refusal> {
     let entered_by_another = known.operation.is_some_and(|operation| *operation != command.id.operation);
-    (command.epoch == known.epoch_seen && entered_by_another).then_some(Refusal::Conflict)
+    let enters = command.epoch == known.epoch_seen && !lets_go(command);
+    (enters && entered_by_another).then_some(Refusal::Conflict)
 }
 
 /// A command lives by this cluster's clock. One that answers no heartbeat of this process has no age, so it is too old.
@@ -128,6 +139,17 @@ mod tests {
         assert_eq!(judge(&waited, known, Moment(8_999)), Verdict::Refused(Refusal::PromiseOutstanding));
         assert_eq!(judge(&waited, known, Moment(9_000)), Verdict::Admitted);
         assert_eq!(judge(&promote(FenceProof::Acknowledged), known, Moment(2_000)), Verdict::Admitted);
+    }
+
+    #[test]
+    fn a_release_enters_no_epoch_and_dies_by_this_clusters_clock_all_the_same() {
+        let entered_by = OperationId("shop-deploy-3".into());
+        let known = Known { operation: Some(&entered_by), assigned: false, ..known() };
+        for epoch in [0, 3] {
+            let release = command(epoch, "shop-release-3", Action::Release);
+            assert_eq!(judge(&release, known, Moment(2_000)), Verdict::Admitted);
+            assert_eq!(judge(&release, known, Moment(11_000)), Verdict::Refused(Refusal::Expired));
+        }
     }
 
     #[test]

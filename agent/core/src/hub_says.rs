@@ -81,6 +81,10 @@ impl Agent {
         if !asked || *epoch != placement.epoch_seen() || !placement.renews(&cluster) {
             return;
         }
+        if placement.lease.accounted().is_none() {
+            // The first is worth remembering at once: without it a restart would stop the application.
+            self.next_memory = self.now;
+        }
         placement.apply_policy(*policy);
         let lived_by = placement.policy().map_or(policy.timing.ttl, |lived_by| lived_by.timing.ttl);
         placement.lease.grant(sent.at, policy.timing.ttl, lived_by);
@@ -165,6 +169,7 @@ impl Agent {
             trace_parent: command.trace_parent.clone(),
         });
         if command.action != Action::Release {
+            let before = placement.role();
             let role = role_for(&command.action, placement.role(), command.epoch > placement.epoch_seen());
             placement.enter_role(&id, command.epoch, role, now, wall);
             if let (Role::Promoting, Some(sent), Some(policy)) = (role, nonce_sent, placement.policy()) {
@@ -175,7 +180,9 @@ impl Agent {
             if let Action::Promote { claims, proof: _ } = &command.action {
                 site.protect(claims.iter().cloned());
                 // What ran here as a standby is not what the user wants to run now.
-                site.replicas.clear();
+                if before == Role::Standby {
+                    site.replicas.clear();
+                }
             }
         }
         placement.command = Some(Current { command, accepted: false, answered: None, quiet_until: now });
@@ -201,8 +208,9 @@ fn role_for(action: &Action, role: Role, newer: bool) -> Role {
         Action::Fence => Role::Fenced,
         Action::Promote { .. } if role == Role::Holder && !newer => Role::Holder,
         Action::Promote { .. } => Role::Promoting,
-        Action::ScaleUp { .. } => Role::Holder,
-        Action::Restore { .. } | Action::Release => match role {
+        Action::ScaleUp { .. } if role == Role::Promoting => Role::Holder,
+        // A site that its own deadline has stopped starts only by a grant.
+        Action::ScaleUp { .. } | Action::Restore { .. } | Action::Release => match role {
             Role::Unknown => Role::Standby,
             Role::Holder | Role::Promoting | Role::Standby | Role::Fenced => role,
         },

@@ -157,9 +157,13 @@ impl Placement {
     pub fn renews(&self, cluster: &ClusterName) -> bool {
         match self.role() {
             Role::Holder => true,
-            Role::Fenced => self.is_holder_by_assignment(cluster) && self.command.is_none(),
+            Role::Fenced => self.is_holder_by_assignment(cluster) && !self.is_commanded_to_fence(),
             Role::Promoting | Role::Standby | Role::Unknown => false,
         }
+    }
+
+    fn is_commanded_to_fence(&self) -> bool {
+        self.command.as_ref().is_some_and(|current| current.command.action == Action::Fence)
     }
 
     pub fn is_being_released(&self) -> bool {

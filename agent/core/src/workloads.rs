@@ -1,12 +1,12 @@
 //! Stopping and starting what makes pods, remembering what it had.
 
 use proto::volume::WorkloadReplicas;
-use proto::{Role, WorkloadRef, WorkloadScale};
+use proto::{Outcome, Role, WorkloadRef, WorkloadScale};
 
 use crate::decision::Effect;
 use crate::desired::{Next, View};
 use crate::fence::PROOF_BOUND;
-use crate::promote::all_primary;
+use crate::promote::{all_primary, promote};
 use crate::world::Workload;
 
 /// Everything to zero; what it had is durable first, in the DRSiteState and on the workload.
@@ -59,21 +59,26 @@ pub fn scale_up(view: &View<'_>, wanted: &[WorkloadScale]) -> Next {
     if !may_start(view, &mut next) {
         return next;
     }
-    for WorkloadScale { workload, replicas } in wanted {
-        start(view, workload, *replicas, &mut next);
+    let mut next = promote_again(view);
+    if let Err(missing) = all_primary(view) {
+        next.wait_also_for(missing);
+    }
+    if next.outcome == Outcome::Done {
+        for WorkloadScale { workload, replicas } in wanted {
+            start(view, workload, *replicas, &mut next);
+        }
     }
     next
 }
 
 /// After an own fence that nobody took advantage of: volumes primary again at the same epoch, then the workloads.
 pub fn resume(view: &View<'_>, remembered: &[WorkloadReplicas]) -> Next {
-    if !view.is_durable() || !view.granted {
-        return Next::waiting_for("the hub to grant the lease");
+    let mut next = Next::done();
+    if !may_start(view, &mut next) {
+        return next;
     }
-    let replicated = |claim: &&String| view.world.replication_of(view.namespace(), claim).is_some();
-    let claims: Vec<String> = view.site.claims.iter().filter(replicated).cloned().collect();
-    let mut next = crate::promote::promote(view, &claims);
-    if next.outcome == proto::Outcome::Done {
+    let mut next = promote_again(view);
+    if next.outcome == Outcome::Done {
         for WorkloadReplicas { workload, replicas } in remembered {
             if view.world.workload(view.namespace(), workload).is_some() {
                 start(view, workload, *replicas, &mut next);
@@ -83,7 +88,14 @@ pub fn resume(view: &View<'_>, remembered: &[WorkloadReplicas]) -> Next {
     next
 }
 
-/// A holder without a lease starts nothing, and with one volume missing neither.
+/// Only what was primary at this epoch already, and was demoted by the own fence: no VolumeReplication is made here.
+fn promote_again(view: &View<'_>) -> Next {
+    let replicated = |claim: &&String| view.world.replication_of(view.namespace(), claim).is_some();
+    let claims: Vec<String> = view.site.claims.iter().filter(replicated).cloned().collect();
+    promote(view, &claims)
+}
+
+/// A holder without a lease starts nothing.
 fn may_start(view: &View<'_>, next: &mut Next) -> bool {
     if view.site.role != Role::Holder || !view.is_durable() {
         next.wait_also_for("the DRSiteState to say Holder");
@@ -91,10 +103,6 @@ fn may_start(view: &View<'_>, next: &mut Next) -> bool {
     }
     if !view.granted {
         next.wait_also_for("the hub to grant the lease");
-        return false;
-    }
-    if let Err(missing) = all_primary(view) {
-        next.wait_also_for(missing);
         return false;
     }
     true

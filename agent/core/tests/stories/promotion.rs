@@ -143,3 +143,49 @@ fn release_removes_only_what_is_ours() {
     assert_eq!(east.scaled_to(), 2, "what is released is left alone");
     insta::assert_snapshot!(east.transcript);
 }
+
+#[test]
+fn a_deployment_that_silence_has_interrupted_ends_with_the_application_running() {
+    let mut east = Cluster::new("east");
+    east.run_application(&["data"]);
+    east.storage_obeys = false;
+    east.start("boot-1");
+    east.event(Event::HubUp);
+    east.hears_assignment(assignment(0, None, "west"));
+    east.pass_seconds(1);
+    east.hears_command("shop-deploy-1", StepKind::Promote, 1, promote(&["data"], FenceProof::NeverHeld));
+    east.event(Event::HubDown);
+    east.pass_seconds(12);
+    assert_eq!(east.scaled_to(), 0);
+    east.transcript.clear();
+    east.say("the hub is back and goes on with its deployment");
+    east.storage_obeys = true;
+    east.event(Event::HubUp);
+    east.hears_assignment(assignment(0, None, "west"));
+    east.hears_command("shop-deploy-1", StepKind::Promote, 1, promote(&["data"], FenceProof::NeverHeld));
+    east.pass_seconds(2);
+    east.hears_assignment(assignment(1, Some("east"), "west"));
+    east.hears_grant(1);
+    east.pass_seconds(2);
+    assert_eq!(east.scaled_to(), 2);
+    insta::assert_snapshot!(east.transcript);
+}
+
+#[test]
+fn the_end_of_a_fence_is_not_the_end_of_another_command() {
+    let mut east = holding_east();
+    let inventory = inventory_of(&east);
+    east.pods_obey = false;
+    east.hears_command("shop-failover-2", StepKind::Fence, 2, Action::Fence);
+    east.hears_command("shop-failback-3", StepKind::Restore, 3, Action::Restore { inventory });
+    east.transcript.clear();
+    east.pass_seconds(2);
+    assert!(!east.transcript.contains("Done"), "{}", east.transcript);
+    for event in east.pods_end() {
+        east.event(event);
+    }
+    east.pass_seconds(2);
+    assert!(east.transcript.contains("acknowledge shop-failback-3/Restore: Done"), "{}", east.transcript);
+    let demoted = east.transcript.find("demote").expect("a demotion");
+    assert!(demoted < east.transcript.find("Restore: Done").expect("an answer"));
+}

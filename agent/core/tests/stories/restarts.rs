@@ -89,3 +89,27 @@ fn a_fence_goes_on_where_a_restart_has_interrupted_it() {
     east.pass_seconds(2);
     assert!(east.replication_states().iter().all(|(_, state)| state == "secondary"));
 }
+
+#[test]
+fn a_target_whose_agent_dies_between_ownership_and_its_first_lease_still_starts_the_application() {
+    let claims = ["data", "logs"];
+    let mut west = standby_west();
+    west.hears_command("shop-failover-2", StepKind::Promote, 2, promote(&claims, FenceProof::LeaseExpired));
+    west.hears_assignment(assignment(2, Some("west"), "east"));
+    west.leases.clear();
+    west.transcript.clear();
+    west.say("the agent dies before any lease is remembered, and starts again");
+    west.start("boot-w");
+    west.pass(std::time::Duration::from_millis(500));
+    west.event(Event::HubUp);
+    west.hears_assignment(assignment(2, Some("west"), "east"));
+    let workloads = vec![proto::WorkloadScale { workload: workload(), replicas: 2 }];
+    west.hears_command("shop-failover-2", StepKind::ScaleUp, 2, proto::Action::ScaleUp { workloads });
+    west.pass_seconds(1);
+    assert_eq!(west.scaled_to(), 0, "no pods without a lease");
+    west.hears_grant(2);
+    west.pass_seconds(2);
+    assert_eq!(west.scaled_to(), 2);
+    assert!(west.replication_states().iter().all(|(_, state)| state == "primary"));
+    insta::assert_snapshot!(west.transcript);
+}
