@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use crds::placement::{FailoverMode, FailoverSpec, TimingSpec};
 use rustix::time::{ClockId, clock_gettime};
 use tempfile::TempDir;
@@ -47,6 +47,10 @@ const SESSION_PORT: u16 = 7443;
 const PEER_PORT: u16 = 7444;
 const MIRROR_PORT: u16 = 7445;
 const METRICS_PORT: u16 = 9464;
+
+/// What the kernel takes for the path of a socket, and the longest that lies under a federation's folder.
+const LONGEST_SOCKET_PATH: usize = 107;
+const DEEPEST_SOCKET: &str = "east/array/data.sock";
 
 /// Says what is being done, in half a sentence.
 pub type Progress = Arc<dyn Fn(&str) + Send + Sync>;
@@ -142,6 +146,7 @@ impl Federation {
         let _already = rustls::crypto::ring::default_provider().install_default();
         let turn = TURN.acquire().await.context("waiting for another federation to end")?;
         let folder = Folder::make(options.folder.as_deref())?;
+        folder.ensure_short()?;
         let (programs, assets) = build(progress.clone()).await?;
         let ground = Ground::lay(&options, folder.path(), &programs, &assets)?;
         progress("starting three Kubernetes control planes");
@@ -243,6 +248,17 @@ impl Folder {
                 ))
             }
         }
+    }
+
+    fn ensure_short(&self) -> Result<()> {
+        let length = self.path().join(DEEPEST_SOCKET).as_os_str().len();
+        ensure!(
+            length <= LONGEST_SOCKET_PATH,
+            "the folder {} is {} characters too long for the sockets in it: name a shorter one",
+            self.path().display(),
+            length - LONGEST_SOCKET_PATH
+        );
+        Ok(())
     }
 
     fn path(&self) -> &Path {

@@ -205,10 +205,14 @@ impl Place {
     /// Removes the folder, unless it was asked for or is to be looked at.
     fn leave(self, keep: bool, timeline: &Timeline) {
         let kept = match self {
-            Place::Temporary(folder) if keep => folder.keep(),
+            Place::Temporary(folder) if keep && holds_anything(folder.path()) => folder.keep(),
             Place::Temporary(_) => return,
             Place::Asked(folder) => folder,
         };
         timeline.tell(Weight::Plain, &format!("Data and logs lie in {}", kept.display()));
     }
+}
+
+fn holds_anything(folder: &Path) -> bool {
+    std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some())
 }
