@@ -72,6 +72,7 @@ impl Driver {
     /// again.
     async fn carry_out(&mut self, decision: Decision) -> anyhow::Result<()> {
         let Decision { record, remember, send, explain, verify } = decision;
+        self.crash_point("Decided", &record);
         if !record.is_empty() || !remember.is_empty() {
             let times =
                 tokio::task::block_in_place(|| self.journal.append(clock::now().wall, &record, &remember))?;
