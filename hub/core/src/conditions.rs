@@ -16,6 +16,9 @@ use crate::journal::OperationKind;
 use crate::observation::{Observation, is_ready, last_sync};
 use crate::progress::Operation;
 
+/// A forced promotion costs four calls of the csi-addons sidecar, which makes five a second (its client's default rate).
+const PROMOTION_OF_ONE_VOLUME: Duration = Duration::from_millis(800);
+
 /// Allowance in `expectedRTO` for promotion (9.7 s on a real array, storage.md) and for starting the application.
 const PROMOTION_AND_START: Duration = Duration::from_secs(20);
 
@@ -403,10 +406,13 @@ fn state_name(state: ReplicationState) -> &'static str {
 
 fn figures(o: &Observation) -> Figures {
     let timing = &o.placement.policy.timing;
+    let volumes =
+        o.inventory().map_or(0, |inventory| u32::try_from(inventory.volumes.len()).unwrap_or(u32::MAX));
+    let promotion_and_start = PROMOTION_AND_START + PROMOTION_OF_ONE_VOLUME * volumes;
     Figures {
         active: o.holder_name().cloned(),
         expected_loss: o.worst_loss(o.wall),
-        expected_rto: timing.unreachable.max(timing.wait()) + timing.renew + timing.rpc + PROMOTION_AND_START,
+        expected_rto: timing.unreachable.max(timing.wait()) + timing.renew + timing.rpc + promotion_and_start,
         last_syncs: o
             .remembered
             .map(|kept| kept.volumes.iter().map(|volume| (volume.claim.clone(), last_sync(volume))).collect())
