@@ -1,6 +1,6 @@
 //! The step of the agent: take in one event, look at everything, say what is to be done.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use proto::{
@@ -21,6 +21,8 @@ use crate::world::World;
 
 /// Reports of one placement are no closer together than this: ten changes in a row are one report.
 const REPORT_SPACING: Duration = Duration::from_millis(50);
+/// So many placements are remembered as let go of: an assignment that crosses a release is never older than these.
+const LET_GO_REMEMBERED: usize = 1024;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -39,11 +41,16 @@ pub struct Agent {
     pub(crate) clock_offset: Option<i64>,
     pub(crate) world: World,
     pub(crate) placements: BTreeMap<PlacementId, Placement>,
+    /// Placements that the hub has told this process to let go of. Their uids never come back, so an assignment of one
+    /// is an old one.
+    let_go: VecDeque<PlacementId>,
     pub(crate) hub_up: bool,
     pub(crate) nonce: Nonce,
     /// Heartbeats that may still be answered.
     pub(crate) sent: BTreeMap<Nonce, crate::hub_says::Sent>,
     pub(crate) mark: Mark,
+    /// When this stream began: a probe from before it echoes no mark of this hub.
+    pub(crate) marks_since: Moment,
     pub(crate) next_heartbeat: Moment,
     pub(crate) next_probe: Moment,
     pub(crate) next_memory: Moment,
@@ -63,10 +70,12 @@ impl Agent {
             clock_offset: None,
             world: World::default(),
             placements: BTreeMap::new(),
+            let_go: VecDeque::new(),
             hub_up: false,
             nonce: Nonce(0),
             sent: BTreeMap::new(),
             mark: Mark::default(),
+            marks_since: Moment(0),
             next_heartbeat: Moment(0),
             next_probe: Moment(0),
             next_memory: Moment(0),
@@ -107,6 +116,7 @@ impl Agent {
                 self.take_promise(&peer, &placement, epoch, asked, answer);
             }
             Event::Probed { cluster, path, reachable, mark, began } => {
+                let mark = if began > self.marks_since { mark } else { Mark::default() };
                 self.paths.probed(cluster, path, reachable, mark, began);
             }
             Event::SiteWritten { placement, result } => {
@@ -248,8 +258,10 @@ impl Agent {
             granted: placement.lease.is_granted(self.now, placement.targets()),
         };
         let command = placement.command.as_ref().map(|current| &current.command);
-        let seen =
-            Seen { fence_complete: placement.fence_is_complete(), demoted: survey.has_demoted_volume() };
+        let seen = Seen {
+            fence_complete: placement.fence_is_complete(),
+            demoted: survey.has_demoted_volume(placement.epoch_seen()),
+        };
         let duty = duty(placement.site.as_ref(), command, assignment.inventory.as_ref(), seen);
         let next = desired::next(&view, duty);
         let starting = matches!(duty, Duty::Resume(_) | Duty::ScaleUp(_));
@@ -374,9 +386,18 @@ impl Agent {
         decision.send.push(FromAgent::Report(told));
     }
 
-    /// Takes a placement out of the agent's care; the cluster stays as it is.
+    /// Takes a placement out of the agent's care; the cluster stays as it is. Where its application may run or a fence is
+    /// not known to be over, it stays in care: the hub has counted on this cluster's lease and on its fence. A release
+    /// goes on to its end.
     pub(crate) fn unassign(&mut self, id: &PlacementId) {
         let Some(placement) = self.placements.get_mut(id) else { return };
+        let bound = match placement.role() {
+            Role::Holder | Role::Promoting | Role::Fenced => true,
+            Role::Standby | Role::Unknown => false,
+        };
+        if bound || placement.is_being_released() {
+            return;
+        }
         placement.assignment = None;
         placement.command = None;
         match &mut placement.site {
@@ -387,8 +408,21 @@ impl Agent {
         }
     }
 
+    pub(crate) fn let_go_of(&mut self, id: &PlacementId) {
+        if self.let_go.contains(id) {
+            return;
+        }
+        self.let_go.push_back(id.clone());
+        if self.let_go.len() > LET_GO_REMEMBERED {
+            self.let_go.pop_front();
+        }
+    }
+
     pub(crate) fn assigned(&mut self, assignment: proto::Assignment) {
         let id = assignment.placement.clone();
+        if self.let_go.contains(&id) {
+            return;
+        }
         let placement = self.placements.entry(id).or_insert_with(|| Placement::new(assignment.name.clone()));
         placement.survey = None;
         if let Some(site) = &mut placement.site

@@ -12,6 +12,7 @@ pub mod reason {
     pub const BARE_POD_USES_VOLUME: &str = "BarePodUsesVolume";
     pub const DAEMON_SET_USES_VOLUME: &str = "DaemonSetUsesVolume";
     pub const JOB_USES_VOLUME: &str = "JobUsesVolume";
+    pub const NO_CLAIMS: &str = "NoClaims";
     pub const CLAIM_NOT_BOUND: &str = "ClaimNotBound";
     pub const NO_REPLICATION_CLASS: &str = "NoReplicationClass";
     pub const NO_DRIVER_LEADER: &str = "NoDriverLeader";

@@ -91,6 +91,7 @@ pub fn next(view: &View<'_>, duty: Duty<'_>) -> Next {
         Duty::Fence => fence::fence(view),
         Duty::Stage(inventory) => stage::stage(view, inventory),
         Duty::Restore(inventory) => stage::restore(view, inventory),
+        Duty::Promote([]) => promote::no_claims(view),
         Duty::Promote(claims) => promote::promote(view, claims),
         Duty::ScaleUp(wanted) => workloads::scale_up(view, wanted),
         Duty::Resume(remembered) => workloads::resume(view, remembered),

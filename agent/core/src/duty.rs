@@ -26,7 +26,7 @@ pub enum Duty<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seen {
     pub fence_complete: bool,
-    /// A protected claim's VolumeReplication is not meant to be primary.
+    /// A VolumeReplication that was set at this epoch is not meant to be primary: an own fence has demoted it.
     pub demoted: bool,
 }
 

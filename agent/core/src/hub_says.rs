@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use proto::heartbeat::Known;
 use proto::{
-    Acknowledgement, Action, Command, Denial, DenialReason, Epoch, FromAgent, FromHub, Grant, Hello, Moment,
-    Nonce, Outcome, PlacementId, Reply, Role,
+    Acknowledgement, Action, Command, Denial, DenialReason, Epoch, FromAgent, FromHub, Grant, Hello, Mark,
+    Moment, Nonce, Outcome, PlacementId, Reply, Role,
 };
 
 use crate::agent::Agent;
@@ -24,6 +24,11 @@ impl Agent {
     /// A stream has begun: who we are, what we remember, and then everything again.
     pub(crate) fn hub_up(&mut self, decision: &mut Decision) {
         self.hub_up = true;
+        // Marks of a hub that has lost its journal are not ordered with those of the one before, and evidence is asked
+        // for anew anyway.
+        self.mark = Mark::default();
+        self.marks_since = self.now;
+        self.paths.forget_evidence();
         decision.send.push(FromAgent::Hello(self.hello()));
         for placement in self.placements.values_mut() {
             placement.reporting = Default::default();
@@ -127,7 +132,10 @@ impl Agent {
         let verdict = match self.placements.get(&command.id.placement) {
             Some(placement) => guard::judge(&command, known(placement, &command, nonce_sent), self.now),
             // A release that has been carried out leaves nothing behind to remember it by.
-            None if command.action == Action::Release => Verdict::Replayed(Outcome::Done),
+            None if command.action == Action::Release => {
+                self.let_go_of(&command.id.placement);
+                Verdict::Replayed(Outcome::Done)
+            }
             None => Verdict::Refused(proto::Refusal::NotAssigned),
         };
         match verdict {
@@ -155,6 +163,9 @@ impl Agent {
     fn admit(&mut self, command: Command, nonce_sent: Option<Moment>, decision: &mut Decision) {
         let (now, wall) = (self.now, self.wall);
         let id = command.id.placement.clone();
+        if command.action == Action::Release {
+            self.let_go_of(&id);
+        }
         let Some(placement) = self.placements.get_mut(&id) else { return };
         if let Some(current) = &mut placement.command
             && current.command.id == command.id
@@ -168,7 +179,9 @@ impl Agent {
             epoch: command.epoch,
             trace_parent: command.trace_parent.clone(),
         });
-        if command.action != Action::Release {
+        if command.action == Action::Release {
+            placement.assign_to_let_go(&id);
+        } else {
             let before = placement.role();
             let role = role_for(&command.action, placement.role(), command.epoch > placement.epoch_seen());
             placement.enter_role(&id, command.epoch, role, now, wall);

@@ -47,6 +47,12 @@ impl Paths {
         }
     }
 
+    /// What was found for another hub, or for this one before the stream broke, is no evidence; when a path last worked
+    /// stays true.
+    pub fn forget_evidence(&mut self) {
+        self.seen.values_mut().for_each(|seen| seen.last = None);
+    }
+
     /// Only peers that some placement still has.
     pub fn keep_only(&mut self, clusters: &[&ClusterName]) {
         self.seen.retain(|(cluster, _), _| clusters.contains(&cluster));

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proto::{
-    Action, Assignment, ClusterName, Command, Epoch, Moment, Outcome, PlacementId, PlacementName, Policy,
-    Report, Role, WallTime,
+    Action, Assignment, ClusterName, Command, Epoch, Fencing, Generation, Moment, OnSilence, Outcome,
+    PlacementId, PlacementName, Policy, Protect, Report, Role, Selector, Timing, WallTime,
 };
 
 use crate::event::{AskId, back_off};
@@ -172,6 +172,27 @@ impl Placement {
 
     pub fn fence_is_complete(&self) -> bool {
         self.fence.as_ref().is_some_and(|progress| progress.complete)
+    }
+
+    /// A cluster that was unassigned has kept its DRSiteState: letting go of it needs no more than that one names.
+    pub fn assign_to_let_go(&mut self, id: &PlacementId) {
+        let nothing = || Selector(BTreeMap::new());
+        self.assignment.get_or_insert_with(|| Assignment {
+            placement: id.clone(),
+            name: self.name.clone(),
+            epoch: Epoch(0),
+            holder: None,
+            protect: Protect { volumes: nothing(), workloads: nothing() },
+            replication_class: String::new(),
+            policy: Policy {
+                generation: Generation(0),
+                timing: Timing::DEFAULT,
+                on_silence: OnSilence::Stop,
+                fencing: Fencing::SelfFence,
+            },
+            peers: Vec::new(),
+            inventory: None,
+        });
     }
 
     /// The site, made if there is none yet.

@@ -2,6 +2,7 @@
 
 use proto::Replication;
 
+use crate::ailments::reason;
 use crate::decision::Effect;
 use crate::desired::{Next, View};
 use crate::world::ReplicationObject;
@@ -14,6 +15,19 @@ pub fn promote(view: &View<'_>, claims: &[String]) -> Next {
     for claim in claims {
         promote_claim(view, claim, &mut next);
     }
+    next
+}
+
+/// A placement without volumes is not protected, and having promoted none of them proves nothing.
+pub fn no_claims(view: &View<'_>) -> Next {
+    let mut next = Next::done();
+    let message = format!(
+        "DRPlacement {}/{} protects no claim: label the application's PersistentVolumeClaims ({}), or change spec.protect.volumes",
+        view.namespace(),
+        view.assignment.name.name,
+        view.assignment.protect.volumes.query()
+    );
+    next.fail(reason::NO_CLAIMS, message);
     next
 }
 

@@ -25,9 +25,10 @@ pub struct Survey {
 }
 
 impl Survey {
-    pub fn has_demoted_volume(&self) -> bool {
+    /// A volume that this agent itself has set at this epoch, and that is not meant to be primary.
+    pub fn has_demoted_volume(&self, epoch: Epoch) -> bool {
         let mut replications = self.volumes.iter().filter_map(|volume| volume.replication.as_ref());
-        replications.any(|replication| replication.desired != "primary")
+        replications.any(|replication| replication.epoch == Some(epoch) && replication.desired != "primary")
     }
 }
 

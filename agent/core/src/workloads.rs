@@ -88,10 +88,14 @@ pub fn resume(view: &View<'_>, remembered: &[WorkloadReplicas]) -> Next {
     next
 }
 
-/// Only what was primary at this epoch already, and was demoted by the own fence: no VolumeReplication is made here.
+/// Only what was primary at this epoch already, and was demoted by the own fence: no VolumeReplication is made here, and
+/// one that this agent has not set at this epoch is promoted only by a command that names its claim.
 fn promote_again(view: &View<'_>) -> Next {
-    let replicated = |claim: &&String| view.world.replication_of(view.namespace(), claim).is_some();
-    let claims: Vec<String> = view.site.claims.iter().filter(replicated).cloned().collect();
+    let of_this_epoch = |claim: &&String| {
+        let replication = view.world.replication_of(view.namespace(), claim);
+        replication.is_some_and(|(_, object)| object.replication.epoch == Some(view.site.epoch_seen))
+    };
+    let claims: Vec<String> = view.site.claims.iter().filter(of_this_epoch).cloned().collect();
     promote(view, &claims)
 }
 

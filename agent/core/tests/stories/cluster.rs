@@ -337,6 +337,10 @@ impl Cluster {
                 object["spec"]["claimRef"]["uid"] = Value::Null;
                 object["status"]["phase"] = json!("Available");
             }),
+            Effect::DeleteSiteState { .. } if !self.writable => {
+                let failed = Failed { failure: Failure::Unavailable, message: "no API server".into() };
+                (Err(failed), Vec::new())
+            }
             Effect::DeleteSiteState { placement, .. } => {
                 self.sites.remove(&placement);
                 (Ok(Receipt::Applied), Vec::new())

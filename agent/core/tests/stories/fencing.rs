@@ -114,3 +114,24 @@ fn a_site_that_stopped_itself_starts_again_when_the_hub_grants_the_same_epoch() 
     assert!(east.replication_states().iter().all(|(_, state)| state == "primary"));
     insta::assert_snapshot!(east.transcript);
 }
+
+#[test]
+fn a_holder_whose_application_is_scaled_to_nothing_gets_its_volumes_back_after_its_own_fence() {
+    let mut east = holding_east();
+    let watched = east.put(deployments(), "web", deployment(0, &["data", "logs"]));
+    east.event(Event::Watched(watched));
+    for event in east.pods_end() {
+        east.event(event);
+    }
+    east.event(Event::HubDown);
+    east.pass_seconds(12);
+    assert!(east.replication_states().iter().all(|(_, state)| state == "secondary"));
+    east.event(Event::HubUp);
+    east.hears_assignment(assignment(1, Some("east"), "west"));
+    east.pass_seconds(1);
+    east.hears_grant(1);
+    east.pass_seconds(1);
+    assert_eq!(east.role(), Some((Role::Holder, 1)));
+    assert!(east.replication_states().iter().all(|(_, state)| state == "primary"));
+    assert_eq!(east.scaled_to(), 0);
+}

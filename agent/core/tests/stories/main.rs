@@ -3,6 +3,7 @@
 mod cluster;
 mod fencing;
 mod leases;
+mod letting_go;
 mod promotion;
 mod refusals;
 mod restarts;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use agent_core::{Effect, Event};
-use proto::{Action, FenceProof, FromHub, Role, StepKind, WorkloadScale};
+use proto::{Action, DenialReason, FenceProof, Role, StepKind, WorkloadScale};
 
 use crate::cluster::*;
 
@@ -129,19 +129,69 @@ fn while_a_deployment_is_under_way_a_hub_that_goes_silent_still_ends_the_applica
 }
 
 #[test]
-fn release_removes_only_what_is_ours() {
-    let mut east = holding_east();
+fn a_promotion_of_no_claims_fails_and_says_so() {
+    let mut east = Cluster::new("east");
+    east.run_application(&["data"]);
+    east.start("boot-1");
+    east.event(Event::HubUp);
+    east.hears_assignment(assignment(0, None, "west"));
     east.transcript.clear();
-    east.hears_command("shop-release-2", StepKind::Release, 2, Action::Release);
-    assert_eq!(east.role(), None);
-    assert_eq!(east.scaled_to(), 2);
+    east.hears_command("shop-deploy-1", StepKind::Promote, 1, promote(&[], FenceProof::NeverHeld));
+    east.pass_seconds(1);
+    assert!(east.transcript.contains("NoClaims"), "{}", east.transcript);
+    assert!(!east.transcript.contains("Promote: Done"), "{}", east.transcript);
+}
+
+#[test]
+fn a_scale_up_that_waited_out_its_own_fence_makes_the_volumes_primary_first() {
+    let mut west = standby_west();
+    west.hears_command("shop-failover-2", StepKind::Promote, 2, promote(&CLAIMS, FenceProof::LeaseExpired));
+    west.hears_assignment(assignment(2, Some("west"), "east"));
+    west.hears_command("shop-failover-2", StepKind::ScaleUp, 2, scale_up());
+    west.transcript.clear();
+    west.say("the hub is away for longer than the ttl before it has granted");
+    west.event(Event::HubDown);
+    west.pass_seconds(15);
+    assert_eq!(west.role(), Some((Role::Fenced, 2)));
+    assert!(west.replication_states().iter().all(|(_, state)| state == "secondary"));
+    west.event(Event::HubUp);
+    west.hears_assignment(assignment(2, Some("west"), "east"));
+    west.pass_seconds(1);
+    west.hears_command("shop-failover-2", StepKind::ScaleUp, 2, scale_up());
+    assert!(!west.transcript.contains("Done"), "a fence is no scale-up: {}", west.transcript);
+    west.hears_grant(2);
+    west.pass_seconds(1);
+    assert!(west.replication_states().iter().all(|(_, state)| state == "primary"));
+    assert_eq!(west.scaled_to(), 2);
+}
+
+#[test]
+fn a_readoption_that_silence_has_interrupted_is_answered_by_its_own_promotion() {
+    let mut east = holding_east();
+    east.pass_seconds(1);
+    east.hears_denial(2, DenialReason::Superseded);
+    east.storage_obeys = false;
+    east.hears_command("shop-readopt-3", StepKind::Promote, 3, promote(&CLAIMS, FenceProof::NeverHeld));
+    east.pass_seconds(1);
+    east.event(Event::HubDown);
+    east.pass_seconds(14);
+    east.storage_obeys = true;
+    for claim in CLAIMS {
+        let answer = east.storage_answers(claim);
+        east.event(answer);
+    }
+    east.pass_seconds(5);
+    east.event(Event::HubUp);
+    east.pass_seconds(1);
+    east.hears_command("shop-readopt-3", StepKind::Promote, 3, promote(&CLAIMS, FenceProof::NeverHeld));
     assert!(east.replication_states().iter().all(|(_, state)| state == "primary"));
-    east.say("the command comes twice, and the placement goes");
-    east.hears_command("shop-release-2", StepKind::Release, 2, Action::Release);
-    east.hears(FromHub::Unassign(placement()));
-    east.pass_seconds(30);
-    assert_eq!(east.scaled_to(), 2, "what is released is left alone");
-    insta::assert_snapshot!(east.transcript);
+    east.hears_assignment(assignment(3, Some("east"), "west"));
+    east.hears_command("shop-readopt-3", StepKind::ScaleUp, 3, scale_up());
+    for _ in 0..3 {
+        east.hears_grant(3);
+        east.pass_seconds(1);
+    }
+    assert_eq!(east.scaled_to(), 2);
 }
 
 #[test]

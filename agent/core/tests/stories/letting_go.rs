@@ -1,0 +1,115 @@
+//! Placements that leave this cluster: released, or no longer assigned.
+
+use agent_core::{AskId, Event};
+use proto::{Action, DenialReason, Epoch, FromHub, HoldRequest, Role, StepKind};
+
+use crate::cluster::*;
+
+#[test]
+fn release_removes_only_what_is_ours() {
+    let mut east = holding_east();
+    east.transcript.clear();
+    east.hears_command("shop-release-1", StepKind::Release, 1, Action::Release);
+    assert_eq!(east.role(), None);
+    assert_eq!(east.scaled_to(), 2);
+    assert!(east.replication_states().iter().all(|(_, state)| state == "primary"));
+    east.say("the command comes twice, and the placement goes");
+    east.hears_command("shop-release-1", StepKind::Release, 1, Action::Release);
+    east.hears(FromHub::Unassign(placement()));
+    east.pass_seconds(30);
+    assert_eq!(east.scaled_to(), 2, "what is released is left alone");
+    insta::assert_snapshot!(east.transcript);
+}
+
+#[test]
+fn a_release_of_a_hub_that_has_lost_its_journal_is_taken() {
+    let mut east = holding_east();
+    east.hears_command("shop-release-0", StepKind::Release, 0, Action::Release);
+    assert_eq!(east.role(), None);
+    assert!(east.transcript.contains("acknowledge shop-release-0/Release: Done"), "{}", east.transcript);
+}
+
+#[test]
+fn an_assignment_that_crosses_a_release_leaves_nothing_behind() {
+    let mut west = standby_west();
+    west.writable = false;
+    west.hears_command("shop-release-1", StepKind::Release, 1, Action::Release);
+    west.hears_assignment(assignment(1, Some("east"), "east"));
+    west.writable = true;
+    west.pass_seconds(1);
+    assert_eq!(west.role(), None);
+    west.say("and one right after it, when the link comes back");
+    west.event(Event::HubUp);
+    west.hears_assignment(assignment(1, Some("east"), "east"));
+    west.pass_seconds(1);
+    west.hears(FromHub::Unassign(placement()));
+    west.pass_seconds(1);
+    assert_eq!(west.role(), None, "a DRSiteState would refuse pods for ever");
+}
+
+#[test]
+fn an_unassignment_does_not_cut_a_release_short() {
+    let mut west = standby_west();
+    west.writable = false;
+    west.hears_command("shop-release-1", StepKind::Release, 1, Action::Release);
+    west.hears(FromHub::Unassign(placement()));
+    west.writable = true;
+    west.pass_seconds(1);
+    assert_eq!(west.role(), None);
+}
+
+#[test]
+fn a_standby_that_was_unassigned_can_still_be_released() {
+    let mut west = standby_west();
+    west.hears(FromHub::Unassign(placement()));
+    west.pass_seconds(1);
+    assert_eq!(west.role(), Some((Role::Standby, 1)), "nothing in the cluster changes");
+    west.hears_command("shop-release-1", StepKind::Release, 1, Action::Release);
+    west.pass_seconds(1);
+    assert_eq!(west.role(), None);
+    assert!(west.transcript.contains("acknowledge shop-release-1/Release: Done"), "{}", west.transcript);
+}
+
+#[test]
+fn an_unassigned_holder_lives_on_by_its_lease_and_stops_without_one() {
+    let mut east = holding_east();
+    east.hears(FromHub::Unassign(placement()));
+    for _ in 0..20 {
+        east.pass_seconds(1);
+        east.hears_grant(1);
+    }
+    assert_eq!(east.role(), Some((Role::Holder, 1)), "it renews, and is granted");
+    east.event(Event::HubDown);
+    east.pass_seconds(11);
+    assert_eq!(east.role(), Some((Role::Fenced, 1)));
+    assert_eq!(east.scaled_to(), 0);
+}
+
+#[test]
+fn an_unassignment_does_not_end_a_fence() {
+    let mut east = holding_east();
+    east.pods_obey = false;
+    east.pass_seconds(1);
+    east.hears_denial(2, DenialReason::Superseded);
+    east.pass_seconds(1);
+    east.hears(FromHub::Unassign(placement()));
+    for event in east.pods_end() {
+        east.event(event);
+    }
+    let watched = east.put(deployments(), "web", deployment(2, &["data", "logs"]));
+    east.event(Event::Watched(watched));
+    east.pass_seconds(3);
+    assert_eq!(east.scaled_to(), 0);
+    assert!(east.replication_states().iter().all(|(_, state)| state == "secondary"));
+}
+
+#[test]
+fn a_standby_that_was_unassigned_promises_nothing() {
+    let mut west = standby_west();
+    west.hears(FromHub::Unassign(placement()));
+    west.transcript.clear();
+    let request = HoldRequest { holder: cluster("east"), placement: placement(), epoch: Epoch(1) };
+    west.event(Event::HoldAsked { ask: AskId(1), request });
+    west.pass_seconds(1);
+    assert!(west.transcript.contains("answer question 1: Refused"), "{}", west.transcript);
+}
