@@ -162,12 +162,13 @@ async fn watch(client: Client, source: Source, namespace: Option<String>, events
                 Some(Change::Listed { namespace: namespace.clone(), objects, began })
             }
             Err(error) => {
-                let absent = is_absent(&error);
+                let (absent, forbidden) = (is_status(&error, 404), is_status(&error, 403));
                 tracing::debug!(
                     kind = source.resource.kind,
                     error = &error as &dyn std::error::Error,
                     "watching"
                 );
+                // A kind that does not exist here has no objects here.
                 if absent {
                     let change = Change::Listed {
                         namespace: namespace.clone(),
@@ -176,7 +177,7 @@ async fn watch(client: Client, source: Source, namespace: Option<String>, events
                     };
                     tell(&source, change, &events).await;
                 }
-                sleep(if absent { ABSENT_PAUSE } else { pause }).await;
+                sleep(if absent || forbidden { ABSENT_PAUSE } else { pause }).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
                 None
             }
@@ -193,11 +194,10 @@ async fn tell(source: &Source, change: Change, events: &mpsc::Sender<Event>) -> 
     events.send(Event::Watched(Watched { kind: source.kind.clone(), change })).await.is_ok()
 }
 
-/// The kind does not exist here: then there are none of it.
-fn is_absent(error: &watcher::Error) -> bool {
+fn is_status(error: &watcher::Error, code: u16) -> bool {
     match error {
         watcher::Error::InitialListFailed(kube::Error::Api(status))
-        | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status.code == 404,
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status.code == code,
         watcher::Error::InitialListFailed(_)
         | watcher::Error::WatchStartFailed(_)
         | watcher::Error::WatchError(_)

@@ -1,9 +1,10 @@
 //! The target's agent is killed at every point of a failover, one after the other, and the failover goes on each time.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Result, ensure};
+use crds::placement::TimingSpec;
 use e2e::federation::{EAST, Federation, Options, Progress, SLOW, WEST};
 use e2e::patience::within;
 use e2e::site::Site;
@@ -50,7 +51,9 @@ async fn a_failover_survives_the_death_of_the_targets_agent_at_every_point() -> 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_holders_agent_may_die_and_come_back() -> Result<()> {
     let _first = rustls::crypto::ring::default_provider().install_default();
-    let federation = Federation::protected(Options::short(1), progress()).await?;
+    let mut options = Options::short(1);
+    options.failover.timing = Some(unhurried());
+    let federation = Federation::protected(options, progress()).await?;
     let before = federation.history()?.records().len();
     for round in 1..=3 {
         federation.east.agent.kill9();
@@ -58,11 +61,28 @@ async fn the_holders_agent_may_die_and_come_back() -> Result<()> {
         let wanted = before + 50 * round;
         federation.await_writes(EAST, wanted, SLOW).await?;
     }
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    // Longer than a lease, at 20 ms between two writes.
+    federation.await_writes(EAST, before + 1_000, SLOW).await?;
     let log = federation.east.agent.log_tail(10_000);
     ensure!(!log.contains("Fenced"), "the application was stopped for nothing:\n{log}");
     ensure!(federation.operations().await?.len() == 1, "nothing but the deployment has happened");
     Ok(())
+}
+
+/// Leases that outlast a busy machine's slowest second.
+fn unhurried() -> TimingSpec {
+    let span = |text: &str| Some(text.to_owned());
+    TimingSpec {
+        renew: span("500ms"),
+        rpc: span("2s"),
+        ttl: span("15s"),
+        hold: span("10s"),
+        grace: span("1s"),
+        stop: span("4s"),
+        suspect: span("5s"),
+        unreachable: span("10s"),
+        ..TimingSpec::default()
+    }
 }
 
 fn crash_at(site: &Site, point: &str) -> Result<()> {
