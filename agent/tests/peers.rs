@@ -59,7 +59,7 @@ impl West {
 
 fn request(holder: &str) -> HoldRequest {
     let placement = PlacementId::parse("p-1").expect("an id");
-    HoldRequest { holder: cluster(holder), placement, epoch: Epoch(3) }
+    HoldRequest { holder: cluster(holder), placement, epoch: Epoch(3), stop: Duration::from_secs(5) }
 }
 
 async fn path_to_agent(peer: &Peer, credentials: &Credentials, deadline: Duration) -> Found {

@@ -13,6 +13,8 @@ pub struct HoldRequest {
     pub holder: ClusterName,
     pub placement: PlacementId,
     pub epoch: Epoch,
+    /// The stop time of the policy that the holder lives by, which need not be the one that the target knows (R6).
+    pub stop: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -117,7 +117,12 @@ impl Timing {
 
     /// Wp: a target refuses to promote for this long after its last promise.
     pub fn target_wait(&self) -> Duration {
-        stretched(self.hold + self.stop, self.clock_rate_error_ppm)
+        self.target_wait_for(self.stop)
+    }
+
+    /// The same for a holder that lives by another stop time: by this one, if it is longer.
+    pub fn target_wait_for(&self, holders_stop: Duration) -> Duration {
+        stretched(self.hold.saturating_add(self.stop.max(holders_stop)), self.clock_rate_error_ppm)
     }
 
     /// Refuses numbers under which two clusters could write at once, or a healthy link would fence.

@@ -12,7 +12,7 @@ impl Agent {
     /// Another holder asks: promise only what this cluster can keep, and make it durable before saying so.
     pub(crate) fn answer_hold(&mut self, ask: AskId, request: HoldRequest, decision: &mut Decision) {
         let (now, boot) = (self.now, self.boot.clone());
-        let HoldRequest { holder, placement: id, epoch } = request;
+        let HoldRequest { holder, placement: id, epoch, stop } = request;
         let Some(placement) = self.placements.get_mut(&id) else {
             decision.answer.push((ask, HoldAnswer::Refused { epoch_seen: Epoch(0) }));
             return;
@@ -22,10 +22,16 @@ impl Agent {
             decision.answer.push((ask, HoldAnswer::Refused { epoch_seen }));
             return;
         };
-        let wait = policy.timing.target_wait();
-        placement.promised_until = placement.promised_until.max(Some(now + wait));
+        // What the holder lives by decides when it has stopped, and that may be an older policy than this cluster's.
+        let wait = policy.timing.target_wait_for(stop);
+        let outstanding = placement.promised_until.filter(|until| now < *until);
+        let until = outstanding.map_or(now + wait, |until| until.max(now + wait));
+        placement.promised_until = Some(until);
         if let Some(site) = &mut placement.site {
-            site.promise = placement.promised_until.map(|until| Promise { boot, until, wait });
+            // After a reboot the whole wait begins anew: so the longest of what is outstanding.
+            let before = site.promise.take().filter(|_| outstanding.is_some());
+            let wait = before.map_or(wait, |promise| promise.wait.max(wait));
+            site.promise = Some(Promise { boot, until, wait });
         }
         placement.unanswered.push((ask, policy.timing.hold));
         decision.note.push(Note::HoldPromised { placement: placement.name.clone(), holder });
@@ -77,6 +83,7 @@ impl Agent {
                         holder: self.identity.cluster.clone(),
                         placement: id.clone(),
                         epoch: placement.epoch_seen(),
+                        stop: policy.timing.stop,
                     },
                     deadline: policy.timing.rpc,
                     asked: self.now,

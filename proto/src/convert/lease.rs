@@ -132,8 +132,13 @@ impl TryFrom<v1::Denial> for Denial {
 
 impl From<HoldRequest> for v1::HoldRequest {
     fn from(request: HoldRequest) -> Self {
-        let HoldRequest { holder, placement, epoch } = request;
-        v1::HoldRequest { holder: holder.to_string(), placement: placement.to_string(), epoch: epoch.0 }
+        let HoldRequest { holder, placement, epoch, stop } = request;
+        v1::HoldRequest {
+            holder: holder.to_string(),
+            placement: placement.to_string(),
+            epoch: epoch.0,
+            stop_nanos: nanos(stop),
+        }
     }
 }
 
@@ -144,6 +149,7 @@ impl TryFrom<v1::HoldRequest> for HoldRequest {
             holder: cluster(&request.holder, "hold.holder")?,
             placement: placement(&request.placement, "hold.placement")?,
             epoch: Epoch(request.epoch),
+            stop: Duration::from_nanos(request.stop_nanos),
         })
     }
 }

@@ -340,10 +340,11 @@ pub fn from_hub() -> impl Strategy<Value = FromHub> {
 }
 
 pub fn hold_request() -> impl Strategy<Value = HoldRequest> {
-    (cluster(), placement(), epoch()).prop_map(|(holder, placement, epoch)| HoldRequest {
+    (cluster(), placement(), epoch(), span()).prop_map(|(holder, placement, epoch, stop)| HoldRequest {
         holder,
         placement,
         epoch,
+        stop,
     })
 }
 

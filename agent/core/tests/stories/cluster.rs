@@ -94,6 +94,11 @@ pub struct Cluster {
     /// Whether DRSiteStates can be written.
     pub writable: bool,
     pub asked: Vec<(ClusterName, Epoch, Moment)>,
+    pub hold_requests: Vec<HoldRequest>,
+    /// The marks that probes have begun with.
+    pub probed: Vec<Mark>,
+    /// What the newest heartbeat told of paths.
+    pub told_paths: Vec<PathState>,
 }
 
 impl Cluster {
@@ -116,6 +121,9 @@ impl Cluster {
             storage_obeys: true,
             writable: true,
             asked: Vec::new(),
+            hold_requests: Vec::new(),
+            probed: Vec::new(),
+            told_paths: Vec::new(),
         }
     }
 
@@ -204,7 +212,8 @@ impl Cluster {
     }
 
     fn carry_out(&mut self, decision: Decision, events: &mut Vec<Event>) {
-        let Decision { remember, keep, apply, send, ask, answer, probe: _, note: _, reached: _ } = decision;
+        let Decision { remember, keep, apply, send, ask, answer, probe, note: _, reached: _ } = decision;
+        self.probed.extend(probe.into_iter().map(|probe| probe.mark));
         for write in remember {
             let site = &write.state;
             let operation = site.operation.as_ref().map_or("-", |operation| operation.0.as_str());
@@ -237,6 +246,7 @@ impl Cluster {
         }
         for ask in ask {
             self.line(format!("ask {} for a hold at epoch {}", ask.peer.cluster, ask.request.epoch));
+            self.hold_requests.push(ask.request.clone());
             self.asked.push((ask.peer.cluster, ask.request.epoch, ask.asked));
         }
         for (AskId(number), answer) in answer {
@@ -249,6 +259,7 @@ impl Cluster {
             FromAgent::Hello(_) => self.line("hello".into()),
             FromAgent::Heartbeat(heartbeat) => {
                 self.nonce = heartbeat.nonce;
+                self.told_paths = heartbeat.paths.clone();
                 for renewal in &heartbeat.renewals {
                     self.line(format!("renew epoch {} (echo {})", renewal.epoch, renewal.echo.0));
                 }

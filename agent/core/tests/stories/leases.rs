@@ -236,7 +236,12 @@ fn clocks_that_part_suspend_the_lease_until_a_renewal_succeeds() {
 fn a_target_makes_its_promise_durable_before_it_answers() {
     let mut west = standby_west();
     west.transcript.clear();
-    let request = proto::HoldRequest { holder: cluster("east"), placement: placement(), epoch: Epoch(1) };
+    let request = proto::HoldRequest {
+        holder: cluster("east"),
+        placement: placement(),
+        epoch: Epoch(1),
+        stop: timing().stop,
+    };
     west.writable = false;
     west.say("asked while the API server takes no writes");
     west.event(Event::HoldAsked { ask: agent_core::AskId(1), request: request.clone() });

@@ -1,7 +1,9 @@
 //! What a new agent process knows, and what it must do before it asks anyone.
 
 use agent_core::{AskId, Event};
-use proto::{Epoch, FenceProof, HoldRequest, Role, StepKind};
+use proto::{
+    Epoch, FenceProof, FromHub, HoldRequest, Mark, Moment, PathKind, PathState, Reply, Role, StepKind, Term,
+};
 
 use crate::cluster::*;
 
@@ -60,7 +62,8 @@ fn on_another_boot_the_former_holder_stops_before_it_calls_the_hub() {
 #[test]
 fn a_promise_given_before_a_reboot_is_waited_out_whole() {
     let mut west = standby_west();
-    let request = HoldRequest { holder: cluster("east"), placement: placement(), epoch: Epoch(1) };
+    let request =
+        HoldRequest { holder: cluster("east"), placement: placement(), epoch: Epoch(1), stop: timing().stop };
     west.event(Event::HoldAsked { ask: AskId(1), request });
     west.now = proto::Moment(500);
     west.start("boot-w2");
@@ -112,4 +115,40 @@ fn a_target_whose_agent_dies_between_ownership_and_its_first_lease_still_starts_
     assert_eq!(west.scaled_to(), 2);
     assert!(west.replication_states().iter().all(|(_, state)| state == "primary"));
     insta::assert_snapshot!(west.transcript);
+}
+
+fn reply_of_term(east: &mut Cluster, term: u64, at: u64) {
+    let mark = Mark { term, at: Moment(at) };
+    let (grants, denials) = (Vec::new(), Vec::new());
+    east.hears(FromHub::Reply(Reply { term: Term(term), nonce: east.nonce, mark, grants, denials }));
+}
+
+fn probe_ended(east: &mut Cluster, mark: Mark, began: Moment) {
+    let (cluster, path) = (cluster("west"), PathKind::PeerAgent);
+    east.event(Event::Probed { cluster, path, reachable: true, mark, began });
+}
+
+#[test]
+fn evidence_is_gathered_anew_for_a_hub_that_counts_its_terms_from_one_again() {
+    let mut east = holding_east();
+    reply_of_term(&mut east, 7, 1_000);
+    let old = Mark { term: 7, at: Moment(1_000) };
+    east.pass_seconds(2);
+    let began = east.now;
+    probe_ended(&mut east, old, began);
+    east.pass_seconds(2);
+    assert_eq!(east.told_paths.iter().map(|path| path.mark).collect::<Vec<_>>(), [old]);
+    east.say("the hub comes back without its journal, while another probe is under way");
+    let began = east.now;
+    east.event(Event::HubDown);
+    east.event(Event::HubUp);
+    assert!(east.told_paths.is_empty(), "{:?}", east.told_paths);
+    probe_ended(&mut east, old, began);
+    reply_of_term(&mut east, 1, 50);
+    east.probed.clear();
+    east.pass_seconds(2);
+    let new = Mark { term: 1, at: Moment(50) };
+    assert!(!east.probed.is_empty() && east.probed.iter().all(|mark| *mark == new), "{:?}", east.probed);
+    let told: Vec<&PathState> = east.told_paths.iter().filter(|path| path.mark.term != 0).collect();
+    assert!(told.is_empty(), "a probe begun for the old hub is no evidence for the new one: {told:?}");
 }
