@@ -42,6 +42,9 @@ const HUB: &str = "hub";
 const TRUST_DOMAIN: &str = "dr.example";
 const CERTIFICATE_DAYS: u32 = 30;
 
+/// How long the slowest part of a federation may take, with a machine that builds at the same time.
+pub const SLOW: Duration = Duration::from_secs(120);
+
 /// On the addresses of a federation nobody else listens, so its ports need not be looked for.
 const SESSION_PORT: u16 = 7443;
 const PEER_PORT: u16 = 7444;
@@ -405,6 +408,3 @@ impl Block {
         SocketAddr::new(IpAddr::V4(self.address(site)), port)
     }
 }
-
-/// How long the slowest part of a federation may take, with a machine that builds at the same time.
-pub const SLOW: Duration = Duration::from_secs(120);

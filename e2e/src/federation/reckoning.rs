@@ -16,7 +16,7 @@ use super::readers::condition_of;
 use super::{Federation, Loss, SLOW};
 use crate::history::{Tenure, Verdict};
 
-/// Kubernetes keeps times of snapshots in whole seconds, and the receipt shows whole seconds.
+/// Kubernetes keeps the times of snapshots in whole seconds.
 const GRANULARITY: Duration = Duration::from_secs(1);
 
 /// What the placement had promised while all was well.
@@ -150,9 +150,7 @@ impl Federation {
         if !reckoning.verdict.holds() {
             wrong.push(format!("the history is violated {} time(s)", reckoning.verdict.violations.len()));
         }
-        // A site is last heard up to one renewal before its end, and the receipt counts from when it was last heard.
-        let tolerance = GRANULARITY + self.renewal();
-        wrong.extend(reckoning.losses.iter().filter_map(|loss| loss.is_wrong(tolerance)));
+        wrong.extend(reckoning.losses.iter().filter_map(VolumeLoss::is_wrong));
         if let Err(error) = self.ensure_all_were_forced(cluster) {
             wrong.push(format!("{error:#}"));
         }
@@ -161,20 +159,14 @@ impl Federation {
         }
         Ok(wrong)
     }
-
-    fn renewal(&self) -> Duration {
-        let timing = self.options.failover.timing.as_ref();
-        let renew = timing.and_then(|timing| timing.renew.as_deref());
-        renew.and_then(|renew| crds::span::parse(renew).ok()).unwrap_or(proto::Timing::DEFAULT.renew)
-    }
 }
 
 impl VolumeLoss {
-    fn is_wrong(&self, tolerance: Duration) -> Option<String> {
+    fn is_wrong(&self) -> Option<String> {
         let VolumeLoss { claim, receipt, receipt_shown, truth } = self;
         match receipt {
             None => Some(format!("{claim}: the receipt says {receipt_shown:?}, which is no span of time")),
-            Some(receipt) if *truth > *receipt + tolerance => Some(format!(
+            Some(receipt) if *truth > *receipt + GRANULARITY => Some(format!(
                 "{claim}: lost {:.3} s of writes, and the receipt says {receipt_shown}",
                 truth.as_secs_f64()
             )),
@@ -259,5 +251,50 @@ impl fmt::Display for Reckoning {
             write!(out, "\n  ✗ {wrong}")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lost(receipt: &str, truth: Duration) -> VolumeLoss {
+        VolumeLoss {
+            claim: "shop-data".to_owned(),
+            receipt: crds::span::parse(receipt).ok(),
+            receipt_shown: receipt.to_owned(),
+            truth,
+        }
+    }
+
+    #[test]
+    fn a_receipt_that_promises_less_than_was_lost_is_wrong() {
+        let second = Duration::from_secs(1);
+        assert_eq!(lost("3s", 4 * second).is_wrong(), None);
+        let wrong = lost("3s", 5 * second).is_wrong().expect("a complaint");
+        assert!(wrong.contains("5.000 s") && wrong.contains("says 3s"), "{wrong}");
+    }
+
+    #[test]
+    fn a_receipt_that_does_not_know_is_wrong() {
+        assert!(lost("unknown", Duration::ZERO).is_wrong().is_some());
+    }
+
+    #[test]
+    fn a_handover_needs_a_writer_after_the_lost_one() {
+        let tenure = |cluster: &str, epoch| Tenure {
+            cluster: cluster.to_owned(),
+            epoch,
+            writes: 1,
+            first_nanoseconds: epoch * 10,
+            last_nanoseconds: epoch * 10 + 5,
+        };
+        let verdict =
+            |tenures| Verdict { tenures, violations: Vec::new(), losses: Vec::new(), images: 1, writes: 1 };
+        let both = verdict(vec![tenure("east", 1), tenure("west", 2)]);
+        let (before, after) = handover(&both, "west").expect("both wrote");
+        assert_eq!((before.cluster.as_str(), after.cluster.as_str()), ("east", "west"));
+        assert!(handover(&verdict(vec![tenure("east", 1)]), "west").is_err());
+        assert!(handover(&verdict(vec![tenure("west", 2)]), "west").is_err());
     }
 }
