@@ -353,5 +353,8 @@ fn tell(note: &Note, running: &mut Running) {
         Note::HoldPromised { placement, holder } => {
             tracing::info!(%placement, %holder, "hold promised");
         }
+        Note::PolicyRefused { placement, message } => {
+            tracing::warn!(%placement, message, "the hub's policy is not taken, the one before stays in force");
+        }
     }
 }

@@ -364,7 +364,7 @@ impl Agent {
             role: placement.role(),
             operation: placement.site.as_ref().and_then(|site| site.operation.clone()),
             staged: next.staged,
-            ailments: next.ailments.into_iter().chain(failing).collect(),
+            ailments: next.ailments.into_iter().chain(failing).chain(invalid_timing(placement)).collect(),
         };
         let basis = (placement.surveys, standing.clone());
         if placement.reporting.basis.as_ref() == Some(&basis) {
@@ -418,10 +418,18 @@ impl Agent {
         }
     }
 
-    pub(crate) fn assigned(&mut self, assignment: proto::Assignment) {
+    pub(crate) fn assigned(&mut self, mut assignment: proto::Assignment, decision: &mut Decision) {
         let id = assignment.placement.clone();
         if self.let_go.contains(&id) {
             return;
+        }
+        let refused = assignment.policy.timing.check().err();
+        if let Some(error) = &refused {
+            let placement = assignment.name.clone();
+            decision.note.push(Note::PolicyRefused { placement, message: error.to_string() });
+            let known = self.placements.get(&id).and_then(|known| known.assignment.as_ref());
+            let Some(known) = known else { return };
+            assignment.policy = known.policy;
         }
         let placement = self.placements.entry(id).or_insert_with(|| Placement::new(assignment.name.clone()));
         placement.survey = None;
@@ -430,8 +438,18 @@ impl Agent {
         {
             site.assignment = Some(without_inventory(&assignment));
         }
+        placement.refused_policy = refused.map(|error| error.to_string());
         placement.assignment = Some(assignment);
     }
+}
+
+fn invalid_timing(placement: &Placement) -> Option<Ailment> {
+    let why = placement.refused_policy.as_ref()?;
+    let message = format!(
+        "DRPlacement {}: its policy is not taken, and the one before stays in force: {why}",
+        placement.name
+    );
+    Some(Ailment { reason: reason::INVALID_TIMING.to_owned(), message })
 }
 
 /// A duty's next effects, and what the hub is told.

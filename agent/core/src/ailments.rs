@@ -11,6 +11,8 @@ use crate::world::{Workload, World};
 pub mod reason {
     pub const BARE_POD_USES_VOLUME: &str = "BarePodUsesVolume";
     pub const DAEMON_SET_USES_VOLUME: &str = "DaemonSetUsesVolume";
+    pub const UNSCALABLE_WORKLOAD_USES_VOLUME: &str = "UnscalableWorkloadUsesVolume";
+    pub const INVALID_TIMING: &str = "InvalidTiming";
     pub const JOB_USES_VOLUME: &str = "JobUsesVolume";
     pub const NO_CLAIMS: &str = "NoClaims";
     pub const CLAIM_NOT_BOUND: &str = "ClaimNotBound";
@@ -41,7 +43,7 @@ pub fn of_cluster(
     unbound_claims(world, assignment, claims, &mut found);
     replication_class(world, assignment, claims, &mut found);
     driver_leaders(world, assignment, claims, &mut found);
-    pods(world, assignment, claims, &mut found);
+    pods(world, assignment, claims, workloads, &mut found);
     unselected(assignment, workloads, &mut found);
     found
 }
@@ -105,7 +107,13 @@ fn driver_leaders(
     }
 }
 
-fn pods(world: &World, assignment: &Assignment, claims: &BTreeSet<String>, found: &mut Vec<Ailment>) {
+fn pods(
+    world: &World,
+    assignment: &Assignment,
+    claims: &BTreeSet<String>,
+    workloads: &[Workload],
+    found: &mut Vec<Ailment>,
+) {
     let namespace = &assignment.name.namespace;
     let allowed = assignment.policy.timing.grace.as_secs();
     let mut too_long = None;
@@ -133,6 +141,12 @@ fn pods(world: &World, assignment: &Assignment, claims: &BTreeSet<String>, found
                     "Job {namespace}/{owner} uses a protected claim, and runs to its end before a fence is complete: keep it short or move it off the claim"
                 ),
             )),
+            Some((kind, owner)) if !is_scaled(workloads, kind, owner) => found.push(ailment(
+                reason::UNSCALABLE_WORKLOAD_USES_VOLUME,
+                format!(
+                    "{kind} {namespace}/{owner} uses a protected claim, and this agent cannot scale it: use a Deployment, a StatefulSet or another kind with a scale subresource, labelled as spec.protect.workloads says"
+                ),
+            )),
             Some(_) => {}
         }
         if pod.grace_seconds > allowed {
@@ -148,6 +162,14 @@ fn pods(world: &World, assignment: &Assignment, claims: &BTreeSet<String>, found
         ));
     }
     found.dedup();
+}
+
+/// Whether scaling one of these workloads ends the pods of this controller. A ReplicaSet is named after what made it.
+fn is_scaled(workloads: &[Workload], kind: &str, owner: &str) -> bool {
+    workloads.iter().map(|workload| &workload.workload).any(|scaled| match kind {
+        "ReplicaSet" => owner.rsplit_once('-').is_some_and(|(maker, _)| maker == scaled.name),
+        _ => scaled.kind == kind && scaled.name == owner,
+    })
 }
 
 fn unselected(assignment: &Assignment, workloads: &[Workload], found: &mut Vec<Ailment>) {

@@ -233,14 +233,51 @@ impl fmt::Display for Effect {
 /// Something that an operator may want to read; the driver logs it with its fields.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Note {
-    RoleChanged { placement: PlacementName, role: proto::Role, epoch: Epoch },
-    LeaseRanOut { placement: PlacementName, stops: bool },
-    LeaseSuspended { placement: PlacementName, jump: Duration },
-    Superseded { placement: PlacementName, epoch: Epoch },
-    CommandRefused { command: CommandId, refusal: proto::Refusal },
-    CommandAdmitted { command: CommandId, epoch: Epoch, trace_parent: Option<String> },
-    CommandDone { command: CommandId },
-    EffectFailed { placement: PlacementName, effect: String, message: String },
-    WriteFailed { placement: PlacementName, message: String },
-    HoldPromised { placement: PlacementName, holder: ClusterName },
+    RoleChanged {
+        placement: PlacementName,
+        role: proto::Role,
+        epoch: Epoch,
+    },
+    LeaseRanOut {
+        placement: PlacementName,
+        stops: bool,
+    },
+    LeaseSuspended {
+        placement: PlacementName,
+        jump: Duration,
+    },
+    Superseded {
+        placement: PlacementName,
+        epoch: Epoch,
+    },
+    CommandRefused {
+        command: CommandId,
+        refusal: proto::Refusal,
+    },
+    CommandAdmitted {
+        command: CommandId,
+        epoch: Epoch,
+        trace_parent: Option<String>,
+    },
+    CommandDone {
+        command: CommandId,
+    },
+    EffectFailed {
+        placement: PlacementName,
+        effect: String,
+        message: String,
+    },
+    WriteFailed {
+        placement: PlacementName,
+        message: String,
+    },
+    HoldPromised {
+        placement: PlacementName,
+        holder: ClusterName,
+    },
+    /// The timing of an assignment's policy breaks the inequality.
+    PolicyRefused {
+        placement: PlacementName,
+        message: String,
+    },
 }

@@ -58,7 +58,7 @@ impl Agent {
     pub(crate) fn hear_hub(&mut self, message: FromHub, decision: &mut Decision) {
         match message {
             FromHub::Reply(reply) => self.hear_reply(reply, decision),
-            FromHub::Assignment(assignment) => self.assigned(*assignment),
+            FromHub::Assignment(assignment) => self.assigned(*assignment, decision),
             FromHub::Unassign(placement) => self.unassign(&placement),
             FromHub::Command(command) => self.hear_command(*command, decision),
         }
@@ -92,7 +92,9 @@ impl Agent {
         }
         placement.apply_policy(*policy);
         let lived_by = placement.policy().map_or(policy.timing.ttl, |lived_by| lived_by.timing.ttl);
-        placement.lease.grant(sent.at, policy.timing.ttl, lived_by);
+        // A policy that is not taken is never echoed, so the hub goes on waiting by the one that is lived by.
+        let granted = if policy.timing.check().is_ok() { policy.timing.ttl } else { lived_by };
+        placement.lease.grant(sent.at, granted, lived_by);
         let live = placement.lease.is_granted(self.now, placement.targets());
         if placement.role() == Role::Fenced && live {
             placement.enter_role(id, *epoch, Role::Holder, self.now, self.wall);

@@ -29,6 +29,8 @@ pub struct Placement {
     pub recorded: Option<Recorded>,
     pub writing: Attempt,
     pub lease: Lease,
+    /// Why the policy of the newest assignment is not taken, if it is not.
+    pub refused_policy: Option<String>,
     pub command: Option<Current>,
     pub fence: Option<FenceProgress>,
     pub attempts: BTreeMap<String, Attempt>,
@@ -115,6 +117,7 @@ impl Placement {
             recorded: None,
             writing: Attempt::default(),
             lease: Lease::default(),
+            refused_policy: None,
             command: None,
             fence: None,
             attempts: BTreeMap::new(),
@@ -286,8 +289,11 @@ impl Placement {
 
     pub fn apply_policy(&mut self, policy: Policy) {
         let recorded = self.site.as_mut().and_then(|site| site.assignment.as_mut());
+        // The hub checks too; but what two clusters could both write under is not lived by, whoever says so.
+        let sound = policy.timing.check().is_ok();
         if let Some(recorded) = recorded
             && policy.generation > recorded.policy.generation
+            && sound
         {
             recorded.policy = policy;
         }

@@ -46,7 +46,10 @@ pub fn survey(
     Survey {
         volumes: claims.iter().map(|claim| volume_state(world, namespace, claim)).collect(),
         pods: u32::try_from(users.count()).unwrap_or(u32::MAX),
-        inventory: volumes::inventory(world, assignment, &claims, &workloads, site),
+        inventory: world
+            .knows_inventory(namespace)
+            .then(|| volumes::inventory(world, assignment, &claims, &workloads, site))
+            .flatten(),
         driver_leader: driver_leader(world, namespace, &claims),
         ailments: ailments::of_cluster(world, assignment, &claims, &workloads),
         workloads,

@@ -246,6 +246,15 @@ impl World {
             && self.knows_workload("apps/v1", "StatefulSet", namespace)
     }
 
+    /// Whether everything that goes into an inventory has been read once, too: a fence must not wait for it, and a copy
+    /// for another cluster must not be made without it.
+    pub fn knows_inventory(&self, namespace: &str) -> bool {
+        self.is_known(namespace)
+            && self.storage_classes.listed("").is_some()
+            && self.replication_classes.listed("").is_some()
+            && self.knows_workload("batch/v1", "CronJob", namespace)
+    }
+
     fn knows_workload(&self, api_version: &str, kind: &str, namespace: &str) -> bool {
         let kind = WorkloadKind { api_version: api_version.into(), kind: kind.into() };
         self.workloads.get(&kind).is_some_and(|shelf| shelf.listed(namespace).is_some())

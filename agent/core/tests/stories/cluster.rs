@@ -167,11 +167,20 @@ impl Cluster {
             (Kind::Pod, true),
             (deployments(), true),
             (stateful_sets(), true),
+            (cron_jobs(), true),
         ];
         for (kind, namespaced) in kinds {
             let list = self.list(kind, namespaced);
             self.event(Event::Watched(list));
         }
+    }
+
+    pub fn list_of(&self, kind: Kind) -> Watched {
+        let cluster_wide = matches!(
+            kind,
+            Kind::Volume | Kind::StorageClass | Kind::ReplicationClass | Kind::Attachment | Kind::AddonsNode
+        );
+        self.list(kind, !cluster_wide)
     }
 
     fn list(&self, kind: Kind, namespaced: bool) -> Watched {
@@ -596,6 +605,10 @@ pub fn stateful_sets() -> Kind {
     Kind::Workload(WorkloadKind { api_version: "apps/v1".into(), kind: "StatefulSet".into() })
 }
 
+pub fn cron_jobs() -> Kind {
+    Kind::Workload(WorkloadKind { api_version: "batch/v1".into(), kind: "CronJob".into() })
+}
+
 pub fn deployment(replicas: u64, claims: &[&str]) -> Value {
     let volumes: Vec<Value> =
         claims.iter().map(|claim| json!({"persistentVolumeClaim": {"claimName": claim}})).collect();
@@ -693,16 +706,21 @@ pub fn inventory_of(cluster: &Cluster) -> Inventory {
     let mut lists = Cluster::new("east");
     lists.objects = cluster.objects.clone();
     let mut told = None;
+    let mut now = Moment(100);
     for (kind, namespaced) in [
         (Kind::Claim, true),
         (Kind::Volume, false),
+        (Kind::StorageClass, false),
         (Kind::Replication, true),
+        (Kind::ReplicationClass, false),
         (Kind::Attachment, false),
         (Kind::Pod, true),
         (deployments(), true),
         (stateful_sets(), true),
+        (cron_jobs(), true),
     ] {
-        let decision = fresh.step(Moment(200), Event::Watched(lists.list(kind, namespaced)));
+        now = now + Duration::from_millis(100);
+        let decision = fresh.step(now, Event::Watched(lists.list(kind, namespaced)));
         for message in decision.send {
             if let FromAgent::Report(report) = message {
                 told = report.inventory.or(told);

@@ -1,5 +1,6 @@
 //! What an agent does, told as stories: each is the transcript of one agent in one small cluster.
 
+mod ailments;
 mod cluster;
 mod fencing;
 mod leases;

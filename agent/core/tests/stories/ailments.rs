@@ -1,0 +1,117 @@
+//! What stands in the way, named for the user.
+
+use std::time::Duration;
+
+use agent_core::{Agent, Event, Identity, Kind, MemoryRead};
+use proto::{FromAgent, FromHub, Generation, Moment, Policy, Role, Timing};
+use serde_json::json;
+
+use crate::cluster::*;
+
+fn run_by(east: &mut Cluster, kind: &str, name: &str) {
+    let pod = json!({
+        "metadata": {"name": "web-1", "namespace": "shop",
+            "ownerReferences": [{"kind": kind, "name": name, "controller": true}]},
+        "spec": {"volumes": [{"persistentVolumeClaim": {"claimName": "data"}}], "terminationGracePeriodSeconds": 2},
+        "status": {"phase": "Running"},
+    });
+    let watched = east.put(Kind::Pod, "web-1", pod);
+    east.transcript.clear();
+    east.event(Event::Watched(watched));
+    east.pass_seconds(1);
+}
+
+#[test]
+fn a_pod_whose_controller_cannot_be_scaled_is_named_because_a_fence_could_not_stop_it() {
+    let mut east = holding_east();
+    for (kind, name) in [("StrimziPodSet", "kafka"), ("ReplicaSet", "alone-7d9f"), ("Deployment", "other")] {
+        run_by(&mut east, kind, name);
+        assert!(east.transcript.contains("UnscalableWorkloadUsesVolume"), "{kind}: {}", east.transcript);
+        run_by(&mut east, "ReplicaSet", "web-7d9f");
+        assert!(east.transcript.contains("report Holder"), "{}", east.transcript);
+        assert!(!east.transcript.contains("ails"), "{}", east.transcript);
+    }
+}
+
+#[test]
+fn an_inventory_is_told_only_when_all_that_belongs_to_it_has_been_read() {
+    let east = holding_east();
+    let identity = Identity { cluster: cluster("east"), version: "test".into() };
+    let mut fresh = Agent::new(identity);
+    let memory = MemoryRead { boot: "b".into(), ..MemoryRead::default() };
+    let mut told = Vec::new();
+    let mut step = |event: Event, now: u64| {
+        for message in fresh.step(Moment(now), event).send {
+            if let FromAgent::Report(report) = message {
+                told.push(report.inventory);
+            }
+        }
+        told.clone()
+    };
+    step(Event::Started(memory), 1);
+    step(Event::HubUp, 1);
+    step(Event::FromHub(FromHub::Assignment(Box::new(assignment(0, None, "west")))), 1);
+    let late = [Kind::StorageClass, Kind::ReplicationClass, cron_jobs()];
+    let mut now = 100;
+    for kind in [
+        Kind::Claim,
+        Kind::Volume,
+        Kind::Replication,
+        Kind::Attachment,
+        Kind::Pod,
+        deployments(),
+        stateful_sets(),
+    ] {
+        now += 100;
+        step(Event::Watched(east.list_of(kind)), now);
+    }
+    for kind in late {
+        now += 100;
+        let reports = step(Event::Tick(proto::WallTime(0)), now);
+        assert!(reports.iter().all(Option::is_none), "a short inventory would undo the standby's copy");
+        step(Event::Watched(east.list_of(kind)), now);
+    }
+    let reports = step(Event::Tick(proto::WallTime(0)), now + 100);
+    let inventory = reports.last().cloned().flatten().expect("an inventory");
+    assert_eq!(inventory.classes.len(), 2);
+}
+
+fn impossible() -> Policy {
+    let timing = Timing { ttl: Duration::from_secs(1), ..timing() };
+    Policy { generation: Generation(2), timing, ..policy() }
+}
+
+#[test]
+fn a_policy_that_breaks_the_inequality_is_never_lived_by() {
+    let mut east = holding_east();
+    let mut edited = assignment(1, Some("east"), "west");
+    edited.policy = impossible();
+    east.hears_assignment(edited);
+    east.pass_seconds(1);
+    assert!(east.transcript.contains("InvalidTiming"), "{}", east.transcript);
+    east.transcript.clear();
+    for _ in 0..20 {
+        east.hears_grant_of(east.nonce, 1, impossible());
+        east.pass_seconds(1);
+    }
+    assert_eq!(east.role(), Some((Role::Holder, 1)), "the old policy is lived by");
+    assert!(east.transcript.contains("renew epoch 1 (echo 1)"), "{}", east.transcript);
+    assert!(!east.transcript.contains("(echo 2)"), "{}", east.transcript);
+    east.transcript.clear();
+    east.hears_assignment(assignment(1, Some("east"), "west"));
+    east.pass_seconds(1);
+    assert!(!east.transcript.contains("ails"), "{}", east.transcript);
+}
+
+#[test]
+fn a_placement_whose_first_policy_breaks_the_inequality_is_not_taken_into_care() {
+    let mut east = Cluster::new("east");
+    east.run_application(&["data"]);
+    east.start("boot-1");
+    east.event(Event::HubUp);
+    let mut broken = assignment(0, None, "west");
+    broken.policy = impossible();
+    east.hears_assignment(broken);
+    east.pass_seconds(1);
+    assert!(!east.transcript.contains("report"), "{}", east.transcript);
+}
