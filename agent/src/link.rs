@@ -19,8 +19,8 @@ use tonic::{Status, Streaming};
 
 /// The largest message that the hub may send; it is the hub's own limit too.
 const LARGEST_MESSAGE: usize = 8 * 1024 * 1024;
-/// Messages waiting for the hub: a report of each placement and some heartbeats.
-const OUTGOING: usize = 256;
+/// Messages waiting for the hub: at connect a report of each placement, of a few thousand at most, and some heartbeats.
+const OUTGOING: usize = 8192;
 /// Messages of the hub waiting for the driver.
 const EVENTS: usize = 256;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+pub use conversation::OUTGOING;
 use proto::wire::v1::HubMessage;
 use proto::wire::v1::federation_server::FederationServer;
 use proto::{Acknowledgement, ClusterName, FromHub, Heartbeat, Hello, Report};

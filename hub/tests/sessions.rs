@@ -20,7 +20,7 @@ use tls::{HandshakeLimits, Identity};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tonic::Code;
-use understudy_hub::sessions::{Delivery, LARGEST_MESSAGE, SessionEvent, SessionRefusal};
+use understudy_hub::sessions::{Delivery, LARGEST_MESSAGE, OUTGOING, SessionEvent, SessionRefusal};
 
 const EAST: &str = "spiffe://dr.example/dr/cluster/u-east";
 
@@ -347,8 +347,9 @@ async fn an_agent_that_does_not_keep_up_loses_replies_first_and_its_session_for_
     let mut hub = TestHub::start().await;
     let _slow = connected(&mut hub, "u-east", "east").await;
     // On this thread nothing takes them off the queue while they are sent.
-    let deliveries: Vec<_> = (0..300).map(|nonce| hub.sessions.send(&east(), reply(nonce))).collect();
-    assert_eq!(deliveries.iter().filter(|one| **one == Delivery::Queued).count(), 256);
+    let deliveries: Vec<_> =
+        (0..OUTGOING as u64 + 50).map(|nonce| hub.sessions.send(&east(), reply(nonce))).collect();
+    assert_eq!(deliveries.iter().filter(|one| **one == Delivery::Queued).count(), OUTGOING);
     assert_eq!(deliveries.last(), Some(&Delivery::Dropped));
     assert_eq!(hub.counters.open(), 1, "a lost reply is no reason to end a session");
     assert_eq!(hub.sessions.send(&east(), command()), Delivery::Dropped);

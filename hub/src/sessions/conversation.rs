@@ -18,8 +18,9 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{KnownClusters, Numbered, SessionEvent, SessionNumber, SessionRefusal, Shared};
 
-/// Messages waiting for one agent. It holds a burst of commands; an agent that lags further is not keeping up.
-const OUTGOING: usize = 256;
+/// Messages waiting for one agent. At connect it is told of each of its placements at once, of a few thousand at most; an
+/// agent that lags further is not keeping up.
+pub const OUTGOING: usize = 8192;
 
 /// Why a stream ends.
 #[derive(Debug)]
