@@ -12,7 +12,7 @@ pub mod watches;
 
 pub mod identity;
 pub mod link;
+pub mod metrics;
 pub mod peer;
 pub mod probes;
-pub mod metrics;
 pub mod telemetry;
