@@ -67,12 +67,13 @@ impl<'a> Observation<'a> {
 
     /// Who takes over in the failover that runs, or would: the first cluster in the user's order that is not the holder.
     pub fn target(&self) -> Option<&SiteView<'a>> {
-        let running =
-            self.progress.running().filter(|operation| operation.intent.kind == OperationKind::FailOver);
+        let holder = self.holder_name();
+        let running = self.progress.running().filter(|operation| {
+            operation.intent.kind == OperationKind::FailOver && Some(&operation.intent.to) != holder
+        });
         if let Some(operation) = running {
             return self.site(&operation.intent.to);
         }
-        let holder = self.holder_name();
         self.sites.iter().find(|site| Some(&site.cluster.name) != holder)
     }
 
