@@ -114,7 +114,7 @@ pub enum Effect {
         name: String,
         suspend: bool,
     },
-    /// The irreversible act: only ever decided at a durable epoch with role Promoting.
+    /// The irreversible act: only ever decided at a durable epoch, with role Promoting, or as Holder under a lease.
     CreateReplication {
         namespace: String,
         claim: String,

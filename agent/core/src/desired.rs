@@ -88,6 +88,7 @@ pub fn next(view: &View<'_>, duty: Duty<'_>) -> Next {
     match duty {
         Duty::Watch => Next::waiting_for("the hub to say what this cluster is"),
         Duty::Hold => Next::done(),
+        Duty::Protect => promote::protect_later_claims(view),
         Duty::Fence => fence::fence(view),
         Duty::Stage(inventory) => stage::stage(view, inventory),
         Duty::Restore(inventory) => stage::restore(view, inventory),

@@ -9,8 +9,10 @@ use crate::site_state::SiteState;
 pub enum Duty<'a> {
     /// Nobody has assigned it, or it has no role yet: look, and touch nothing.
     Watch,
-    /// The application runs here: leave it alone.
+    /// The application runs here, and a command waits that changes nothing here: leave it alone.
     Hold,
+    /// The application runs here: leave it alone, and protect the claims that have come since it was adopted.
+    Protect,
     /// It was stopped here by its own deadline, and the hub has granted the same epoch again.
     Resume(&'a [WorkloadReplicas]),
     Fence,
@@ -47,7 +49,9 @@ impl Duty<'_> {
         match self {
             Duty::Fence => "the fence here to be complete, or the hub to grant the lease",
             Duty::Watch => "this cluster to enter the epoch",
-            Duty::Hold | Duty::Resume(_) | Duty::Stage(_) => "this cluster to change its role",
+            Duty::Hold | Duty::Protect | Duty::Resume(_) | Duty::Stage(_) => {
+                "this cluster to change its role"
+            }
             Duty::Restore(_) | Duty::Promote(_) | Duty::ScaleUp(_) | Duty::Release => "another command",
         }
     }
@@ -81,7 +85,8 @@ pub fn duty<'a>(
         (Role::Holder | Role::Promoting, Some(Action::Promote { claims, proof: _ })) => Duty::Promote(claims),
         (Role::Holder, Some(Action::ScaleUp { workloads })) => Duty::ScaleUp(workloads),
         (Role::Holder, _) if seen.demoted || !site.replicas.is_empty() => Duty::Resume(&site.replicas),
-        (Role::Holder, _) => Duty::Hold,
+        (Role::Holder, None) => Duty::Protect,
+        (Role::Holder, Some(_)) => Duty::Hold,
         (Role::Promoting | Role::Unknown, _) => Duty::Watch,
     }
 }

@@ -11,6 +11,8 @@ use crate::world::{AddonsNode, Attachment, Claim, Pod, ReplicationObject, Volume
 pub const REPLICAS_ANNOTATION: &str = "understudy.dev/replicas";
 /// The epoch at which this agent last set a VolumeReplication.
 pub const EPOCH_ANNOTATION: &str = "understudy.dev/epoch";
+/// On claims that this agent has made as copies of another cluster's.
+pub const STAGED_ANNOTATION: &str = "understudy.dev/staged";
 
 /// Kubernetes' own default for `terminationGracePeriodSeconds`.
 const DEFAULT_GRACE_SECONDS: u64 = 30;
@@ -53,6 +55,7 @@ pub fn claim(object: &Value) -> Option<Claim> {
         bound: text(object, "/status/phase") == Some("Bound"),
         terminating: is_terminating(object),
         storage_class: owned(object, "/spec/storageClassName"),
+        staged: annotation(object, STAGED_ANNOTATION).is_some(),
         object: object.clone(),
     })
 }

@@ -1,6 +1,7 @@
-//! Writing `replicationState: primary`: the irreversible act, for all volumes of a placement at once.
+//! Writing `replicationState: primary`: the irreversible act, for all volumes of a placement at once, and within the
+//! epoch for each claim that comes later.
 
-use proto::Replication;
+use proto::{Replication, Role};
 
 use crate::ailments::reason;
 use crate::decision::Effect;
@@ -32,23 +33,29 @@ pub fn no_claims(view: &View<'_>) -> Next {
 }
 
 fn promote_claim(view: &View<'_>, claim: &str, next: &mut Next) {
-    let usable =
-        view.world.claim(view.namespace(), claim).is_some_and(|claim| claim.bound && !claim.terminating);
-    if !usable {
+    if !is_usable(view, claim) {
         next.wait_also_for(format!("PersistentVolumeClaim {claim} to be bound"));
         return;
     }
     match view.world.replication_of(view.namespace(), claim) {
         None => {
             next.wait_also_for(format!("VolumeReplication {claim} to exist"));
-            next.effects.push(Effect::CreateReplication {
-                namespace: view.namespace().to_owned(),
-                claim: claim.to_owned(),
-                class: view.assignment.replication_class.clone(),
-                epoch: view.site.epoch_seen,
-            });
+            next.effects.push(create(view, claim));
         }
         Some((name, object)) => promote_existing(view, claim, name, object, next),
+    }
+}
+
+fn is_usable(view: &View<'_>, claim: &str) -> bool {
+    view.world.claim(view.namespace(), claim).is_some_and(|claim| claim.bound && !claim.terminating)
+}
+
+fn create(view: &View<'_>, claim: &str) -> Effect {
+    Effect::CreateReplication {
+        namespace: view.namespace().to_owned(),
+        claim: claim.to_owned(),
+        class: view.assignment.replication_class.clone(),
+        epoch: view.site.epoch_seen,
     }
 }
 
@@ -86,6 +93,25 @@ fn failure(replication: &Replication, object: &ReplicationObject) -> Option<Stri
     }
     let failed = object.reason.as_ref().filter(|reason| reason.starts_with("Failed"));
     failed.filter(|_| replication.completed == Some(false)).cloned()
+}
+
+/// What owns the epoch, and may write now, owns the claims that come to be within it (ADR 6). What has a
+/// VolumeReplication is left as it is.
+pub fn protect_later_claims(view: &View<'_>) -> Next {
+    let mut next = Next::done();
+    if view.site.role == Role::Holder && view.is_durable() && view.granted {
+        let later = view.site.claims.iter().filter(|claim| came_later(view, claim));
+        next.effects.extend(later.map(|claim| create(view, claim)));
+    }
+    next
+}
+
+/// A claim that was staged here may be an outdated copy of what is used elsewhere: it is promoted only by a command that
+/// names it.
+fn came_later(view: &View<'_>, claim: &str) -> bool {
+    let is_copy = view.world.claim(view.namespace(), claim).is_some_and(|claim| claim.staged);
+    let is_replicated = view.world.replication_of(view.namespace(), claim).is_some();
+    is_usable(view, claim) && !is_copy && !is_replicated
 }
 
 /// Every protected claim is primary at this epoch: all volumes or no pods.

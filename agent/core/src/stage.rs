@@ -2,12 +2,12 @@
 //! always comes before its claim: a claim without its volume would get a new, empty one.
 
 use proto::{Inventory, Outcome, VolumeManifest};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::ailments::{ailment, reason};
 use crate::decision::Effect;
 use crate::desired::{Next, View};
-use crate::parse::text;
+use crate::parse::{STAGED_ANNOTATION, text};
 use crate::volumes::{self, Staged};
 use crate::workloads;
 
@@ -90,7 +90,7 @@ fn stage_volume(view: &View<'_>, manifest: &VolumeManifest, restoring: bool, nex
         }
         Staged::ClaimMissing => {
             next.wait_also_for(format!("PersistentVolumeClaim {claim} to exist"));
-            next.effects.push(Effect::Create { object: manifest.persistent_volume_claim.clone() });
+            next.effects.push(Effect::Create { object: marked_as_copy(&manifest.persistent_volume_claim) });
         }
         Staged::Binding => next.wait_also_for(format!("PersistentVolumeClaim {claim} to be bound")),
         Staged::Released if restoring => {
@@ -104,6 +104,18 @@ fn stage_volume(view: &View<'_>, manifest: &VolumeManifest, restoring: bool, nex
         Staged::Released => next.wait_also_for(format!("a failover to free the volume of claim {claim}")),
         Staged::Conflict(message) => conflict(message, next),
     }
+}
+
+/// What is staged here is never taken for a claim that was created here.
+fn marked_as_copy(claim: &Value) -> Value {
+    let mut copy = claim.clone();
+    if let Some(Value::Object(metadata)) = copy.get_mut("metadata") {
+        let annotations = metadata.entry("annotations").or_insert_with(|| json!({}));
+        if let Value::Object(annotations) = annotations {
+            annotations.insert(STAGED_ANNOTATION.into(), json!("true"));
+        }
+    }
+    copy
 }
 
 fn conflict(message: String, next: &mut Next) {

@@ -6,7 +6,7 @@ use proto::{Outcome, Role, WorkloadRef, WorkloadScale};
 use crate::decision::Effect;
 use crate::desired::{Next, View};
 use crate::fence::PROOF_BOUND;
-use crate::promote::{all_primary, promote};
+use crate::promote::{all_primary, promote, protect_later_claims};
 use crate::world::Workload;
 
 /// Everything to zero; what it had is durable first, in the DRSiteState and on the workload.
@@ -60,6 +60,7 @@ pub fn scale_up(view: &View<'_>, wanted: &[WorkloadScale]) -> Next {
         return next;
     }
     let mut next = promote_again(view);
+    next.effects.extend(protect_later_claims(view).effects);
     if let Err(missing) = all_primary(view) {
         next.wait_also_for(missing);
     }
@@ -88,8 +89,7 @@ pub fn resume(view: &View<'_>, remembered: &[WorkloadReplicas]) -> Next {
     next
 }
 
-/// Only what was primary at this epoch already, and was demoted by the own fence: no VolumeReplication is made here, and
-/// one that this agent has not set at this epoch is promoted only by a command that names its claim.
+/// Only what was primary at this epoch already, and was demoted by the own fence: a VolumeReplication that this agent has not set at this epoch is promoted only by a command that names its claim.
 fn promote_again(view: &View<'_>) -> Next {
     let of_this_epoch = |claim: &&String| {
         let replication = view.world.replication_of(view.namespace(), claim);

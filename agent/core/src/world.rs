@@ -56,6 +56,8 @@ pub struct Claim {
     pub bound: bool,
     pub terminating: bool,
     pub storage_class: Option<String>,
+    /// This agent made it as a copy of another cluster's.
+    pub staged: bool,
     pub object: Value,
 }
 

@@ -1,6 +1,7 @@
 //! What an agent does, told as stories: each is the transcript of one agent in one small cluster.
 
 mod ailments;
+mod claims_created_later;
 mod cluster;
 mod fencing;
 mod leases;
