@@ -104,13 +104,12 @@ impl<'a> Observation<'a> {
             .try_fold(Duration::ZERO, |worst, loss| Some(worst.max(loss?)))
     }
 
-    /// When the holder was last heard; now, as long as it is heard.
+    /// When the holder was last heard, to this hub's knowledge; now, as long as it is heard.
     pub fn loss_time(&self) -> WallTime {
         match self.holder() {
             Some(holder) if holder.liveness != Liveness::Alive => {
-                // What was kept on disk is older than the last word by as much as it is kept less often.
-                let kept = self.remembered.map(|remembered| remembered.received + KEPT_AT_LEAST_EVERY);
-                holder.heard.map(|heard| heard.at_wall).or(kept).unwrap_or(self.wall).min(self.wall)
+                let kept = self.remembered.map(|remembered| remembered.received);
+                holder.heard.map(|heard| heard.at_wall).or(kept).unwrap_or(self.wall)
             }
             Some(_) | None => self.wall,
         }
@@ -119,9 +118,15 @@ impl<'a> Observation<'a> {
     /// When a holder that is not heard any more was lost at the latest: its next heartbeat never came. What it wrote until
     /// then is lost as well. (Cut off but alive it writes on until its fence; the receipt gives that bound beside this.)
     pub fn lost_by(&self) -> WallTime {
-        let silent = self.holder().is_some_and(|holder| holder.liveness != Liveness::Alive);
-        let unheard = if silent { self.placement.policy.timing.renew } else { Duration::ZERO };
-        (self.loss_time() + unheard).min(self.wall)
+        let later = match self.holder() {
+            Some(holder) if holder.liveness != Liveness::Alive => {
+                // What an earlier hub kept on disk is older than the last word it heard by up to as much.
+                let kept = if holder.heard.is_none() { KEPT_AT_LEAST_EVERY } else { Duration::ZERO };
+                kept + self.placement.policy.timing.renew
+            }
+            Some(_) | None => Duration::ZERO,
+        };
+        (self.loss_time() + later).min(self.wall)
     }
 }
 
