@@ -1,16 +1,26 @@
-pub mod assets;
-pub mod process;
-pub mod relay;
-pub mod nodes;
-pub mod control_plane;
-pub mod application;
-pub mod array;
-pub mod csi_addons;
-pub mod history;
-pub mod installation;
-pub mod refusal;
-pub mod patience;
-pub mod programs;
-pub mod site;
+//! The local federation: real control planes, real csi-addons, real hub and agents on one machine, and stand-ins for what
+//! cannot run there.
+//!
+//! Read in this order: `federation` (all together), `site` (one member cluster), `control_plane`, `csi_addons`, the
+//! stand-ins `array`, `nodes` and `relay`, and what judges a run: `history`.
+
 pub mod federation;
+pub mod site;
+
+pub mod control_plane;
+pub mod csi_addons;
+pub mod installation;
+
+pub mod array;
+pub mod nodes;
+pub mod relay;
+
+pub mod application;
+pub mod history;
 pub mod timeline;
+
+pub mod assets;
+pub mod patience;
+pub mod process;
+pub mod programs;
+pub mod refusal;
