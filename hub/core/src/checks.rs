@@ -9,7 +9,7 @@ use proto::{PathKind, Report, Role};
 use crate::finding::Finding;
 use crate::fleet::{Heard, Liveness};
 use crate::lease::expiry_wait;
-use crate::observation::{Observation, SiteView};
+use crate::observation::{Observation, SiteView, last_sync};
 use crate::placement::Mode;
 
 pub type Check = fn(&Observation) -> Option<Finding>;
@@ -341,12 +341,34 @@ fn loss_is_within_the_bound(o: &Observation) -> Option<Finding> {
         )),
         None => Some(Finding::new(
             Reason::StaleCopy,
-            format!(
-                "{}: not every volume has been synced yet, so the loss would be unlimited; wait for the first sync",
-                o.placement.name
-            ),
+            format!("{}: the loss would be unlimited: {}", o.placement.name, missing_copy(o)),
         )),
     }
+}
+
+/// Which claim has never been synced, and what to do about it.
+pub fn missing_copy(o: &Observation) -> String {
+    let volumes = o.remembered.map(|kept| kept.volumes.as_slice()).unwrap_or_default();
+    let mut missing = volumes.iter().filter(|volume| last_sync(volume).is_none());
+    let Some(volume) = missing.next() else {
+        return "no volume is known yet; label the claims as spec.protect.volumes says".to_owned();
+    };
+    let claim = &volume.claim;
+    let others = match missing.count() {
+        0 => String::new(),
+        others => format!(" (and {others} more)"),
+    };
+    if !volume.bound {
+        return format!("claim {claim} is not bound{others}; see its events");
+    }
+    if volume.replication.is_none() {
+        return format!(
+            "claim {claim} has no VolumeReplication yet{others}; wait for its agent to make one, or delete the claim if it is a copy that nobody needs"
+        );
+    }
+    format!(
+        "claim {claim} waits for its first sync{others}; wait, and look at its VolumeReplication if it does not come"
+    )
 }
 
 /// (c), invariant S15: a hub that hears nobody is the one cut off.

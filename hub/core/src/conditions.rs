@@ -208,9 +208,7 @@ fn protected(o: &Observation) -> Judged {
         );
     }
     match (o.worst_loss(o.lost_by()), o.loss_bound()) {
-        (None, _) => {
-            no(Reason::FirstSyncPending, format!("{name}: not every volume has been synced once; wait"))
-        }
+        (None, _) => no(Reason::FirstSyncPending, format!("{name}: {}", checks::missing_copy(o))),
         (Some(_), None) => {
             no(Reason::StaleCopy, format!("{name}: no loss bound; set spec.failover.maxDataLoss"))
         }

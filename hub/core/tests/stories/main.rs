@@ -3,5 +3,6 @@
 mod story;
 
 mod golden;
+mod later_claims;
 
 mod adversity;

@@ -16,6 +16,8 @@ use proto::{
     VolumeManifest, VolumeState, WallTime, WorkloadRef, WorkloadState,
 };
 
+use crate::later_claims;
+
 pub const TIMING: Timing = Timing {
     renew: Duration::from_millis(500),
     rpc: Duration::from_millis(500),
@@ -48,6 +50,8 @@ pub struct Member {
     pub sees: BTreeMap<(ClusterName, PathKind), bool>,
     pub last_sync: Option<WallTime>,
     pub syncs: bool,
+    /// A claim that came after the adoption.
+    pub later: Option<VolumeState>,
     pub ailments: Vec<Ailment>,
     pub wants: u32,
     nonce: u64,
@@ -160,6 +164,7 @@ impl Member {
             sees: BTreeMap::from(paths),
             last_sync: None,
             syncs: true,
+            later: None,
             ailments: Vec::new(),
             wants: 0,
             nonce: 0,
@@ -171,7 +176,7 @@ impl Member {
         }
     }
 
-    fn report(&self) -> Report {
+    pub fn report(&self) -> Report {
         let primary = matches!(self.role, Role::Holder | Role::Promoting);
         let replication = Replication {
             desired: "primary".to_owned(),
@@ -200,8 +205,13 @@ impl Member {
             role: self.role,
             operation: None,
             staged: self.staged.clone(),
-            inventory: (self.wants > 0 && matches!(self.role, Role::Unknown | Role::Holder)).then(inventory),
-            volumes: if owns_claims { vec![volume] } else { Vec::new() },
+            inventory: (self.wants > 0 && matches!(self.role, Role::Unknown | Role::Holder))
+                .then(|| later_claims::inventory_with(self.later.as_ref())),
+            volumes: if owns_claims {
+                std::iter::once(volume).chain(self.later.clone()).collect()
+            } else {
+                Vec::new()
+            },
             workloads: vec![WorkloadState { workload: workload(), wanted: self.wants, ready: self.pods }],
             pods: self.pods,
             driver_leader: Some(true),
@@ -289,6 +299,11 @@ impl Story {
 
     fn clock(&self) -> Now {
         Now { boot: self.now, wall: WallTime(WALL_ZERO + i64::try_from(self.now.0).expect("a short story")) }
+    }
+
+    /// The status that the hub has shown last.
+    pub fn shown(&self) -> Option<&DRPlacementStatus> {
+        self.shown.as_deref()
     }
 
     pub fn start_hub(&mut self) {
