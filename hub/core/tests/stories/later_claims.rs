@@ -78,9 +78,9 @@ fn a_claim_that_came_later_is_part_of_the_failover_once_it_is_synced_and_staged(
     assert_eq!(story.shown().and_then(|status| status.phase), Some(Phase::Protected));
     story.kill("east");
     story.pass(12_000);
-    let intents =
+    let mut intents =
         story.lines.iter().map(|line| format!("{:?}", line.entry)).filter(|entry| entry.contains("FailOver"));
-    let intent = intents.last().expect("a failover");
+    let intent = intents.next_back().expect("a failover");
     assert!(intent.contains(r#"claims: ["shop-data", "shop-extra"]"#), "{intent}");
     assert_eq!(story.holder().as_deref(), Some("west"), "{}", story.told());
 }
