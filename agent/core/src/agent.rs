@@ -263,7 +263,12 @@ impl Agent {
             demoted: survey.has_demoted_volume(placement.epoch_seen()),
         };
         let duty = duty(placement.site.as_ref(), command, assignment.inventory.as_ref(), seen);
-        let next = desired::next(&view, duty);
+        // A write that is under way could bring back what is deleted meanwhile.
+        let next = if duty == Duty::Release && placement.writing.in_flight {
+            Next::waiting_for("the last write of the DRSiteState to be answered")
+        } else {
+            desired::next(&view, duty)
+        };
         let starting = matches!(duty, Duty::Resume(_) | Duty::ScaleUp(_));
         let told = match command {
             Some(command) if !duty.serves(&command.action) => duty.comes_first(),
@@ -330,7 +335,11 @@ impl Agent {
             }
         }
         match done {
-            true if current.command.action == Action::Release => placement.assignment = None,
+            // The watch may tell of the deletion before its own answer comes: nothing is to be written anew.
+            true if current.command.action == Action::Release => {
+                placement.assignment = None;
+                placement.released();
+            }
             true => {}
             false => placement.command = Some(current),
         }

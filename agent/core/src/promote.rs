@@ -6,6 +6,7 @@ use proto::{Replication, Role};
 use crate::ailments::reason;
 use crate::decision::Effect;
 use crate::desired::{Next, View};
+use crate::survey::uses;
 use crate::world::ReplicationObject;
 
 pub fn promote(view: &View<'_>, claims: &[String]) -> Next {
@@ -33,16 +34,15 @@ pub fn no_claims(view: &View<'_>) -> Next {
 }
 
 fn promote_claim(view: &View<'_>, claim: &str, next: &mut Next) {
-    if !is_usable(view, claim) {
-        next.wait_also_for(format!("PersistentVolumeClaim {claim} to be bound"));
-        return;
-    }
+    let is_bound = view.world.claim(view.namespace(), claim).is_some_and(|claim| claim.bound);
     match view.world.replication_of(view.namespace(), claim) {
-        None => {
+        None if is_usable(view, claim) => {
             next.wait_also_for(format!("VolumeReplication {claim} to exist"));
             next.effects.push(create(view, claim));
         }
-        Some((name, object)) => promote_existing(view, claim, name, object, next),
+        // A claim that is being deleted stays as long as its VolumeReplication, and may be in use until then.
+        Some((name, object)) if is_bound => promote_existing(view, claim, name, object, next),
+        None | Some(_) => next.wait_also_for(format!("PersistentVolumeClaim {claim} to be bound")),
     }
 }
 
@@ -119,9 +119,16 @@ pub fn all_primary(view: &View<'_>) -> Result<(), String> {
     for claim in &view.site.claims {
         let replication = view.world.replication_of(view.namespace(), claim);
         let ready = replication.is_some_and(|(_, object)| object.replication.is_primary());
-        if !ready {
+        if !ready && !is_left_over(view, claim) {
             return Err(format!("claim {claim} to be primary"));
         }
     }
     Ok(())
+}
+
+/// A staged copy whose original is gone: no command has named it, and no pod would write to it.
+fn is_left_over(view: &View<'_>, claim: &str) -> bool {
+    let is_copy = view.world.claim(view.namespace(), claim).is_some_and(|claim| claim.staged);
+    let is_replicated = view.world.replication_of(view.namespace(), claim).is_some();
+    is_copy && !is_replicated && !view.survey.workloads.iter().any(|workload| uses(workload, claim))
 }

@@ -90,9 +90,12 @@ fn protected_workloads(world: &World, assignment: &Assignment, claims: &BTreeSet
 }
 
 fn uses_protected(workload: &Workload, claims: &BTreeSet<String>) -> bool {
-    let made_from_template =
-        |claim: &String| workload.claim_prefixes.iter().any(|prefix| claim.starts_with(prefix.as_str()));
-    !workload.claims.is_disjoint(claims) || claims.iter().any(made_from_template)
+    claims.iter().any(|claim| uses(workload, claim))
+}
+
+/// By name, or made from one of its templates.
+pub fn uses(workload: &Workload, claim: &str) -> bool {
+    workload.claims.contains(claim) || workload.claim_prefixes.iter().any(|prefix| claim.starts_with(prefix))
 }
 
 fn volume_state(world: &World, namespace: &str, claim: &str) -> VolumeState {

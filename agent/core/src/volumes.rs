@@ -23,7 +23,8 @@ const LOCAL_ANNOTATIONS: [&str; 8] = [
     "volume.kubernetes.io/provisioner-deletion-secret-",
 ];
 
-/// What a standby needs of the claims that are bound here; none as long as none is.
+/// What a standby needs of the claims that are bound here; none as long as none is. One that is being deleted belongs to
+/// them: until it is gone, pods may use it.
 pub fn inventory(
     world: &World,
     assignment: &Assignment,
@@ -35,7 +36,7 @@ pub fn inventory(
     let bound: Vec<(&str, &Claim, &Volume)> = claims
         .iter()
         .filter_map(|name| {
-            let claim = world.claim(namespace, name).filter(|claim| claim.bound && !claim.terminating)?;
+            let claim = world.claim(namespace, name).filter(|claim| claim.bound)?;
             Some((name.as_str(), claim, world.volume(claim.volume.as_deref()?)?))
         })
         .collect();

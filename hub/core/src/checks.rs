@@ -6,6 +6,7 @@ use crds::conditions::Reason;
 use crds::span::format as shown;
 use proto::{PathKind, Report, Role};
 
+use crate::explain::at_least;
 use crate::finding::Finding;
 use crate::fleet::{Heard, Liveness};
 use crate::lease::expiry_wait;
@@ -335,7 +336,7 @@ fn loss_is_within_the_bound(o: &Observation) -> Option<Finding> {
             format!(
                 "{}: {} of writes would be lost, and maxDataLoss is {}; look at the replication of its volumes",
                 o.placement.name,
-                shown(loss),
+                at_least(loss),
                 shown(bound)
             ),
         )),

@@ -153,7 +153,7 @@ fn loss_status(operation: &Operation, loss: &VolumeLoss) -> VolumeLossStatus {
 }
 
 /// Rounded up to a second: a receipt must not promise less loss than there was.
-fn at_least(span: Duration) -> String {
+pub fn at_least(span: Duration) -> String {
     shown(Duration::from_secs(span.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)))
 }
 

@@ -197,7 +197,9 @@ fn released(o: &Observation, operation: &Operation) -> Standing {
     }
 }
 
-/// A driver that is busy answers with an error first (storage.md, "Seen on a real array"); after this many calls it is stuck.
+/// A driver that is busy answers with an error first, and a first forced promotion takes some ten seconds (storage.md, "Seen
+/// on a real array"). After this long, or after so many calls if that is longer, what fails is called stuck.
+const STUCK_AFTER: Duration = Duration::from_secs(10);
 const STUCK_AFTER_CALLS: u32 = 5;
 
 /// How an agent answered the step's command.
@@ -214,7 +216,7 @@ fn answered(o: &Observation, operation: &Operation, step: StepKind, cluster: &Cl
         Some(Outcome::Working { waiting_for }) => waiting(running, format!("{cluster}: {waiting_for}")),
         Some(Outcome::Failing { reason, message }) => {
             let since = operation.step(step).issued.map_or(Duration::ZERO, |issued| o.wall.since(issued));
-            let young = since < o.placement.policy.timing.rpc * STUCK_AFTER_CALLS;
+            let young = since < (o.placement.policy.timing.rpc * STUCK_AFTER_CALLS).max(STUCK_AFTER);
             let stuck =
                 if step == StepKind::Promote { Reason::PromoteStuck } else { Reason::TargetUnreachable };
             let reason_now = if young { running } else { stuck };

@@ -21,6 +21,14 @@ fn user_creates(cluster: &mut Cluster, claim: &str, phase: &str) {
     cluster.event(Event::Watched(watched));
 }
 
+/// Somebody deletes a claim; csi-addons' finalizer keeps it as long as its VolumeReplication.
+fn user_deletes(cluster: &mut Cluster, claim: &str) {
+    let mut object = claim_object(claim, &cluster.name);
+    object["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    let watched = cluster.put(Kind::Claim, claim, object);
+    cluster.event(Event::Watched(watched));
+}
+
 fn scale_up() -> Action {
     Action::ScaleUp { workloads: vec![WorkloadScale { workload: workload(), replicas: 2 }] }
 }
@@ -69,10 +77,7 @@ fn a_claim_waits_until_it_is_bound() {
 fn a_claim_that_is_being_deleted_is_left_alone() {
     let mut east = holding_east();
     user_creates(&mut east, "extra", "Pending");
-    let mut object = claim_object("extra", &cluster("east"));
-    object["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
-    let watched = east.put(Kind::Claim, "extra", object);
-    east.event(Event::Watched(watched));
+    user_deletes(&mut east, "extra");
     east.pass_seconds(2);
     assert!(!is_replicated(&east, "extra"), "{}", east.transcript);
 }
@@ -196,6 +201,57 @@ fn a_copy_that_was_staged_here_and_that_no_failover_has_named_is_not_promoted() 
     west.pass_seconds(2);
     assert_eq!(west.role(), Some((Role::Holder, 2)));
     assert_eq!(west.replication_states().len(), 2, "{}", west.transcript);
+    west.say("nor does it keep the application from starting, which does not use it");
+    west.hears_command("shop-failover-2", StepKind::ScaleUp, 2, scale_up());
+    west.hears_grant(2);
+    west.pass_seconds(1);
+    assert_eq!(west.scaled_to(), 2, "{}", west.transcript);
+    assert!(!is_replicated(&west, "extra"), "{}", west.transcript);
+}
+
+#[test]
+fn an_application_that_uses_a_left_over_copy_does_not_start_on_it() {
+    let mut east = holding_east();
+    user_creates(&mut east, "extra", "Bound");
+    let mut west = standby_west();
+    west.add_stopped_workload(&["data", "logs", "extra"]);
+    let list = west.list_of(deployments());
+    west.event(Event::Watched(list));
+    let inventory = Some(inventory_of(&east));
+    west.hears_assignment(Assignment { inventory, ..assignment(1, Some("east"), "east") });
+    west.pass_seconds(1);
+    let command = promote(&["data", "logs"], FenceProof::LeaseExpired);
+    west.hears_command("shop-failover-2", StepKind::Promote, 2, command);
+    west.hears_assignment(assignment(2, Some("west"), "east"));
+    west.hears_grant(2);
+    west.hears_command("shop-failover-2", StepKind::ScaleUp, 2, scale_up());
+    west.pass_seconds(2);
+    assert_eq!(west.scaled_to(), 0, "{}", west.transcript);
+    assert!(west.transcript.contains("claim extra to be primary"), "{}", west.transcript);
+}
+
+#[test]
+fn a_claim_that_is_being_deleted_is_still_part_of_what_a_failover_takes() {
+    let mut east = holding_east();
+    user_deletes(&mut east, "logs");
+    let claims: Vec<String> = inventory_of(&east).volumes.into_iter().map(|volume| volume.claim).collect();
+    assert_eq!(claims, ["data", "logs"]);
+}
+
+#[test]
+fn a_readoption_takes_a_claim_that_is_being_deleted_as_well() {
+    let mut east = holding_east();
+    east.pass_seconds(1);
+    user_deletes(&mut east, "logs");
+    east.hears_command("shop-failover-2", StepKind::Fence, 2, Action::Fence);
+    east.pass_seconds(2);
+    let command = promote(&["data", "logs"], FenceProof::NeverHeld);
+    east.hears_command("shop-readopt-3", StepKind::Promote, 3, command);
+    east.hears_assignment(assignment(3, Some("east"), "west"));
+    east.hears_command("shop-readopt-3", StepKind::ScaleUp, 3, scale_up());
+    east.hears_grant(3);
+    east.pass_seconds(2);
+    assert_eq!(east.scaled_to(), 2, "{}", east.transcript);
 }
 
 #[test]

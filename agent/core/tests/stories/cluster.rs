@@ -93,6 +93,8 @@ pub struct Cluster {
     pub storage_obeys: bool,
     /// Whether DRSiteStates can be written.
     pub writable: bool,
+    /// Whether watches tell of an effect before the effect itself is answered.
+    pub watch_is_faster: bool,
     pub asked: Vec<(ClusterName, Epoch, Moment)>,
     pub hold_requests: Vec<HoldRequest>,
     /// The marks that probes have begun with.
@@ -120,6 +122,7 @@ impl Cluster {
             pods_obey: true,
             storage_obeys: true,
             writable: true,
+            watch_is_faster: false,
             asked: Vec::new(),
             hold_requests: Vec::new(),
             probed: Vec::new(),
@@ -247,8 +250,14 @@ impl Cluster {
             self.line(effect.to_string());
             let key = effect.key();
             let (result, more) = self.apply(effect);
-            events.push(Event::Finished { placement, key, result });
-            events.extend(more);
+            let finished = Event::Finished { placement, key, result };
+            if self.watch_is_faster {
+                events.extend(more);
+                events.push(finished);
+            } else {
+                events.push(finished);
+                events.extend(more);
+            }
         }
         for message in send {
             self.told(&message);
@@ -363,7 +372,7 @@ impl Cluster {
             }
             Effect::DeleteSiteState { placement, .. } => {
                 self.sites.remove(&placement);
-                (Ok(Receipt::Applied), Vec::new())
+                (Ok(Receipt::Applied), vec![Event::SiteSeen { placement, recorded: None }])
             }
         }
     }

@@ -30,6 +30,15 @@ fn a_release_of_a_hub_that_has_lost_its_journal_is_taken() {
 }
 
 #[test]
+fn a_deletion_that_the_watch_tells_first_leaves_nothing_behind() {
+    let mut east = holding_east();
+    east.watch_is_faster = true;
+    east.hears_command("shop-release-1", StepKind::Release, 1, Action::Release);
+    east.pass_seconds(1);
+    assert_eq!(east.role(), None, "a DRSiteState would refuse pods for ever");
+}
+
+#[test]
 fn an_assignment_that_crosses_a_release_leaves_nothing_behind() {
     let mut west = standby_west();
     west.writable = false;

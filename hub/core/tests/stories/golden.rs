@@ -127,7 +127,7 @@ fn a_volume_that_cannot_be_promoted_starts_no_pod_and_is_named() {
     let mut story = Story::protected();
     story.member("west").fails_promotion = true;
     story.kill("east");
-    story.pass(12_000);
+    story.pass(20_000);
     assert_eq!(story.member("west").pods, 0);
     assert_eq!(story.holder().as_deref(), Some("east"));
     assert!(story.told().contains("waits   PromoteStuck"), "{}", story.told());
