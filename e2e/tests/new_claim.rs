@@ -15,7 +15,7 @@ use e2e::patience::within;
 use e2e::site::Site;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::Api;
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
+use kube::api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind};
 use serde_json::Value;
 
 const LINE: &str = "what the new volume holds";
@@ -35,13 +35,35 @@ async fn a_claim_created_after_the_adoption_is_protected_and_fails_over() -> Res
     ensure!(replication.data["spec"]["autoResync"] == false, "{}", replication.data["spec"]);
     later.await_bound(&federation, &federation.west).await?;
     say("it is staged at west");
-    federation
-        .await_placement("protected, with the new claim", SLOW, |placement| {
-            is_protected(placement, &later.claim)
-        })
-        .await?;
-
+    later.await_protected(&federation).await?;
     say("losing east");
+    fails_over_with(&federation, &later).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_is_deleted_stays_as_long_as_it_is_protected_and_fails_over() -> Result<()> {
+    let say = progress();
+    let federation = Federation::protected(Options::short(1), say.clone()).await?;
+    let later = Later::of(&federation.options.application);
+    later.create(&federation.east).await?;
+    later.await_primary(&federation, &federation.east).await?;
+    later.await_protected(&federation).await?;
+
+    say("deleting the new claim at east");
+    let claims = later.claims(&federation, &federation.east);
+    claims.delete(&later.claim, &DeleteParams::default()).await?;
+    let mirror = await_a_sync(&federation, &later.claim).await?;
+    say(&format!("it is mirrored on: {mirror}"));
+    let kept = claims.get(&later.claim).await?;
+    ensure!(kept.metadata.deletion_timestamp.is_some(), "nobody has deleted it");
+    later.await_primary(&federation, &federation.east).await?;
+    later.await_protected(&federation).await?;
+    say("losing east");
+    fails_over_with(&federation, &later).await
+}
+
+/// East is lost: both volumes are promoted at west, and the application goes on there.
+async fn fails_over_with(federation: &Federation, later: &Later) -> Result<()> {
     let loss = federation.lose(EAST)?;
     let operation = federation.await_failover(WEST).await?;
     federation.await_writes(WEST, 20, SLOW).await?;
@@ -52,13 +74,27 @@ async fn a_claim_created_after_the_adoption_is_protected_and_fails_over() -> Res
     let receipt = operation.status.context("a status")?.loss_receipt;
     let receipt: BTreeSet<String> = receipt.into_iter().map(|lost| lost.claim).collect();
     ensure!(receipt == everything, "on the receipt: {receipt:?}");
-    later.await_primary(&federation, &federation.west).await?;
+    later.await_primary(federation, &federation.west).await?;
     let mut west = DataClient::connect(&federation.west.data_socket()).await?;
     ensure!(west.read(&later.handle).await? == [LINE], "west's copy does not hold what was written");
     west.append(&later.handle, "and it can be written").await?;
     let verdict = federation.verdict(WEST).await?;
     ensure!(verdict.holds(), "{verdict}");
     Ok(())
+}
+
+/// Waits until the claim has been synced once more.
+async fn await_a_sync(federation: &Federation, claim: &str) -> Result<String> {
+    let sync = |placement: &DRPlacement| {
+        let volumes = placement.status.iter().flat_map(|status| &status.volumes);
+        let volume = volumes.into_iter().find(|volume| volume.claim == claim)?;
+        volume.last_sync_time.clone()
+    };
+    let before = sync(&federation.placement().await?);
+    let after = federation
+        .await_placement("it is synced once more", SLOW, |placement| sync(placement) > before)
+        .await?;
+    Ok(format!("{before:?}, then {:?}", sync(&after)))
 }
 
 fn progress() -> Progress {
@@ -115,9 +151,17 @@ impl Later {
         }
     }
 
+    async fn await_protected(&self, federation: &Federation) -> Result<()> {
+        let is_so = |placement: &DRPlacement| is_protected(placement, &self.claim);
+        federation.await_placement("protected, with the new claim", SLOW, is_so).await.map(drop)
+    }
+
+    fn claims(&self, federation: &Federation, site: &Site) -> Api<PersistentVolumeClaim> {
+        Api::namespaced(site.control_plane.client(), &federation.options.application.namespace)
+    }
+
     async fn await_bound(&self, federation: &Federation, site: &Site) -> Result<()> {
-        let namespace = &federation.options.application.namespace;
-        let claims: Api<PersistentVolumeClaim> = Api::namespaced(site.control_plane.client(), namespace);
+        let claims = self.claims(federation, site);
         let found = within(SLOW, "the new claim is bound", async || {
             let phase = claims.get_opt(&self.claim).await?.and_then(|claim| claim.status?.phase);
             Ok((phase.as_deref() == Some("Bound")).then_some(()))
