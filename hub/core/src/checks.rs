@@ -24,6 +24,7 @@ pub const ARMING: &[Check] = &[
     three_failure_domains,
     expiry_proves_a_fence,
     holder_can_fence_itself,
+    holder_knows_the_target,
     loss_bound_is_known,
 ];
 
@@ -149,10 +150,31 @@ fn holder_can_fence_itself(o: &Observation) -> Option<Finding> {
     let holder = o.holder()?;
     let unfenceable = match (holder.heard, holder.report) {
         (Some(heard), Some(report)) => unfenceable(o, heard, report),
-        // Not heard since this hub started: what an earlier one knew still holds.
+        // It renews, and does not say what it sees: then it may not see what it would have to stop.
+        (Some(_), None) if holder.mute >= o.placement.policy.timing.unreachable => Some(format!(
+            "{}: its agent has not reported since it connected; look at its log",
+            holder.cluster.name
+        )),
+        // Not heard since this hub started, or just connected: what was known before still holds.
         (Some(_) | None, _) => o.remembered.and_then(|kept| kept.unfenceable.clone()),
     };
     unfenceable.map(|why| Finding::new(Reason::NotFenceCapable, why))
+}
+
+/// A holder that the hub cannot reach holds through the promises of the targets it knows. One that it was not told of has
+/// promised nothing, so waiting says nothing about it (the same as R6 says of policies).
+fn holder_knows_the_target(o: &Observation) -> Option<Finding> {
+    let (holder, target) = (o.holder_name()?, &o.target()?.cluster.name);
+    let known = o.progress.targets.iter().all(|(_, clusters)| clusters.contains(target));
+    (!known).then(|| {
+        Finding::new(
+            Reason::NotFenceCapable,
+            format!(
+                "{}: {target} was added to spec.clusters after {holder} last confirmed them; wait until {holder} renews",
+                o.placement.name
+            ),
+        )
+    })
 }
 
 /// Why the holder cannot be relied upon to stop by itself, if so: what it cannot stop, and what it does not live by.

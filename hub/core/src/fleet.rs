@@ -33,6 +33,10 @@ pub struct Heard {
 #[derive(Clone, Debug)]
 pub struct Site {
     pub cluster: Cluster,
+    /// Since when it is configured: before that nobody could be heard.
+    pub since: Moment,
+    /// When its present stream began.
+    pub greeted: Moment,
     /// A stream is open, and its first heartbeat has come: only then is there a nonce that a command can answer (R5).
     pub connected: bool,
     pub version: String,
@@ -55,12 +59,14 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    pub fn cluster_seen(&mut self, cluster: Cluster) {
+    pub fn cluster_seen(&mut self, now: Moment, cluster: Cluster) {
         match self.sites.get_mut(&cluster.name) {
             Some(site) => site.cluster = cluster,
             None => {
                 let site = Site {
                     cluster: cluster.clone(),
+                    since: now,
+                    greeted: now,
                     connected: false,
                     version: String::new(),
                     heard: None,
@@ -72,9 +78,12 @@ impl Fleet {
         }
     }
 
-    pub fn greeted(&mut self, hello: &Hello) {
+    pub fn greeted(&mut self, now: Moment, hello: &Hello) {
         if let Some(site) = self.sites.get_mut(&hello.cluster) {
             site.connected = false;
+            site.greeted = now;
+            // It says everything anew; what it said on another stream may not be so any more.
+            site.reports.clear();
             site.version.clone_from(&hello.version);
         }
     }
@@ -123,7 +132,8 @@ pub enum Liveness {
 impl Site {
     /// How long it has been silent: since it was last heard, or since the hub could hear at all.
     pub fn silent_for(&self, now: Moment, hub_awake_since: Moment) -> Duration {
-        now.since(self.heard.as_ref().map_or(hub_awake_since, |heard| heard.at.max(hub_awake_since)))
+        let audible_since = hub_awake_since.max(self.since);
+        now.since(self.heard.as_ref().map_or(audible_since, |heard| heard.at.max(audible_since)))
     }
 
     pub fn liveness(
@@ -158,6 +168,12 @@ pub struct Seen {
 }
 
 impl Site {
+    /// How long its stream has been heard without a report on this placement.
+    pub fn mute(&self, placement: &PlacementId) -> Duration {
+        let heard = self.heard.as_ref().filter(|_| !self.reports.contains_key(placement));
+        heard.map_or(Duration::ZERO, |heard| heard.at.since(self.greeted))
+    }
+
     /// What this site sees of another.
     pub fn sees(&self, other: &ClusterName, now: Moment, term: Term) -> Vec<Seen> {
         self.paths

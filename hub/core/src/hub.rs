@@ -56,6 +56,8 @@ pub struct Hub {
     fleet: Fleet,
     memories: BTreeMap<PlacementId, Memories>,
     last_grant: BTreeMap<PlacementId, Moment>,
+    /// When each cluster was last answered, whatever becomes of its DRCluster.
+    answered: BTreeMap<ClusterName, Moment>,
     started: Moment,
     verified: BTreeMap<PlacementId, Moment>,
     read_asked: BTreeMap<PlacementId, Moment>,
@@ -95,6 +97,7 @@ impl Hub {
             fleet: Fleet::default(),
             memories: BTreeMap::new(),
             last_grant: BTreeMap::new(),
+            answered: BTreeMap::new(),
             started: now.boot,
             verified: BTreeMap::new(),
             read_asked: BTreeMap::new(),
@@ -119,6 +122,8 @@ impl Hub {
         for placement in self.learn(now, event, &mut decision) {
             self.consider(now, &placement, &mut decision);
         }
+        // Whoever is granted a generation has been told before what it asks for: orders first, then replies.
+        decision.send.sort_by_key(|send| matches!(send.message, FromHub::Reply(_)));
         decision
     }
 
@@ -143,7 +148,7 @@ impl Hub {
             Event::PlacementGone(id) => self.placement_gone(id),
             Event::ClusterSeen(cluster) => {
                 let name = cluster.name.clone();
-                self.fleet.cluster_seen(cluster);
+                self.fleet.cluster_seen(now.boot, cluster);
                 self.tell.site(now, &self.fleet, &name, self.awake_since, decision);
                 self.placements_of(&name)
             }
@@ -173,6 +178,14 @@ impl Hub {
         decision: &mut Decision,
     ) -> Vec<PlacementId> {
         let id = placement.id.clone();
+        let mut placement = placement;
+        if let Some(known) = self.placements.get(&id) {
+            // The watch and the fresh reads are two conversations: the older of two wishes is no wish any more.
+            if placement.generation < known.generation {
+                return Vec::new();
+            }
+            placement.deleting = placement.deleting || known.deleting;
+        }
         self.refused.remove(&id);
         if let Some(told) = &placement.told {
             let epoch = Epoch(told.epoch.and_then(|epoch| u64::try_from(epoch).ok()).unwrap_or(0));
@@ -219,7 +232,7 @@ impl Hub {
     }
 
     fn connected(&mut self, now: Now, hello: &Hello, decision: &mut Decision) -> Vec<PlacementId> {
-        self.fleet.greeted(hello);
+        self.fleet.greeted(now.boot, hello);
         self.orders.connected(&hello.cluster);
         for known in &hello.known {
             self.remember_memory(&known.placement, &hello.cluster, known.epoch, known.role);
@@ -278,6 +291,7 @@ impl Hub {
             .get(cluster)
             .is_none_or(|site| !site.connected || site.silent_for(now.boot, self.awake_since) > ASLEEP);
         self.fleet.heartbeat(now.boot, now.wall, heartbeat);
+        self.answered.insert(cluster.clone(), now.boot);
         let mut reply = Reply {
             term: self.ledger.term,
             nonce: heartbeat.nonce,
@@ -371,6 +385,9 @@ impl Hub {
 
     fn settle(&mut self, now: Now, id: &PlacementId, waiting: Option<Finding>, decision: &mut Decision) {
         let Some(placement) = self.placements.get(id) else { return };
+        if self.ledger.of(id).is_some_and(|progress| progress.released) {
+            return self.release(id, decision);
+        }
         self.orders.assign(placement, self.ledger.of(id), self.remembered.get(id), &self.fleet, decision);
         let waiting = waiting.or_else(|| self.needs_human(id));
         let mut orders = std::mem::take(&mut self.orders);
@@ -391,12 +408,7 @@ impl Hub {
         if wants_read {
             self.ask_for_a_read(now, id, decision);
         }
-        let released = self.ledger.of(id).is_some_and(|progress| progress.released);
-        if released {
-            self.release(id, decision);
-        } else {
-            self.agenda.look_again(id, now.boot + if busy { BUSY } else { IDLE });
-        }
+        self.agenda.look_again(id, now.boot + if busy { BUSY } else { IDLE });
     }
 
     fn needs_human(&self, id: &PlacementId) -> Option<Finding> {
@@ -441,10 +453,7 @@ impl Hub {
         let last_grant = self.last_grant.get(id).copied().unwrap_or(self.started);
         // Any reply may have moved a deadline at the holder (the agent counts from its own sending), so the wait counts
         // from the last word that could have been answered.
-        let last_heard = holder
-            .and_then(|holder| self.fleet.sites.get(holder))
-            .and_then(|site| site.heard.as_ref())
-            .map_or(last_grant, |heard| heard.at);
+        let last_heard = holder.and_then(|holder| self.answered.get(holder)).copied().unwrap_or(last_grant);
         let views = sites.map(|site| SiteView {
             cluster: &site.cluster,
             connected: site.connected,
@@ -452,6 +461,7 @@ impl Hub {
             silent: site.silent_for(now.boot, self.awake_since),
             heard: site.heard.as_ref(),
             report: site.reports.get(id),
+            mute: site.mute(id),
             sees_holder: holder
                 .map(|holder| site.sees(holder, now.boot, self.ledger.term))
                 .unwrap_or_default(),

@@ -84,9 +84,11 @@ pub enum Entry {
         holder: ClusterName,
     },
     /// Durable before a grant carries it (R6).
+    /// It comes with the clusters that the holder then knows: it asks all of them for a hold.
     Policy {
         placement: PlacementId,
         policy: Policy,
+        clusters: Vec<ClusterName>,
     },
     /// The holder lives by this generation: older policies no longer matter (R6).
     Echo {

@@ -57,11 +57,15 @@ pub fn answer(
         OperationKind::FailOver | OperationKind::Readopt => operation.intent.epoch > ownership.epoch,
         OperationKind::Deploy | OperationKind::Release => false,
     });
-    // R2; an epoch that was burned by an aborted operation supersedes the one before as well.
-    if leaving || progress.highest > renewal.epoch || ownership.holder != *cluster {
+    let given_away = progress.running().is_some_and(|operation| {
+        operation.intent.kind == OperationKind::FailOver && operation.is_past_no_return()
+    });
+    if given_away || ownership.holder != *cluster {
         return denied(progress.highest, Some(ownership.holder.clone()), DenialReason::Superseded);
     }
-    if renewal.epoch != ownership.epoch {
+    // R2: no grant after an intent, nor for an epoch that an aborted one has burned. But a holder that answers before the
+    // point of no return keeps its application, so it is not told to stop: its old deadline is inside the wait.
+    if leaving || progress.highest > renewal.epoch || renewal.epoch != ownership.epoch {
         return denied(progress.highest, Some(ownership.holder.clone()), DenialReason::NotNow);
     }
     granted(placement, progress, renewal)
@@ -93,9 +97,14 @@ fn status_names(placement: &Placement, holder: &ClusterName, epoch: Epoch) -> bo
 
 fn granted(placement: &Placement, progress: &Progress, renewal: &Renewal) -> Answer {
     let mut record = Vec::new();
-    let newest = progress.policies.last().map(|policy| policy.generation);
-    if newest.is_none_or(|generation| generation < placement.policy.generation) {
-        record.push(Entry::Policy { placement: placement.id.clone(), policy: placement.policy });
+    // Every generation that was ever granted has to be in the journal, in whatever order the wishes were seen.
+    let recorded = progress.policies.iter().any(|policy| policy.generation == placement.policy.generation);
+    if !recorded {
+        record.push(Entry::Policy {
+            placement: placement.id.clone(),
+            policy: placement.policy,
+            clusters: placement.clusters.clone(),
+        });
     }
     let echoes_a_known_one = progress.policies.iter().any(|policy| policy.generation == renewal.echo);
     if renewal.echo > progress.echoed && echoes_a_known_one {

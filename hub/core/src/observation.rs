@@ -46,6 +46,8 @@ pub struct SiteView<'a> {
     pub silent: Duration,
     pub heard: Option<&'a Heard>,
     pub report: Option<&'a Report>,
+    /// How long it has been heard on its stream without a report on the placement; zero if there is one.
+    pub mute: Duration,
     /// What it sees of the placement's holder.
     pub sees_holder: Vec<Seen>,
     /// Its answers to the commands of the operation that runs.

@@ -73,6 +73,8 @@ pub struct Progress {
     pub highest: Epoch,
     /// Policies granted since the last echo, oldest first (R6).
     pub policies: Vec<Policy>,
+    /// The clusters that each of these policies came with.
+    pub targets: Vec<(Generation, Vec<ClusterName>)>,
     pub echoed: Generation,
     pub operation: Option<Operation>,
     pub block: Option<Block>,
@@ -86,6 +88,7 @@ impl Progress {
         ownership: None,
         highest: Epoch(0),
         policies: Vec::new(),
+        targets: Vec::new(),
         echoed: Generation(0),
         operation: None,
         block: None,
@@ -130,14 +133,20 @@ impl Ledger {
                 progress.highest = progress.highest.max(*epoch);
                 // A new holder has echoed nothing yet: what the old one lived by is of no more use.
                 progress.policies.clear();
+                progress.targets.clear();
                 progress.echoed = Generation(0);
             }
-            Entry::Policy { placement, policy } => self.entry(placement).policies.push(*policy),
+            Entry::Policy { placement, policy, clusters } => {
+                let progress = self.entry(placement);
+                progress.policies.push(*policy);
+                progress.targets.push((policy.generation, clusters.clone()));
+            }
             Entry::Echo { placement, generation } => {
                 let progress = self.entry(placement);
                 progress.echoed = progress.echoed.max(*generation);
                 let echoed = progress.echoed;
                 progress.policies.retain(|policy| policy.generation >= echoed);
+                progress.targets.retain(|(generation, _)| *generation >= echoed);
             }
             Entry::Intent(intent) => {
                 let progress = self.entry(&intent.placement);

@@ -269,3 +269,52 @@ fn deletion_of_a_placement_whose_deployment_hangs_lets_go() {
     story.pass(6000);
     assert!(story.told().contains("let go"), "{}", story.told());
 }
+
+#[test]
+fn a_target_that_the_holder_was_never_told_of_is_not_promoted() {
+    let mut story = Story::protected();
+    story.join("north");
+    story.pass(1000);
+    story.say("east loses the hub, and holds through west");
+    story.member("east").linked = false;
+    story.pass(10_000);
+    story.say("the user puts north before west; east cannot know");
+    story.edit(|placement| placement.clusters = vec![cluster("east"), cluster("north"), cluster("west")]);
+    story.pass(1000);
+    story.say("east is cut off from everybody, and lives by the promise of west");
+    blind(&mut story);
+    for path in [PathKind::PeerAgent, PathKind::ApiServer] {
+        story.member("north").sees.insert((cluster("east"), path), false);
+    }
+    story.pass(15_000);
+    assert_eq!((story.promotions(), story.epoch()), (0, 1), "{}", story.told());
+    assert!(story.told().contains("waits   NotFenceCapable"), "{}", story.told());
+}
+
+#[test]
+fn an_older_wish_that_arrives_late_changes_nothing() {
+    let mut story = Story::protected();
+    let older = story.placement.clone();
+    story.edit(|placement| placement.paused = true);
+    story.pass(1000);
+    story.say("the watch delivers what it had held up");
+    story.step(Event::PlacementSeen(Box::new(older)));
+    story.kill("east");
+    story.pass(12_000);
+    assert_eq!((story.promotions(), story.epoch()), (0, 1), "{}", story.told());
+}
+
+#[test]
+fn a_holder_that_renews_and_never_reports_disarms() {
+    let mut story = Story::protected();
+    story.say("east's agent restarts, and cannot list what it would have to stop");
+    story.member("east").reports = false;
+    story.member("east").linked = false;
+    story.pass(500);
+    story.member("east").linked = true;
+    story.pass(5000);
+    story.kill("east");
+    story.pass(12_000);
+    assert_eq!((story.promotions(), story.epoch()), (0, 1), "{}", story.told());
+    assert!(story.told().contains("waits   NotFenceCapable"), "{}", story.told());
+}

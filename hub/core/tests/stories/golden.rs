@@ -81,6 +81,7 @@ fn a_holder_that_answers_before_the_point_of_no_return_gets_its_application_back
     story.member("east").linked = true;
     story.pass(3000);
     assert_eq!((story.epoch(), story.holder().as_deref()), (3, Some("east")));
+    assert!(!story.told().contains("Superseded"), "it is not told to stop: {}", story.told());
     insta::assert_snapshot!(story.told());
 }
 

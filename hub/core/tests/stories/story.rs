@@ -40,6 +40,7 @@ pub struct Member {
     pub up: bool,
     /// Whether its renewals, reports and answers get through.
     pub linked: bool,
+    pub reports: bool,
     pub epoch: Epoch,
     pub role: Role,
     /// Answers every command with Done, and plays the consequence.
@@ -155,6 +156,7 @@ impl Member {
             name: cluster(name),
             up: true,
             linked: true,
+            reports: true,
             epoch: Epoch(0),
             role: Role::Unknown,
             obeys: true,
@@ -419,12 +421,14 @@ impl Story {
             renewals,
             paths,
         };
-        let report = member.report();
+        let (report, reports) = (member.report(), member.reports);
         if just_connected {
             self.step(Event::Connected(hello));
         }
         self.step(Event::Heartbeat(heartbeat));
-        self.step(Event::Report(Box::new(report)));
+        if reports {
+            self.step(Event::Report(Box::new(report)));
+        }
     }
 
     pub fn step(&mut self, event: Event) {
