@@ -209,7 +209,7 @@ impl Agent {
     fn decide(&mut self, id: &PlacementId, placement: &mut Placement, decision: &mut Decision) {
         if !placement.is_being_released() {
             placement.follow_assignment(id, &self.identity.cluster, self.now, self.wall);
-            placement.record_assignment(&self.identity.cluster);
+            placement.record_assignment();
         }
         self.refresh_survey(placement);
         placement.protect_seen_claims();

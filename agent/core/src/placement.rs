@@ -269,11 +269,11 @@ impl Placement {
     }
 
     /// Keeps the recorded assignment in step, except for the policy of a holder, which only a grant may change (R6). One
-    /// that its deadline has stopped is still such a holder: what it echoes decides what waiting for it proves.
-    pub fn record_assignment(&mut self, cluster: &ClusterName) {
+    /// that has stopped, by its deadline or because it was denied, may be adopted again with its pods still running: what
+    /// it echoes decides what waiting for it proves.
+    pub fn record_assignment(&mut self) {
         let holds = match self.role() {
-            Role::Holder | Role::Promoting => true,
-            Role::Fenced => self.is_holder_by_assignment(cluster),
+            Role::Holder | Role::Promoting | Role::Fenced => true,
             Role::Standby | Role::Unknown => false,
         };
         let Some(assignment) = &self.assignment else { return };

@@ -204,6 +204,25 @@ fn a_holder_that_stopped_itself_still_lives_by_what_was_granted() {
 }
 
 #[test]
+fn a_holder_that_was_denied_and_is_adopted_again_still_lives_by_what_was_granted() {
+    let mut east = holding_east();
+    east.pods_obey = false;
+    east.pass_seconds(1);
+    east.hears_denial(2, DenialReason::Superseded);
+    assert_eq!(east.role(), Some((Role::Fenced, 2)));
+    let mut edited = assignment(1, Some("east"), "west");
+    edited.policy = Policy { generation: Generation(2), on_silence: OnSilence::Continue, ..policy() };
+    east.hears_assignment(edited);
+    east.pass_seconds(1);
+    let readopt = promote(&["data", "logs"], FenceProof::NeverHeld);
+    east.hears_command("shop-readopt-3", StepKind::Promote, 3, readopt);
+    assert_eq!(east.role(), Some((Role::Promoting, 3)));
+    east.event(Event::HubDown);
+    east.pass_seconds(11);
+    assert_eq!(east.role(), Some((Role::Fenced, 3)), "generation 2 was never granted (R6)");
+}
+
+#[test]
 fn an_assignment_changes_nothing_that_a_holder_lives_by() {
     let mut east = holding_east();
     let mut edited = assignment(1, Some("east"), "west");
