@@ -106,7 +106,10 @@ pub fn workload(kind: &WorkloadKind, object: &Value) -> Option<Workload> {
         }
         _ => {
             let wanted = number(object, "/spec/replicas").unwrap_or(1);
-            (small(wanted), small(number(object, "/status/readyReplicas").unwrap_or(0)), "/spec/template")
+            let ready = number(object, "/status/readyReplicas");
+            // Having a scale subresource says nothing about readiness: a custom kind that tells none is taken at its word.
+            let untold = if kind.api_version == "apps/v1" { 0 } else { wanted };
+            (small(wanted), small(ready.unwrap_or(untold)), "/spec/template")
         }
     };
     let templates = list(object, "/spec/volumeClaimTemplates").iter();

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use agent_core::{Agent, Event, Identity, Kind, MemoryRead};
+use agent_core::world::World;
+use agent_core::{Agent, Change, Event, Identity, Kind, MemoryRead, Watched, WorkloadKind};
 use proto::{FromAgent, FromHub, Generation, Moment, Policy, Role, Timing};
 use serde_json::json;
 
@@ -114,4 +115,20 @@ fn a_placement_whose_first_policy_breaks_the_inequality_is_not_taken_into_care()
     east.hears_assignment(broken);
     east.pass_seconds(1);
     assert!(!east.transcript.contains("report"), "{}", east.transcript);
+}
+
+#[test]
+fn a_custom_kind_that_tells_no_readiness_is_ready_with_what_it_wants() {
+    let ready = |api_version: &str, kind: &str, status: serde_json::Value| {
+        let kind = WorkloadKind { api_version: api_version.into(), kind: kind.into() };
+        let object = json!({
+            "metadata": {"name": "ledger", "namespace": "shop"}, "spec": {"replicas": 3}, "status": status,
+        });
+        let mut world = World::default();
+        world.see(Watched { kind: Kind::Workload(kind), change: Change::Applied(object) });
+        world.workloads("shop").map(|workload| workload.ready).collect::<Vec<_>>()
+    };
+    assert_eq!(ready("example.org/v1", "Database", json!({})), [3]);
+    assert_eq!(ready("example.org/v1", "Database", json!({"readyReplicas": 1})), [1]);
+    assert_eq!(ready("apps/v1", "StatefulSet", json!({})), [0]);
 }
