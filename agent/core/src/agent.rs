@@ -222,7 +222,7 @@ impl Agent {
         self.write_site(placement, decision);
         if let Some(Judged { next, told: _, starting }) = judged {
             if starting && next.outcome == Outcome::Done && next.effects.is_empty() {
-                placement.forget_replicas();
+                placement.started(self.now);
             }
             self.report(id, placement, next, decision);
         }
@@ -256,6 +256,7 @@ impl Agent {
             recorded: placement.recorded.as_ref().map(|recorded| &recorded.state),
             fence: placement.fence.as_ref(),
             granted: placement.lease.is_granted(self.now, placement.targets()),
+            stopping: placement.is_stopping(),
         };
         let command = placement.command.as_ref().map(|current| &current.command);
         let seen = Seen {
@@ -297,6 +298,7 @@ impl Agent {
             let attempt = placement.attempts.entry(effect.key()).or_default();
             if attempt.may_begin(self.now) {
                 attempt.in_flight = true;
+                attempt.stops = effect.stops();
                 decision.apply.push((id.clone(), effect.clone()));
             }
         }

@@ -168,6 +168,28 @@ impl Effect {
         self.to_string()
     }
 
+    /// Whether it stops the application: one that is still under way could undo a start that overtakes it.
+    pub fn stops(&self) -> bool {
+        match self {
+            Effect::Scale { replicas: 0, .. }
+            | Effect::SuspendCronJob { suspend: true, .. }
+            | Effect::DemoteReplication { .. } => true,
+            Effect::Scale { .. }
+            | Effect::SuspendCronJob { .. }
+            | Effect::ProbeFence { .. }
+            | Effect::ListUsers { .. }
+            | Effect::MarkReplicas { .. }
+            | Effect::CreateReplication { .. }
+            | Effect::PromoteReplication { .. }
+            | Effect::MarkReplication { .. }
+            | Effect::Create { .. }
+            | Effect::ClearClaimReference { .. }
+            | Effect::UnmarkReplicas { .. }
+            | Effect::UnmarkReplication { .. }
+            | Effect::DeleteSiteState { .. } => false,
+        }
+    }
+
     /// Whether a refusal right after a DRSiteState write may only mean that admission has not read it yet.
     pub fn may_be_refused_for_a_moment(&self) -> bool {
         match self {

@@ -25,6 +25,8 @@ pub struct View<'a> {
     pub fence: Option<&'a FenceProgress>,
     /// The lease is granted at this epoch, and not in doubt: pods may be started.
     pub granted: bool,
+    /// A change that stops the application is still under way.
+    pub stopping: bool,
 }
 
 impl View<'_> {

@@ -142,6 +142,9 @@ impl Agent {
     ) {
         let now = self.now;
         let Some(placement) = self.placements.get_mut(id) else { return };
+        if placement.attempts.get(key).is_some_and(|attempt| attempt.stops) {
+            placement.stop_may_still_land(now);
+        }
         let attempt = placement.attempts.entry(key.to_owned()).or_default();
         match result {
             Ok(Receipt::Applied) => {
@@ -271,5 +274,6 @@ fn restored(recorded: Recorded, boot: &str, now: Moment) -> Placement {
         placement.fence = Some(FenceProgress::begin(now));
     }
     placement.recorded = Some(recorded);
+    placement.stop_may_still_land(now);
     placement
 }

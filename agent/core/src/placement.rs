@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use proto::volume::WorkloadReplicas;
 use proto::{
     Action, Assignment, ClusterName, Command, Epoch, Fencing, Generation, Moment, OnSilence, Outcome,
     PlacementId, PlacementName, Policy, Protect, Report, Role, Selector, Timing, WallTime,
@@ -16,6 +17,8 @@ use crate::survey::{Standing, Survey};
 
 /// After an effect has succeeded it is not repeated for this long, whatever a lagging watch still shows.
 const SETTLING: Duration = Duration::from_secs(1);
+/// A change that was given up may still land: no request lives longer than this, five seconds and a margin.
+const MAY_STILL_LAND: Duration = Duration::from_secs(7);
 /// A fence that is not in force yet is probed again this soon: admission's cache lags by some tens of milliseconds.
 const PROBE_AGAIN: Duration = Duration::from_millis(25);
 
@@ -34,6 +37,8 @@ pub struct Placement {
     pub command: Option<Current>,
     pub fence: Option<FenceProgress>,
     pub attempts: BTreeMap<String, Attempt>,
+    /// Until when a change that stops the application may still land, although it has ended or was given up.
+    pub stops_until: Moment,
     /// Peers that wait for a promise to be durable.
     pub unanswered: Vec<(AskId, Duration)>,
     pub promised_until: Option<Moment>,
@@ -73,6 +78,8 @@ impl Current {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Attempt {
     pub in_flight: bool,
+    /// What it tries stops the application.
+    pub stops: bool,
     pub failures: u32,
     pub not_before: Moment,
     pub message: Option<String>,
@@ -121,6 +128,7 @@ impl Placement {
             command: None,
             fence: None,
             attempts: BTreeMap::new(),
+            stops_until: Moment::default(),
             unanswered: Vec::new(),
             promised_until: None,
             survey: None,
@@ -318,11 +326,31 @@ impl Placement {
         self.recorded.as_ref().is_some_and(|recorded| recorded.state.epoch_seen >= epoch)
     }
 
-    /// What the workloads had is forgotten only when they have it again.
-    pub fn forget_replicas(&mut self) {
-        if let Some(site) = &mut self.site {
+    pub fn is_stopping(&self) -> bool {
+        self.attempts.values().any(|attempt| attempt.in_flight && attempt.stops)
+    }
+
+    /// A change that stops the application has ended, was given up, or was left behind by another process.
+    pub fn stop_may_still_land(&mut self, now: Moment) {
+        self.stops_until = now + MAY_STILL_LAND;
+    }
+
+    /// What the workloads had is forgotten only when they have it again and nothing that was begun before can take it
+    /// from them any more; until then it is what they have now.
+    pub fn started(&mut self, now: Moment) {
+        let Some(site) = &mut self.site else { return };
+        if now >= self.stops_until {
             site.replicas.clear();
+            return;
         }
+        let Some((_, survey)) = &self.survey else { return };
+        let running = survey.workloads.iter().filter(|workload| workload.wanted > 0);
+        site.replicas = running
+            .map(|workload| WorkloadReplicas {
+                workload: workload.workload.clone(),
+                replicas: workload.wanted,
+            })
+            .collect();
     }
 
     /// Nothing of ours is left in the cluster.

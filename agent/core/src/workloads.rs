@@ -81,8 +81,10 @@ pub fn resume(view: &View<'_>, remembered: &[WorkloadReplicas]) -> Next {
     let mut next = promote_again(view);
     if next.outcome == Outcome::Done {
         for WorkloadReplicas { workload, replicas } in remembered {
-            if view.world.workload(view.namespace(), workload).is_some() {
-                start(view, workload, *replicas, &mut next);
+            // Whatever runs with another number has been scaled by somebody else since.
+            if let Some(present) = view.world.workload(view.namespace(), workload) {
+                let wanted = if present.wanted == 0 { *replicas } else { present.wanted };
+                start(view, workload, wanted, &mut next);
             }
         }
     }
@@ -107,6 +109,10 @@ fn may_start(view: &View<'_>, next: &mut Next) -> bool {
     }
     if !view.granted {
         next.wait_also_for("the hub to grant the lease");
+        return false;
+    }
+    if view.stopping {
+        next.wait_also_for("the last request that stops it to be answered");
         return false;
     }
     true

@@ -95,6 +95,9 @@ pub struct Cluster {
     pub writable: bool,
     /// Whether watches tell of an effect before the effect itself is answered.
     pub watch_is_faster: bool,
+    /// Whether requests to scale to zero are on their way for long.
+    pub stops_linger: bool,
+    pub lingering: Vec<(PlacementId, Effect)>,
     pub asked: Vec<(ClusterName, Epoch, Moment)>,
     pub hold_requests: Vec<HoldRequest>,
     /// The marks that probes have begun with.
@@ -123,6 +126,8 @@ impl Cluster {
             storage_obeys: true,
             writable: true,
             watch_is_faster: false,
+            stops_linger: false,
+            lingering: Vec::new(),
             asked: Vec::new(),
             hold_requests: Vec::new(),
             probed: Vec::new(),
@@ -210,6 +215,29 @@ impl Cluster {
         panic!("the agent does not come to rest:\n{}", self.transcript);
     }
 
+    /// The requests that linger reach the API server. Whoever still waits for them is answered.
+    pub fn lingering_stops_land(&mut self, answered: bool) {
+        self.say("the scale to zero lands");
+        for (placement, effect) in std::mem::take(&mut self.lingering) {
+            let key = effect.key();
+            let (result, more) = self.apply(effect);
+            let first = match result {
+                Ok(Receipt::Object(watched)) if !answered => Event::Watched(*watched),
+                result => Event::Finished { placement, key, result },
+            };
+            self.event(first);
+            more.into_iter().for_each(|event| self.event(event));
+        }
+    }
+
+    /// Nobody waits any longer for the requests that linger; they are still on their way.
+    pub fn lingering_stops_are_given_up(&mut self) {
+        for (placement, effect) in self.lingering.clone() {
+            let failed = Failed { failure: Failure::Unavailable, message: "no answer within 5s".into() };
+            self.event(Event::Finished { placement, key: effect.key(), result: Err(failed) });
+        }
+    }
+
     /// Time passes in steps of 100 ms.
     pub fn pass(&mut self, span: Duration) {
         let end = self.now + span;
@@ -248,6 +276,10 @@ impl Cluster {
         }
         for (placement, effect) in apply {
             self.line(effect.to_string());
+            if self.stops_linger && matches!(effect, Effect::Scale { replicas: 0, .. }) {
+                self.lingering.push((placement, effect));
+                continue;
+            }
             let key = effect.key();
             let (result, more) = self.apply(effect);
             let finished = Event::Finished { placement, key, result };

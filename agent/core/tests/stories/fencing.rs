@@ -51,6 +51,65 @@ fn volumes_are_never_demoted_while_a_pod_or_an_attachment_is_left() {
     assert!(east.replication_states().iter().all(|(_, state)| state == "secondary"));
 }
 
+/// Its lease has run out and its scale to zero is under way when the hub grants the lease again.
+fn east_granted_again_while_it_stops() -> Cluster {
+    let mut east = holding_east();
+    east.stops_linger = true;
+    east.event(Event::HubDown);
+    east.pass_seconds(10);
+    assert_eq!((east.role(), east.scaled_to()), (Some((Role::Fenced, 1)), 2));
+    assert_eq!(east.lingering.len(), 1, "{}", east.transcript);
+    east.stops_linger = false;
+    east
+}
+
+fn is_granted_for(east: &mut Cluster, seconds: u64) {
+    for _ in 0..seconds {
+        east.hears_grant(1);
+        east.pass_seconds(1);
+    }
+}
+
+#[test]
+fn a_scale_to_zero_that_lands_after_the_lease_is_granted_again_is_undone() {
+    let mut east = east_granted_again_while_it_stops();
+    east.event(Event::HubUp);
+    is_granted_for(&mut east, 2);
+    assert_eq!(east.role(), Some((Role::Holder, 1)));
+    east.lingering_stops_land(true);
+    is_granted_for(&mut east, 2);
+    assert_eq!(east.scaled_to(), 2, "{}", east.transcript);
+}
+
+#[test]
+fn a_scale_to_zero_that_was_given_up_and_lands_all_the_same_is_undone() {
+    let mut east = east_granted_again_while_it_stops();
+    east.event(Event::HubUp);
+    is_granted_for(&mut east, 1);
+    east.lingering_stops_are_given_up();
+    is_granted_for(&mut east, 4);
+    east.lingering_stops_land(false);
+    is_granted_for(&mut east, 2);
+    assert_eq!(east.scaled_to(), 2, "{}", east.transcript);
+    is_granted_for(&mut east, 6);
+    assert!(east.sites[&placement()].state.replicas.is_empty(), "nothing can stop it any more");
+}
+
+#[test]
+fn replicas_that_others_have_changed_after_a_start_are_left_alone() {
+    let mut east = holding_east();
+    east.event(Event::HubDown);
+    east.pass_seconds(11);
+    assert_eq!(east.scaled_to(), 0);
+    east.event(Event::HubUp);
+    is_granted_for(&mut east, 1);
+    assert_eq!(east.scaled_to(), 2);
+    let watched = east.put(deployments(), "web", deployment(5, &["data", "logs"]));
+    east.event(Event::Watched(watched));
+    is_granted_for(&mut east, 10);
+    assert_eq!(east.scaled_to(), 5);
+}
+
 #[test]
 fn a_superseded_holder_fences_at_once_at_the_newer_epoch() {
     let mut east = holding_east();
