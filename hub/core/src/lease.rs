@@ -7,7 +7,7 @@ use proto::{ClusterName, Denial, DenialReason, Epoch, Grant, Renewal, Role};
 
 use crate::journal::{Entry, OperationKind};
 use crate::placement::Placement;
-use crate::progress::Progress;
+use crate::progress::{Operation, Progress};
 
 /// What a cluster says it remembers of a placement.
 pub type Memories = BTreeMap<ClusterName, (Epoch, Role)>;
@@ -57,9 +57,7 @@ pub fn answer(
         OperationKind::FailOver | OperationKind::Readopt => operation.intent.epoch > ownership.epoch,
         OperationKind::Deploy | OperationKind::Release => false,
     });
-    let given_away = progress.running().is_some_and(|operation| {
-        operation.intent.kind == OperationKind::FailOver && operation.is_past_no_return()
-    });
+    let given_away = leaving && progress.running().is_some_and(Operation::is_past_no_return);
     if given_away || ownership.holder != *cluster {
         return denied(progress.highest, Some(ownership.holder.clone()), DenialReason::Superseded);
     }

@@ -318,3 +318,16 @@ fn a_holder_that_renews_and_never_reports_disarms() {
     assert_eq!((story.promotions(), story.epoch()), (0, 1), "{}", story.told());
     assert!(story.told().contains("waits   NotFenceCapable"), "{}", story.told());
 }
+
+#[test]
+fn the_new_holder_is_granted_its_lease_while_its_pods_still_start() {
+    let mut story = Story::protected();
+    story.member("west").slow = true;
+    story.kill("east");
+    story.pass(9000);
+    assert_eq!(story.holder().as_deref(), Some("west"));
+    assert!(!story.told().contains("Commit"), "its pods are not ready yet: {}", story.told());
+    story.pass(2000);
+    assert!(!story.told().contains("deny    west"), "{}", story.told());
+    assert_eq!(grants(&mut story, "west", 2), 1);
+}

@@ -41,6 +41,8 @@ pub struct Member {
     /// Whether its renewals, reports and answers get through.
     pub linked: bool,
     pub reports: bool,
+    /// Its pods take their time.
+    pub slow: bool,
     pub epoch: Epoch,
     pub role: Role,
     /// Answers every command with Done, and plays the consequence.
@@ -157,6 +159,7 @@ impl Member {
             up: true,
             linked: true,
             reports: true,
+            slow: false,
             epoch: Epoch(0),
             role: Role::Unknown,
             obeys: true,
@@ -545,7 +548,8 @@ impl Story {
             }
             Action::ScaleUp { workloads } => {
                 let replicas = workloads.iter().map(|workload| workload.replicas).sum();
-                (member.role, member.pods, member.wants) = (Role::Holder, replicas, replicas);
+                let pods = if member.slow { 0 } else { replicas };
+                (member.role, member.pods, member.wants) = (Role::Holder, pods, replicas);
             }
             Action::Release => member.role = Role::Unknown,
         }
