@@ -262,6 +262,7 @@ impl Agent {
         let seen = Seen {
             fence_complete: placement.fence_is_complete(),
             demoted: survey.has_demoted_volume(placement.epoch_seen()),
+            release_is_due: placement.release_is_due(self.now),
         };
         let duty = duty(placement.site.as_ref(), command, assignment.inventory.as_ref(), seen);
         // A write that is under way could bring back what is deleted meanwhile.

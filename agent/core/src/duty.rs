@@ -30,6 +30,8 @@ pub struct Seen {
     pub fence_complete: bool,
     /// A VolumeReplication that was set at this epoch is not meant to be primary: an own fence has demoted it.
     pub demoted: bool,
+    /// A release that waits for a fence has waited for as long as stopping may take.
+    pub release_is_due: bool,
 }
 
 impl Duty<'_> {
@@ -70,7 +72,9 @@ pub fn duty<'a>(
 ) -> Duty<'a> {
     let action = command.map(|command| &command.action);
     if let Some(Action::Release) = action {
-        return Duty::Release;
+        // Whoever was told that this cluster stops still counts on it.
+        let fencing = site.is_some_and(|site| site.role == Role::Fenced) && !seen.fence_complete;
+        return if fencing && !seen.release_is_due { Duty::Fence } else { Duty::Release };
     }
     let Some(site) = site.filter(|site| site.assignment.is_some()) else {
         return Duty::Watch;

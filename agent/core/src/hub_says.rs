@@ -200,7 +200,8 @@ impl Agent {
                 }
             }
         }
-        placement.command = Some(Current { command, accepted: false, answered: None, quiet_until: now });
+        placement.command =
+            Some(Current { command, admitted: now, accepted: false, answered: None, quiet_until: now });
         placement.survey = None;
     }
 }

@@ -54,6 +54,7 @@ pub struct Placement {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Current {
     pub command: Command,
+    pub admitted: Moment,
     /// Its epoch is durable.
     pub accepted: bool,
     /// The last answer; a change is told.
@@ -179,6 +180,12 @@ impl Placement {
 
     pub fn is_being_released(&self) -> bool {
         self.command.as_ref().is_some_and(|current| current.command.action == Action::Release)
+    }
+
+    /// A release waits for a fence no longer than stopping may take, so that one that never ends does not keep it.
+    pub fn release_is_due(&self, now: Moment) -> bool {
+        let stop = self.policy().map_or(Duration::ZERO, |policy| policy.timing.stop);
+        self.command.as_ref().is_some_and(|current| now >= current.admitted + stop)
     }
 
     pub fn fence_is_complete(&self) -> bool {

@@ -1,5 +1,7 @@
 //! Placements that leave this cluster: released, or no longer assigned.
 
+use std::time::Duration;
+
 use agent_core::{AskId, Event};
 use proto::{Action, DenialReason, Epoch, FromHub, HoldRequest, Role, StepKind};
 
@@ -54,6 +56,43 @@ fn an_assignment_that_crosses_a_release_leaves_nothing_behind() {
     west.hears(FromHub::Unassign(placement()));
     west.pass_seconds(1);
     assert_eq!(west.role(), None, "a DRSiteState would refuse pods for ever");
+}
+
+/// Denied, and its pods take their time to end.
+fn east_that_stops_slowly() -> Cluster {
+    let mut east = holding_east();
+    east.pods_obey = false;
+    east.pass_seconds(1);
+    east.hears_denial(2, DenialReason::Superseded);
+    east.pass_seconds(1);
+    assert_eq!(east.role(), Some((Role::Fenced, 2)));
+    east.hears_command("shop-release-2", StepKind::Release, 2, Action::Release);
+    east
+}
+
+#[test]
+fn a_release_lets_a_fence_end_first() {
+    let mut east = east_that_stops_slowly();
+    east.pass_seconds(2);
+    assert_eq!(east.role(), Some((Role::Fenced, 2)), "its pods still run, so new ones stay refused");
+    assert!(east.transcript.contains("acknowledge shop-release-2/Release: Working"), "{}", east.transcript);
+    for event in east.pods_end() {
+        east.event(event);
+    }
+    east.pass_seconds(1);
+    assert!(east.replication_states().iter().all(|(_, state)| state == "secondary"));
+    assert_eq!(east.role(), None);
+    assert!(east.transcript.contains("acknowledge shop-release-2/Release: Done"), "{}", east.transcript);
+}
+
+#[test]
+fn a_release_waits_for_a_fence_no_longer_than_stopping_may_take() {
+    let mut east = east_that_stops_slowly();
+    east.pass(timing().stop - Duration::from_millis(100));
+    assert_eq!(east.role(), Some((Role::Fenced, 2)));
+    east.pass_seconds(1);
+    assert_eq!(east.role(), None);
+    assert!(east.transcript.contains("acknowledge shop-release-2/Release: Done"), "{}", east.transcript);
 }
 
 #[test]
