@@ -72,13 +72,13 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
         remembered = remembered.is_some(),
         "this agent acts for its cluster"
     );
-    let remembered = remembered.unwrap_or_default();
-    let Remembered { boot: remembered_boot, leases, paths } = remembered;
+    let Remembered { boot: remembered_boot, leases, promises, paths } = remembered.unwrap_or_default();
     let first = Event::Started(MemoryRead {
         boot,
         wall: clock::wall(),
         remembered_boot: Some(remembered_boot),
         leases: leases.into_iter().collect(),
+        promises: promises.into_iter().collect(),
         paths,
         sites,
     });

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use agent_core::decision::Memory;
-use agent_core::{Accounted, PathMemory};
+use agent_core::{Accounted, PathMemory, Promised};
 use anyhow::Context;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
@@ -33,6 +33,9 @@ const SHORTEST_TURN: Duration = Duration::from_secs(2);
 pub struct Remembered {
     pub boot: String,
     pub leases: BTreeMap<PlacementId, Accounted>,
+    /// What an older version has written has none.
+    #[serde(default)]
+    pub promises: BTreeMap<PlacementId, Promised>,
     pub paths: Vec<PathMemory>,
 }
 
@@ -144,8 +147,13 @@ fn remembered(lease: &Lease) -> Option<Remembered> {
 impl Turn {
     /// Writes what is to be remembered, and keeps the turn.
     pub async fn keep(&mut self, memory: Memory) -> Result<(), TurnError> {
-        let Memory { boot, every, leases, paths } = memory;
-        let remembered = Remembered { boot, leases: leases.into_iter().collect(), paths };
+        let Memory { boot, every, leases, promises, paths } = memory;
+        let remembered = Remembered {
+            boot,
+            leases: leases.into_iter().collect(),
+            promises: promises.into_iter().collect(),
+            paths,
+        };
         mark(&mut self.lease, &self.holder, (every * MISSED_WRITES).max(SHORTEST_TURN));
         if let Ok(text) = serde_json::to_string(&remembered) {
             self.lease.annotations_mut().insert(MEMORY_ANNOTATION.to_owned(), text);

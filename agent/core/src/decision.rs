@@ -11,7 +11,7 @@ use proto::{
 use serde_json::Value;
 
 use crate::event::AskId;
-use crate::lease::Accounted;
+use crate::lease::{Accounted, Promised};
 use crate::paths::PathMemory;
 use crate::site_state::SiteState;
 
@@ -46,6 +46,8 @@ pub struct Memory {
     /// How soon the next one is written: whoever waits to take over may conclude something from its absence.
     pub every: Duration,
     pub leases: Vec<(PlacementId, Accounted)>,
+    /// What targets have promised: while the hub is silent it is all that the holder lives by.
+    pub promises: Vec<(PlacementId, Promised)>,
     pub paths: Vec<PathMemory>,
 }
 

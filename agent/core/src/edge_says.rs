@@ -26,7 +26,7 @@ const LARGEST_CLOCK_JUMP: Duration = Duration::from_secs(2);
 impl Agent {
     /// Everything is taken from what was durable. A holder from another life of its node stops before it asks anyone.
     pub(crate) fn start(&mut self, memory: MemoryRead) {
-        let MemoryRead { boot, wall, remembered_boot, leases, paths, sites } = memory;
+        let MemoryRead { boot, wall, remembered_boot, leases, mut promises, paths, sites } = memory;
         let same_boot = remembered_boot.as_ref() == Some(&boot);
         self.started = Some(self.now);
         self.wall = wall;
@@ -34,12 +34,19 @@ impl Agent {
         self.nonce = Nonce(self.now.0);
         if same_boot {
             self.paths.recall(paths);
+        } else {
+            promises.clear();
         }
         for recorded in sites {
             let id = recorded.state.placement.clone();
             let lease = leases.iter().find(|(placement, _)| *placement == id).map(|(_, lease)| *lease);
             let mut placement = restored(recorded, &boot, self.now);
             placement.lease = Lease::remembered(lease.filter(|_| same_boot), placement.policy().as_ref());
+            let epoch = placement.epoch_seen();
+            let promised = promises.iter().find(|(placement, _)| *placement == id);
+            if let Some((_, promised)) = promised.filter(|_| placement.role() == Role::Holder) {
+                placement.lease.recall(promised.clone(), epoch);
+            }
             let held = matches!(placement.role(), Role::Holder | Role::Promoting);
             if held && !same_boot && placement.assignment.is_some() {
                 placement.enter_role(&id, placement.epoch_seen(), Role::Fenced, self.now, wall);
@@ -249,12 +256,16 @@ impl Agent {
         self.next_memory = self.now + every;
         self.memory_in_flight = true;
         let held = self.placements.iter();
+        let promised = |(id, placement): (&PlacementId, &Placement)| {
+            Some((id.clone(), placement.lease.promised(placement.epoch_seen())?))
+        };
         decision.keep = Some(Memory {
             boot: self.boot.clone(),
             every,
             leases: held
                 .filter_map(|(id, placement)| Some((id.clone(), placement.lease.accounted()?)))
                 .collect(),
+            promises: self.placements.iter().filter_map(promised).collect(),
             paths: self.paths.memory(),
         });
     }

@@ -6,7 +6,7 @@ use proto::{
     ClusterName, Epoch, FromHub, HoldAnswer, HoldRequest, Mark, Moment, PathKind, PlacementId, WallTime,
 };
 
-use crate::lease::Accounted;
+use crate::lease::{Accounted, Promised};
 use crate::paths::PathMemory;
 use crate::site_state::Recorded;
 use crate::world::Watched;
@@ -75,6 +75,7 @@ pub struct MemoryRead {
     /// The boot that the rest was written in; moments of another boot mean nothing.
     pub remembered_boot: Option<String>,
     pub leases: Vec<(PlacementId, Accounted)>,
+    pub promises: Vec<(PlacementId, Promised)>,
     pub paths: Vec<PathMemory>,
     pub sites: Vec<Recorded>,
 }

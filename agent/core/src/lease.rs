@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use proto::{ClusterName, Moment, Policy};
+use proto::{ClusterName, Epoch, Moment, Policy};
 use serde::{Deserialize, Serialize};
 
 /// The hub's part of a lease: what it granted, in the terms that a shorter ttl needs to shorten it.
@@ -19,6 +19,13 @@ impl Accounted {
     fn shortened_to(self, ttl: Duration) -> Accounted {
         Accounted { until: self.until.min(self.sent + ttl), ..self }
     }
+}
+
+/// The targets' part of a lease: until when each has promised to wait for the holder of this epoch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promised {
+    pub epoch: Epoch,
+    pub until: BTreeMap<ClusterName, Moment>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -82,6 +89,18 @@ impl Lease {
     pub fn promise(&mut self, target: ClusterName, asked: Moment, hold: Duration) {
         let until = self.promised.entry(target).or_default();
         *until = (asked + hold).max(*until);
+    }
+
+    /// What the targets have promised at this epoch, to be remembered; none: nothing.
+    pub fn promised(&self, epoch: Epoch) -> Option<Promised> {
+        (!self.promised.is_empty()).then(|| Promised { epoch, until: self.promised.clone() })
+    }
+
+    /// After a restart on the same boot. The promises of another epoch were not given to this holder.
+    pub fn recall(&mut self, promised: Promised, epoch: Epoch) {
+        if promised.epoch == epoch {
+            self.promised = promised.until;
+        }
     }
 
     /// The target has taken its word back by entering another epoch.

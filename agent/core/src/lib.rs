@@ -30,7 +30,7 @@ pub mod world;
 pub use agent::{Agent, Identity};
 pub use decision::{Decision, Effect, HoldAsk, Note, Point, Probe, SiteWrite};
 pub use event::{AskId, Event, Failed, Failure, MemoryRead, Receipt};
-pub use lease::Accounted;
+pub use lease::{Accounted, Promised};
 pub use paths::PathMemory;
 pub use site_state::{CommandResult, Promise, Recorded, SiteState};
 pub use world::{Change, Kind, Watched, WorkloadKind};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use agent_core::{
     Accounted, Agent, AskId, Change, Decision, Effect, Event, Failed, Failure, Identity, Kind, MemoryRead,
-    PathMemory, Receipt, Recorded, Watched, WorkloadKind,
+    PathMemory, Promised, Receipt, Recorded, Watched, WorkloadKind,
 };
 use proto::*;
 use serde_json::{Value, json};
@@ -83,6 +83,7 @@ pub struct Cluster {
     pub version: u64,
     pub sites: BTreeMap<PlacementId, Recorded>,
     pub leases: Vec<(PlacementId, Accounted)>,
+    pub promises: Vec<(PlacementId, Promised)>,
     pub paths: Vec<PathMemory>,
     pub remembered_boot: Option<String>,
     pub nonce: Nonce,
@@ -118,6 +119,7 @@ impl Cluster {
             version: 0,
             sites: BTreeMap::new(),
             leases: Vec::new(),
+            promises: Vec::new(),
             paths: Vec::new(),
             remembered_boot: None,
             nonce: Nonce(0),
@@ -153,6 +155,7 @@ impl Cluster {
             wall: self.wall(),
             remembered_boot: self.remembered_boot.clone(),
             leases: self.leases.clone(),
+            promises: self.promises.clone(),
             paths: self.paths.clone(),
             sites: self.sites.values().cloned().collect(),
         };
@@ -271,6 +274,7 @@ impl Cluster {
         if let Some(memory) = keep {
             self.remembered_boot = Some(memory.boot);
             self.leases = memory.leases;
+            self.promises = memory.promises;
             self.paths = memory.paths;
             events.push(Event::MemoryWritten { success: true });
         }

@@ -2,7 +2,8 @@
 
 use agent_core::{AskId, Event};
 use proto::{
-    Epoch, FenceProof, FromHub, HoldRequest, Mark, Moment, PathKind, PathState, Reply, Role, StepKind, Term,
+    Epoch, FenceProof, FromHub, HoldAnswer, HoldRequest, Mark, Moment, PathKind, PathState, Peer, Reply,
+    Role, StepKind, Term,
 };
 
 use crate::cluster::*;
@@ -36,6 +37,56 @@ fn a_remembered_deadline_still_ends_the_application() {
     east.pass_seconds(9);
     assert_eq!(east.role(), Some((Role::Fenced, 1)));
     assert_eq!(east.scaled_to(), 0);
+}
+
+fn peers_promise_for(east: &mut Cluster, seconds: u64) {
+    for _ in 0..seconds {
+        east.pass_seconds(1);
+        for (peer, epoch, asked) in std::mem::take(&mut east.asked) {
+            let answer = Some(HoldAnswer::Promised { hold: timing().hold });
+            east.event(Event::HoldAnswered { peer, placement: placement(), epoch, asked, answer });
+        }
+    }
+}
+
+/// The hub has been silent for longer than the ttl, and the peer promises.
+fn east_held_through_a_promise() -> Cluster {
+    let mut east = holding_east();
+    east.event(Event::HubDown);
+    peers_promise_for(&mut east, 20);
+    assert_eq!(east.role(), Some((Role::Holder, 1)));
+    east
+}
+
+#[test]
+fn an_agent_that_restarts_while_the_hub_is_silent_still_lives_by_what_its_peers_have_promised() {
+    let mut east = east_held_through_a_promise();
+    east.start("boot-1");
+    peers_promise_for(&mut east, 20);
+    assert_eq!(east.role(), Some((Role::Holder, 1)), "a hub outage must not be an application outage");
+    assert_eq!(east.scaled_to(), 2);
+    east.start("boot-1");
+    east.pass_seconds(9);
+    assert_eq!(east.role(), Some((Role::Fenced, 1)), "a remembered promise ends when it was to end");
+}
+
+#[test]
+fn promises_of_another_epoch_or_of_other_targets_are_not_lived_by_after_a_restart() {
+    let mut of_another_epoch = east_held_through_a_promise();
+    for (_, promised) in &mut of_another_epoch.promises {
+        promised.epoch = Epoch(0);
+    }
+    of_another_epoch.start("boot-1");
+    of_another_epoch.pass_seconds(1);
+    assert_eq!(of_another_epoch.role(), Some((Role::Fenced, 1)));
+    let mut of_other_targets = east_held_through_a_promise();
+    for recorded in of_other_targets.sites.values_mut() {
+        let known = recorded.state.assignment.as_mut().expect("an assignment");
+        known.peers.push(Peer { cluster: cluster("north"), ..known.peers[0].clone() });
+    }
+    of_other_targets.start("boot-1");
+    of_other_targets.pass_seconds(1);
+    assert_eq!(of_other_targets.role(), Some((Role::Fenced, 1)), "north has promised nothing");
 }
 
 #[test]
