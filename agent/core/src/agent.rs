@@ -279,6 +279,9 @@ impl Agent {
         let fenced = (duty == Duty::Fence).then_some(next.outcome == Outcome::Done);
         if let (Some(complete), Some(progress)) = (fenced, &mut placement.fence) {
             progress.complete = complete;
+            if survey.has_users() {
+                progress.in_use = self.now;
+            }
         }
         Some(Judged { next, told, starting })
     }

@@ -14,17 +14,22 @@ use crate::workloads;
 /// acknowledgement, the time for stopping.
 pub const PROOF_BOUND: Duration = Duration::from_millis(400);
 
+/// What the fence waits for is read anew this often.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FenceProgress {
     pub began: Moment,
     /// When a dry run was refused: from then on no new pod can come.
     pub in_force: Option<Moment>,
+    /// When a pod or an attachment was last seen. A list from before may miss an attachment that came late.
+    pub in_use: Moment,
     pub complete: bool,
 }
 
 impl FenceProgress {
     pub fn begin(now: Moment) -> FenceProgress {
-        FenceProgress { began: now, in_force: None, complete: false }
+        FenceProgress { began: now, in_force: None, in_use: now, complete: false }
     }
 }
 
@@ -60,6 +65,10 @@ fn in_force(view: &View<'_>) -> Option<Moment> {
     if view.site.claims.is_empty() { Some(progress.began) } else { progress.in_force }
 }
 
+fn last_used(view: &View<'_>) -> Moment {
+    view.fence.map_or(view.now, |progress| progress.in_use)
+}
+
 fn proof_is_overdue(view: &View<'_>) -> bool {
     view.fence.is_some_and(|progress| view.now >= progress.began + PROOF_BOUND)
 }
@@ -69,19 +78,30 @@ fn nothing_uses_the_volumes(view: &View<'_>, next: &mut Next) -> bool {
     let pods = view.survey.pods;
     if pods > 0 {
         next.wait_also_for(format!("{pods} pods to be gone"));
+        look_again(view, next);
         return false;
     }
     if let Some(attached) = view.survey.volumes.iter().find(|volume| volume.attached) {
         next.wait_also_for(format!("the volume of claim {} to be detached", attached.claim));
+        look_again(view, next);
         return false;
     }
     let Some(in_force) = in_force(view) else { return false };
-    let seen_since = view.world.users_listed(view.namespace()).is_some_and(|began| began >= in_force);
+    let seen_since =
+        view.world.users_listed(view.namespace()).is_some_and(|began| began >= in_force.max(last_used(view)));
     if !seen_since {
         next.wait_also_for("a fresh look at pods and attachments");
         next.effects.push(Effect::ListUsers { namespace: view.namespace().to_owned() });
     }
     seen_since
+}
+
+/// A list that is older than a deletion, and comes after it, shows what is gone, and no watch takes that back.
+fn look_again(view: &View<'_>, next: &mut Next) {
+    let listed = view.world.users_listed(view.namespace());
+    if listed.is_none_or(|began| view.now >= began + LOOK_AGAIN) {
+        next.effects.push(Effect::ListUsers { namespace: view.namespace().to_owned() });
+    }
 }
 
 fn demote(view: &View<'_>, next: &mut Next) {

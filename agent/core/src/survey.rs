@@ -25,6 +25,10 @@ pub struct Survey {
 }
 
 impl Survey {
+    pub fn has_users(&self) -> bool {
+        self.pods > 0 || self.volumes.iter().any(|volume| volume.attached)
+    }
+
     /// A volume that this agent itself has set at this epoch, and that is not meant to be primary.
     pub fn has_demoted_volume(&self, epoch: Epoch) -> bool {
         let mut replications = self.volumes.iter().filter_map(|volume| volume.replication.as_ref());

@@ -51,6 +51,24 @@ fn volumes_are_never_demoted_while_a_pod_or_an_attachment_is_left() {
     assert!(east.replication_states().iter().all(|(_, state)| state == "secondary"));
 }
 
+#[test]
+fn a_pod_that_an_old_list_shows_after_its_deletion_does_not_hold_up_a_fence() {
+    let mut east = holding_east();
+    east.pods_obey = false;
+    east.event(Event::HubDown);
+    east.pass_seconds(11);
+    assert_eq!(east.role(), Some((Role::Fenced, 1)));
+    let old = east.list_of(Kind::Pod);
+    let gone = east.remove(Kind::Pod, "web-1").expect("a pod");
+    east.event(gone);
+    east.event(Event::Watched(old));
+    for event in east.pods_end() {
+        east.event(event);
+    }
+    east.pass_seconds(2);
+    assert!(east.replication_states().iter().all(|(_, state)| state == "secondary"), "{}", east.transcript);
+}
+
 /// Its lease has run out and its scale to zero is under way when the hub grants the lease again.
 fn east_granted_again_while_it_stops() -> Cluster {
     let mut east = holding_east();
