@@ -3,6 +3,7 @@
 //! Everything real that can be: API servers, controllers, csi-addons, hub and agents with their service accounts'
 //! rights. Stand-ins are the storage arrays and the nodes. It lives in one folder, and ends when it is dropped.
 
+mod diagnosis;
 pub mod hub;
 pub mod links;
 pub mod promotions;
@@ -51,6 +52,9 @@ const PEER_PORT: u16 = 7444;
 const MIRROR_PORT: u16 = 7445;
 const METRICS_PORT: u16 = 9464;
 
+/// Names the beginning of the folders' paths: folders that would go when their federations end are made there, and stay.
+const KEEP: &str = "UNDERSTUDY_KEEP";
+
 /// What the kernel takes for the path of a socket, and the longest that lies under a federation's folder.
 const LONGEST_SOCKET_PATH: usize = 107;
 const DEEPEST_SOCKET: &str = "east/array/data.sock";
@@ -67,7 +71,7 @@ pub struct Options {
     pub classes_at_standby: bool,
     pub east_array: array::Settings,
     pub west_array: array::Settings,
-    /// Where everything lies, and stays. None: a folder that goes when the federation ends.
+    /// Where everything lies, and stays. None: a folder that goes when the federation ends, unless `KEEP` says otherwise.
     pub folder: Option<PathBuf>,
 }
 
@@ -231,12 +235,7 @@ enum Folder {
 impl Folder {
     fn make(asked: Option<&Path>) -> Result<Folder> {
         match asked {
-            None => Ok(Folder::Temporary(
-                tempfile::Builder::new()
-                    .prefix("understudy-")
-                    .tempdir()
-                    .context("making a folder for the federation")?,
-            )),
+            None => Folder::unasked(),
             Some(path) => {
                 fs::create_dir_all(path).with_context(|| format!("making the folder {}", path.display()))?;
                 let used = fs::read_dir(path)
@@ -251,6 +250,20 @@ impl Folder {
                 ))
             }
         }
+    }
+
+    fn unasked() -> Result<Folder> {
+        let making = "making a folder for the federation";
+        let Some(beginning) = std::env::var_os(KEEP) else {
+            let made = tempfile::Builder::new().prefix("understudy-").tempdir();
+            return Ok(Folder::Temporary(made.context(making)?));
+        };
+        let beginning = PathBuf::from(beginning);
+        let (Some(parent), Some(name)) = (beginning.parent(), beginning.file_name()) else {
+            bail!("{KEEP} is {}: name a folder and the beginning of a name in it", beginning.display());
+        };
+        let made = tempfile::Builder::new().prefix(name).tempdir_in(parent);
+        Ok(Folder::Kept(made.with_context(|| format!("{making} in {}", parent.display()))?.keep()))
     }
 
     fn ensure_short(&self) -> Result<()> {

@@ -30,11 +30,10 @@ async fn a_failover_survives_the_death_of_the_targets_agent_at_every_point() -> 
     say("losing east");
     federation.lose(EAST)?;
     for (number, point) in POINTS.iter().enumerate() {
-        within(SLOW, &format!("west's agent has died at {point}"), async || {
-            Ok((!federation.west.agent.runs()).then_some(()))
-        })
-        .await?;
-        say(&format!("west's agent has died at {point}"));
+        let died = format!("west's agent has died at {point}");
+        let waited = within(SLOW, &died, async || Ok((!federation.west.agent.runs()).then_some(())));
+        federation.or_diagnosis(waited).await?;
+        say(&died);
         federation.west.agent.kill9();
         match POINTS.get(number + 1) {
             Some(next) => crash_at(&federation.west, next)?,

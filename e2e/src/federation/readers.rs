@@ -3,16 +3,16 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use crds::conditions::ConditionType;
 use crds::operation::{DROperation, OperationKind};
 use crds::placement::DRPlacement;
 use futures::TryStreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::Api;
 use kube::api::ListParams;
 use kube::runtime::wait::await_condition;
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, ResourceExt};
 use tokio::time::timeout;
 
 use super::{EAST, Federation, SLOW, WEST};
@@ -21,7 +21,6 @@ use crate::patience::within;
 
 /// Fewer writes than this prove little.
 const SOME_WRITES: usize = 50;
-const LOG_LINES: usize = 15;
 
 impl Federation {
     pub fn placements(&self) -> Api<DRPlacement> {
@@ -134,21 +133,27 @@ impl Federation {
             let writes = self.history()?.records().iter().filter(|record| record.cluster == cluster).count();
             Ok((writes >= count).then_some(()))
         });
+        self.or_diagnosis(waited).await
+    }
+
+    /// What was waited for, or an error that says what is wrong.
+    pub async fn or_diagnosis<T>(&self, waited: impl Future<Output = Result<T>>) -> Result<T> {
         match waited.await {
-            Ok(()) => Ok(()),
+            Ok(found) => Ok(found),
             Err(error) => Err(self.diagnosis(&format!("{error:#}")).await),
         }
     }
 
     /// Waits until each volume has writes at the cluster that holds its copy.
     pub async fn await_copies(&self, cluster: &str, deadline: Duration) -> Result<()> {
-        within(deadline, &format!("every volume has writes at {cluster}"), async || {
+        let what = format!("every volume has writes at {cluster}");
+        let waited = within(deadline, &what, async || {
             // Images that do not exist there yet cannot be read.
             let survivors = self.survivors(cluster).await.ok();
             let all = survivors.filter(|found| found.images.values().all(|records| !records.is_empty()));
             Ok(all.map(|_| ()))
-        })
-        .await
+        });
+        self.or_diagnosis(waited).await
     }
 
     /// All acknowledged writes so far.
@@ -180,49 +185,8 @@ impl Federation {
         ensure!(promoted == wanted, "forced promotions at {cluster} were {promoted:?}, not {wanted:?}");
         Ok(())
     }
-
-    /// An error that says what is wrong: which part has ended, what the placement says, and how the logs end.
-    pub async fn diagnosis(&self, what: &str) -> anyhow::Error {
-        let mut told = vec![what.to_owned()];
-        match self.placement().await {
-            Ok(placement) => told.extend(state_of(&placement)),
-            Err(error) => told.push(format!("{error:#}")),
-        }
-        for (part, outcome) in [
-            ("hub", self.hub.service.still_runs()),
-            ("hub's cluster", self.hub.control_plane.still_runs()),
-            ("east", self.east.still_runs()),
-            ("west", self.west.still_runs()),
-        ] {
-            if let Err(error) = outcome {
-                told.push(format!("{part}: {error:#}"));
-            }
-        }
-        for service in [&self.hub.service, &self.east.agent, &self.west.agent] {
-            let (name, log) = (service.name(), service.log().display());
-            told.push(format!("the end of {log} ({name}):\n{}", service.log_tail(LOG_LINES)));
-        }
-        anyhow!(told.join("\n"))
-    }
 }
 
 pub fn condition_of(placement: &DRPlacement, kind: ConditionType) -> Option<&Condition> {
     placement.status.as_ref()?.conditions.iter().find(|condition| condition.type_ == kind.as_str())
-}
-
-fn state_of(placement: &DRPlacement) -> Vec<String> {
-    let Some(status) = &placement.status else {
-        return vec![format!("the DRPlacement {} has no status: does the hub see it?", placement.name_any())];
-    };
-    let active = status.active_cluster.as_deref().unwrap_or("nowhere");
-    let head = format!(
-        "the DRPlacement {} is active at {active}, epoch {:?}, phase {:?}",
-        placement.name_any(),
-        status.epoch,
-        status.phase
-    );
-    let conditions = status.conditions.iter().map(|condition| {
-        format!("  {}={} {}: {}", condition.type_, condition.status, condition.reason, condition.message)
-    });
-    std::iter::once(head).chain(conditions).collect()
 }
