@@ -78,10 +78,14 @@ async fn once(client: &Client, placement: &PlacementId, effect: &Effect) -> Resu
             on(namespace).create_replication(claim, class, *epoch).await
         }
         Effect::PromoteReplication { namespace, name, epoch } => {
-            on(namespace).set_replication(name, "primary", *epoch).await
+            let wanted = wanted_replication(foreign::replication_state::PRIMARY, false, *epoch);
+            on(namespace).patch_replication(name, wanted).await
         }
         Effect::DemoteReplication { namespace, name, epoch } => {
-            on(namespace).set_replication(name, "secondary", *epoch).await
+            on(namespace).demote_replication(name, false, *epoch).await
+        }
+        Effect::ResyncReplication { namespace, name, epoch } => {
+            on(namespace).demote_replication(name, true, *epoch).await
         }
         Effect::MarkReplication { namespace, name, epoch } => {
             let mark = json!({"metadata": {"annotations": {EPOCH_ANNOTATION: epoch.to_string()}}});
@@ -184,11 +188,18 @@ impl Namespace<'_> {
         create_in(&self.api(&resource), Kind::Replication, &object).await
     }
 
-    async fn set_replication(&self, name: &str, state: &str, epoch: Epoch) -> Result<Receipt, Failed> {
-        let patch = json!({
-            "metadata": {"annotations": {EPOCH_ANNOTATION: epoch.to_string()}},
-            "spec": {"replicationState": state, "autoResync": false},
-        });
+    /// Of the object as it is now only: a request that is given up, and lands when the next epoch has promoted it, changes
+    /// nothing.
+    async fn demote_replication(
+        &self,
+        name: &str,
+        auto_resync: bool,
+        epoch: Epoch,
+    ) -> Result<Receipt, Failed> {
+        let api = self.api(&foreign::volume_replication());
+        let present = api.get(name).await.map_err(|error| failed(&error))?;
+        let mut patch = wanted_replication(foreign::replication_state::SECONDARY, auto_resync, epoch);
+        patch["metadata"]["resourceVersion"] = json!(present.metadata.resource_version);
         self.patch_replication(name, patch).await
     }
 
@@ -216,6 +227,13 @@ impl Namespace<'_> {
             Err(error) => Err(failed(&error)),
         }
     }
+}
+
+fn wanted_replication(state: &str, auto_resync: bool, epoch: Epoch) -> Value {
+    json!({
+        "metadata": {"annotations": {EPOCH_ANNOTATION: epoch.to_string()}},
+        "spec": {"replicationState": state, "autoResync": auto_resync},
+    })
 }
 
 async fn create(client: &Client, object: &Value) -> Result<Receipt, Failed> {

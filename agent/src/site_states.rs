@@ -114,6 +114,8 @@ fn object(state: &SiteState, resource_version: Option<&str>) -> anyhow::Result<D
         operation,
         promise,
         fenced_at,
+        handed_over,
+        resync,
         results,
         replicas,
         assignment,
@@ -127,6 +129,11 @@ fn object(state: &SiteState, resource_version: Option<&str>) -> anyhow::Result<D
         operation: operation.as_ref().map(|operation| operation.0.clone()),
         promises_outstanding: promise.as_ref().map(promise_spec),
         fenced_at: fenced_at.and_then(|at| Timestamp::from_millisecond(at.0).ok()).map(Time),
+        handed_over: handed_over
+            .map(|epoch| i64::try_from(epoch.0))
+            .transpose()
+            .context("an epoch beyond all bounds")?,
+        resync: resync.as_ref().map(|operation| operation.0.clone()),
         last_results: results.iter().map(result_spec).collect::<Result<_, _>>()?,
         replicas: replicas.iter().map(replicas_spec).collect(),
     };
@@ -183,6 +190,8 @@ fn recorded(object: &DRSiteState) -> anyhow::Result<Recorded> {
             operation: spec.operation.clone().map(OperationId),
             promise: spec.promises_outstanding.as_ref().map(promise),
             fenced_at: spec.fenced_at.as_ref().map(|Time(at)| WallTime(at.as_millisecond())),
+            handed_over: spec.handed_over.and_then(|epoch| u64::try_from(epoch).ok()).map(Epoch),
+            resync: spec.resync.clone().map(OperationId),
             results: spec.last_results.iter().filter_map(result).collect(),
             replicas: spec.replicas.iter().cloned().map(replicas).collect(),
             assignment: assignment.and_then(|text| read_assignment(text)),

@@ -42,9 +42,10 @@ names! {
         Protected, OperationRunning, NotProtected, Paused, NoContact,
         // Reconciling
         FirstSync, FailoverRunning, MigrationRunning, FailbackRunning, DeployRunning, ReleaseRunning,
-        WaitingForApproval,
+        WaitingForApproval, ResyncRunning, DependencyNotReady, Queued, FailbackOffered,
         // Stalled
         DivergedData, FenceUnconfirmed, InvalidSpec, NoReplicationClass, TargetUnreachable, PromoteStuck, NeedsHuman,
+        ResyncStuck, HandoverStuck, RolledBack,
         // Available
         WorkloadReady, WorkloadNotReady, ClusterSilent,
         // Protected
@@ -53,7 +54,7 @@ names! {
         AllChecksPass, PeerSilent, CannotFence, VolumeResyncing, NoDriverLeader, NamespaceNotAllowed, SignOfLife,
         EvidenceMissing,
         // AutomaticFailoverArmed
-        Armed, Disabled, CoolingDown, TooFewFailureDomains, NotFenceCapable, WitnessUnavailable, HubFrozen,
+        Armed, Disabled, CoolingDown, Flapping, TooFewFailureDomains, NotFenceCapable, WitnessUnavailable, HubFrozen,
         // Ready of a DRCluster
         Connected, NeverConnected, Maintenance,
     }
@@ -78,6 +79,10 @@ impl ConditionType {
                 Reason::DeployRunning,
                 Reason::ReleaseRunning,
                 Reason::WaitingForApproval,
+                Reason::ResyncRunning,
+                Reason::DependencyNotReady,
+                Reason::Queued,
+                Reason::FailbackOffered,
             ],
             ConditionType::Stalled => &[
                 Reason::DivergedData,
@@ -87,6 +92,9 @@ impl ConditionType {
                 Reason::TargetUnreachable,
                 Reason::PromoteStuck,
                 Reason::NeedsHuman,
+                Reason::ResyncStuck,
+                Reason::HandoverStuck,
+                Reason::RolledBack,
             ],
             ConditionType::Available => {
                 &[Reason::WorkloadReady, Reason::WorkloadNotReady, Reason::ClusterSilent]
@@ -123,6 +131,7 @@ impl ConditionType {
                 Reason::Disabled,
                 Reason::Paused,
                 Reason::CoolingDown,
+                Reason::Flapping,
                 Reason::TooFewFailureDomains,
                 Reason::NotFenceCapable,
                 Reason::WitnessUnavailable,
@@ -138,7 +147,9 @@ names! {
     /// The reasons of Kubernetes events, in the past tense: one event per transition.
     EventReason {
         HeartbeatLost, HeartbeatReturned, Deployed, DeployStarted, DeployRefused, NeedsHuman, PromoteStuck, FailoverStarted, FenceConfirmed, Promoted, FailoverCompleted,
-        FailoverAborted, FailoverRefused, ReplicationStale, Released,
+        FailoverAborted, FailoverRefused, ReplicationStale, Released, MigrationStarted, MigrationCompleted, FailbackStarted,
+        FailbackCompleted, RolledBack, ResyncStarted, ResyncCompleted, ResyncAborted, OperationProposed, OperationWithdrawn, DivergedDataFound,
+        ScaledDown, HandedOver,
     }
 }
 

@@ -37,7 +37,7 @@ pub struct DROperationSpec {
     /// Name of the DRPlacement in this namespace.
     #[schemars(schema_with = "shape::label")]
     pub placement: String,
-    /// Deploy: adopts an application where it runs. FailOver, Migrate, FailBack: moves it. Release: lets go, and everything
+    /// Deploy: adopts an application where it runs. FailOver, Migrate, FailBack: moves it. Resync: makes an outdated copy anew. Release: lets go, and everything
     /// stays as it is.
     pub kind: OperationKind,
     /// The cluster that the placement leaves. None in a Deploy.
@@ -64,6 +64,8 @@ pub enum OperationKind {
     Release,
     Migrate,
     FailBack,
+    /// Makes the outdated copy of a former holder anew.
+    Resync,
 }
 
 /// How far the operation is, and how it went.
@@ -71,7 +73,7 @@ pub enum OperationKind {
 #[serde(rename_all = "camelCase")]
 pub struct DROperationStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    /// Proposed: waits for an approval. Running. Stuck: runs, and a step does not end; the reason says why. Succeeded.
+    /// Proposed: waits for an approval. Withdrawn: its reason is gone. Running. Stuck: runs, and a step does not end; the reason says why. Succeeded.
     /// Aborted: given up before the point of no return. Failed.
     pub phase: Option<OperationPhase>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -97,6 +99,17 @@ pub struct DROperationStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 100), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["claim"]))]
     pub loss_receipt: Vec<VolumeLossStatus>,
+    /// Of a failover: the loss of the worst volume, or "unknown".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::word")]
+    pub expected_loss: Option<String>,
+    /// The generation of the DRPlacement that was looked at; an approval names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<i64>,
+    /// Who has approved it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::word")]
+    pub approved_by: Option<String>,
     /// When the old holder was last heard.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "shape::time")]
@@ -121,6 +134,8 @@ pub struct DROperationStatus {
 pub enum OperationPhase {
     /// Waits for an approval.
     Proposed,
+    /// Was proposed, and its reason is gone.
+    Withdrawn,
     Running,
     /// Runs, and a step does not end; the reason says why.
     Stuck,

@@ -54,9 +54,16 @@ pub struct DRPlacementSpec {
     /// What happens when the cluster that runs it is lost.
     #[serde(default)]
     pub failover: FailoverSpec,
+    /// How the application moves while both clusters are well.
+    #[serde(default)]
+    pub migration: MigrationSpec,
     /// What happens when the preferred cluster is back.
     #[serde(default)]
     pub failback: FailbackSpec,
+    /// Names of DRPlacements in this namespace that must serve before this application is started in another cluster.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "shape::few_names")]
+    pub depends_on: Vec<String>,
     /// Nothing is begun while this is true: no failover, no failback, no first deployment. Leases go on. Default: false.
     #[serde(default)]
     pub paused: bool,
@@ -104,6 +111,10 @@ pub struct FailoverSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "shape::span")]
     pub max_data_loss: Option<String>,
+    /// How far the last complete copies of the volumes may lie apart in time for an automatic failover. Default: not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::span")]
+    pub max_skew: Option<String>,
     /// How a lost cluster is known to have stopped. Default: SelfFence.
     #[serde(default)]
     pub fencing: FencingLevel,
@@ -194,6 +205,17 @@ pub struct TimingSpec {
     pub clock_rate_error_ppm: Option<u32>,
 }
 
+/// How the application moves while both clusters are well.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MigrationSpec {
+    /// A planned move that has promoted nothing after this span is rolled back: the application is started again where it was.
+    /// Default: 15m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::span")]
+    pub deadline: Option<String>,
+}
+
 /// What happens when the preferred cluster is back.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -201,6 +223,37 @@ pub struct FailbackSpec {
     /// Manual: only on request. Automatic: once the copy there is protected and stable again. Default: Manual.
     #[serde(default)]
     pub mode: FailbackMode,
+    /// Whether the outdated copy at the returned cluster may be thrown away and made anew without asking. Writes that only it
+    /// has are lost then. Default: Approval.
+    #[serde(default)]
+    pub resync: ResyncMode,
+    /// How long the copy must have met the bound before an automatic failback. Default: 30m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::span")]
+    pub stabilization: Option<String>,
+    /// When an automatic failback may begin. None: at any time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
+    pub windows: Vec<WindowSpec>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ResyncMode {
+    #[default]
+    Approval,
+    Automatic,
+}
+
+/// A span of every day, in UTC; one that ends before it begins goes over midnight.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WindowSpec {
+    /// Begin, as 22:30.
+    #[schemars(schema_with = "shape::time_of_day")]
+    pub from: String,
+    /// End, as 04:00.
+    #[schemars(schema_with = "shape::time_of_day")]
+    pub to: String,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -244,6 +297,14 @@ pub struct DRPlacementStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "shape::few_clusters")]
     pub standby: Vec<String>,
+    /// The same clusters, each with what stands against it as a target, if anything does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["cluster"]))]
+    pub standbys: Vec<StandbyStatus>,
+    /// How far the last complete copies of the volumes lie apart in time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::word")]
+    pub skew: Option<String>,
     /// Name of the DROperation that runs or waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "shape::name")]
@@ -280,6 +341,8 @@ pub enum Phase {
     FailingOver,
     Migrating,
     FailingBack,
+    /// The outdated copy of a former holder is being made anew.
+    Resyncing,
     /// An operation waits for an approval.
     WaitingForApproval,
     /// Nothing moves until a human has looked.
@@ -299,12 +362,30 @@ impl Phase {
             Phase::FailingOver => "FailingOver",
             Phase::Migrating => "Migrating",
             Phase::FailingBack => "FailingBack",
+            Phase::Resyncing => "Resyncing",
             Phase::WaitingForApproval => "WaitingForApproval",
             Phase::NeedsHuman => "NeedsHuman",
             Phase::Paused => "Paused",
             Phase::Releasing => "Releasing",
         }
     }
+}
+
+/// One cluster that could take over, or could not.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StandbyStatus {
+    #[schemars(schema_with = "shape::label")]
+    pub cluster: String,
+    /// A failover to it could start now.
+    pub ready: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::word")]
+    pub reason: Option<String>,
+    /// Begins with the object and ends with what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::text")]
+    pub message: Option<String>,
 }
 
 /// One protected volume.

@@ -57,6 +57,16 @@ pub fn few_clusters(generator: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "array", "maxItems": 8, "x-kubernetes-list-type": "atomic", "items": label(generator)})
 }
 
+/// Up to sixteen names of objects in the same namespace.
+pub fn few_names(generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "array", "maxItems": 16, "x-kubernetes-list-type": "set", "items": label(generator)})
+}
+
+/// A time of the day, such as 22:30.
+pub fn time_of_day(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "minLength": 4, "maxLength": 5, "pattern": "^([01]?[0-9]|2[0-3]):[0-5][0-9]$"})
+}
+
 /// Names of protected claims.
 pub fn claims(generator: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "array", "maxItems": 100, "x-kubernetes-list-type": "set", "items": name(generator)})

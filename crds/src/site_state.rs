@@ -59,6 +59,16 @@ pub struct DRSiteStateSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "shape::time")]
     pub fenced_at: Option<Time>,
+    /// The epoch of a hand-over: everything that was written here has crossed to the next holder, and nothing was written
+    /// since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub handed_over: Option<i64>,
+    /// The operation, approved at the hub, that throws the outdated copy here away and makes it anew. Only while it is
+    /// named may a VolumeReplication of a protected claim say `autoResync: true`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::name")]
+    pub resync: Option<String>,
     /// The answers to the last commands, so that a repeated one gets the same.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]

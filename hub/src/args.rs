@@ -61,6 +61,14 @@ pub struct RunArguments {
     #[arg(long, env = "UNDERSTUDY_FAILURE_DOMAIN")]
     pub failure_domain: String,
 
+    /// How long a cluster that was lost must be heard again before anything is moved to it.
+    #[arg(long, default_value = "10m", value_parser = parse_span, env = "UNDERSTUDY_STEADY_AFTER")]
+    pub steady_after: Duration,
+
+    /// How many placements may be moved at once.
+    #[arg(long, default_value_t = 16, env = "UNDERSTUDY_MOVES_AT_ONCE")]
+    pub moves_at_once: usize,
+
     /// How often time is looked at; no wait is cut shorter than it must be.
     #[arg(long, default_value = "20ms", value_parser = parse_span, hide = true)]
     pub tick: Duration,

@@ -56,7 +56,11 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     let (journal, replayed) = JournalStore::open(&arguments.journal, &arguments.hub_name, clock::now().wall)?;
     tracing::info!(lines = replayed.lines.len(), fresh = replayed.fresh, "the journal is open");
     let settings =
-        Settings { name: arguments.hub_name.clone(), failure_domain: arguments.failure_domain.clone() };
+        Settings {
+            steady_after: arguments.steady_after,
+            moves_at_once: arguments.moves_at_once,
+            ..Settings::new(&arguments.hub_name, &arguments.failure_domain)
+        };
     let (hub, first) = Hub::start(settings, clock::now(), &replayed.lines, replayed.remembered);
 
     let client = kube::Client::try_default().await.context("connecting to the hub's own API server")?;

@@ -306,6 +306,9 @@ impl Metrics {
 fn decision_of(entry: &Entry) -> Option<(&'static str, &'static str)> {
     match entry {
         Entry::Intent(intent) => Some(("Begin", told::kind_name(hub_core::explain::shown_kind(intent.kind)))),
+        Entry::Proposal(intent) => {
+            Some(("Propose", told::kind_name(hub_core::explain::shown_kind(intent.kind))))
+        }
         Entry::Abort { .. } => Some(("Abort", "SignOfLife")),
         Entry::NeedsHuman { .. } => Some(("AskHuman", "NeedsHuman")),
         Entry::Block { .. } => Some(("Block", "CoolingDown")),
@@ -317,6 +320,10 @@ fn decision_of(entry: &Entry) -> Option<(&'static str, &'static str)> {
         | Entry::Step { .. }
         | Entry::Fence { .. }
         | Entry::Commit { .. }
+        | Entry::Withdrawn { .. }
+        | Entry::BackedUp { .. }
+        | Entry::Resynced { .. }
+        | Entry::WishFulfilled { .. }
         | Entry::Released { .. } => None,
     }
 }

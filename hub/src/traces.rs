@@ -42,6 +42,11 @@ impl Traces {
                 | Entry::Echo { .. }
                 | Entry::Fence { .. }
                 | Entry::Block { .. }
+                | Entry::Proposal(_)
+                | Entry::Withdrawn { .. }
+                | Entry::BackedUp { .. }
+                | Entry::Resynced { .. }
+                | Entry::WishFulfilled { .. }
                 | Entry::Released { .. }
                 | Entry::NeedsHuman { .. } => {}
             }

@@ -15,6 +15,12 @@ use crate::volume::Inventory;
 pub enum StepKind {
     /// Tell the old holder to stop; best effort.
     Fence,
+    /// The workloads of the present holder are stopped; no pod and no VolumeAttachment uses its volumes.
+    ScaleDown,
+    /// The hub has the manifests of the present holder as they are after it has stopped.
+    BackUp,
+    /// Every VolumeReplication secondary at the old holder, and everything written there has crossed (storage.md, rule 5).
+    Demote,
     /// PV, then PVC, bound at the target.
     Restore,
     /// The old holder is known to be stopped.
@@ -25,6 +31,13 @@ pub enum StepKind {
     TakeOwnership,
     ScaleUp,
     AwaitReady,
+    /// The outdated copy of a former holder is thrown away and made anew. Its only writes that nobody else has are lost
+    /// here (invariant S22), so it is approved or explicitly automatic.
+    Resync,
+    /// The holder's sync times are later than the resync: the copy is one again.
+    AwaitSync,
+    /// A former holder whose copy is whole again becomes a standby.
+    Rejoin,
     /// Understudy lets go: its own traces are removed, everything else stays.
     Release,
 }
@@ -33,12 +46,18 @@ impl StepKind {
     pub fn as_str(self) -> &'static str {
         match self {
             StepKind::Fence => "Fence",
+            StepKind::ScaleDown => "ScaleDown",
+            StepKind::BackUp => "BackUp",
+            StepKind::Demote => "Demote",
             StepKind::Restore => "Restore",
             StepKind::AwaitFence => "AwaitFence",
             StepKind::Promote => "Promote",
             StepKind::TakeOwnership => "TakeOwnership",
             StepKind::ScaleUp => "ScaleUp",
             StepKind::AwaitReady => "AwaitReady",
+            StepKind::Resync => "Resync",
+            StepKind::AwaitSync => "AwaitSync",
+            StepKind::Rejoin => "Rejoin",
             StepKind::Release => "Release",
         }
     }
@@ -101,12 +120,22 @@ pub struct WorkloadScale {
 pub enum Action {
     /// Role Fenced, workloads to 0, pods and attachments gone, VolumeReplications secondary; in this order.
     Fence,
+    /// Role Fenced, workloads to 0, pods and attachments gone. The volumes stay primary until `Demote`.
+    ScaleDown,
+    /// As `Fence`, and every demotion has crossed: the condition triple at the current generation, for every protected
+    /// claim. That it has is recorded durably before it is acknowledged: this copy has nothing that the other lacks.
+    Demote,
     /// Stage this inventory and wait until it is bound.
     Restore { inventory: Inventory },
     /// Persist the epoch, make every VolumeReplication primary, and wait until each one is.
     Promote { proof: FenceProof, claims: Vec<String> },
     /// Role Holder, and the workloads at the replicas named.
     ScaleUp { workloads: Vec<WorkloadScale> },
+    /// Only at a cluster that is Fenced: VolumeReplications `secondary` with `autoResync: true`, until each of these claims
+    /// replays (storage.md, "Seen on a real array"). Like `Release` it enters no epoch: it carries the present one.
+    Resync { claims: Vec<String> },
+    /// Only at a cluster that is Fenced: `autoResync: false` everywhere, then role Standby. Enters no epoch.
+    Rejoin,
     /// Remove Understudy's own objects and marks; application, volumes and mirroring stay as they are.
     Release,
 }

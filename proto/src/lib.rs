@@ -31,7 +31,7 @@ pub use lease::{Denial, DenialReason, Grant, Renewal};
 pub use names::{ClusterName, NameError, OperationId, PlacementId, PlacementName, Selector};
 pub use peer::{HoldAnswer, HoldRequest};
 pub use policy::{Fencing, OnSilence, Policy, Timing, TimingError};
-pub use report::{Ailment, Report, Role, WorkloadRef, WorkloadState};
+pub use report::{Ailment, Divergence, Report, Role, WorkloadRef, WorkloadState};
 pub use volume::{Inventory, Replication, ReplicationState, VolumeManifest, VolumeState};
 
 /// What an agent says on its stream.

@@ -20,6 +20,17 @@ pub enum Role {
     Unknown,
 }
 
+/// Whether a cluster's copy holds writes that the present holder's lacks (protocol §6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Divergence {
+    /// It has never been written since the copy was made, or everything written has crossed.
+    No,
+    /// It was holder, and nothing shows what had crossed when it stopped.
+    Unknown,
+    /// The storage says that the two copies do not match.
+    Yes,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct WorkloadRef {
     pub api_version: String,
@@ -52,7 +63,8 @@ pub struct Report {
     pub operation: Option<OperationId>,
     /// Version of the inventory that is staged here, bound and equal; none: nothing or not all of it.
     pub staged: Option<String>,
-    /// This cluster's own inventory, where it has bound protected claims and is holder or has no role yet.
+    /// This cluster's own inventory, where it has bound protected claims and is holder, has been scaled down, or has no role
+    /// yet. Workloads are named with the replicas that the user wants, also while they are stopped.
     pub inventory: Option<Inventory>,
     pub volumes: Vec<VolumeState>,
     pub workloads: Vec<WorkloadState>,
@@ -61,4 +73,6 @@ pub struct Report {
     /// A csi-addons controller leader for the driver is alive (rule 12); none: not known.
     pub driver_leader: Option<bool>,
     pub ailments: Vec<Ailment>,
+    /// Of a former holder: what a resync would throw away.
+    pub divergence: Divergence,
 }

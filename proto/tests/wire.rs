@@ -80,6 +80,7 @@ fn report() -> v1::Report {
         cluster: "east".into(),
         placement: "p-1".into(),
         role: v1::Role::Holder.into(),
+        divergence: v1::Divergence::No.into(),
         ..v1::Report::default()
     }
 }

@@ -10,7 +10,8 @@ use proto::{
 
 use crate::ailments::reason;
 use crate::decision::{Decision, Note, Point, SiteWrite};
-use crate::desired::{self, Next, View};
+use crate::desired::{self, Next, Turn, View};
+use crate::divergence;
 use crate::duty::{Duty, Seen, duty};
 use crate::event::Event;
 use crate::paths::Paths;
@@ -216,6 +217,7 @@ impl Agent {
         let judged = self.next(id, placement);
         if let Some(Judged { next, told, starting: _ }) = &judged {
             self.remember_replicas(placement, next);
+            self.turn(id, placement, next.turn);
             self.apply(id, placement, next, decision);
             self.acknowledge(placement, told, decision);
         }
@@ -240,6 +242,7 @@ impl Agent {
         let seen = survey::survey(&self.world, assignment, placement.site.as_ref(), &commanded);
         placement.survey = Some((revision, seen));
         placement.surveys += 1;
+        placement.notice_refusals(&self.world, self.now);
     }
 
     /// What its duty asks for next.
@@ -257,6 +260,8 @@ impl Agent {
             fence: placement.fence.as_ref(),
             granted: placement.lease.is_granted(self.now, placement.targets()),
             stopping: placement.is_stopping(),
+            told: placement.has_told_inventory(),
+            refused_for: placement.refused_for(self.now),
         };
         let command = placement.command.as_ref().map(|current| &current.command);
         let seen = Seen {
@@ -276,9 +281,8 @@ impl Agent {
             Some(command) if !duty.serves(&command.action) => duty.comes_first(),
             Some(_) | None => next.outcome.clone(),
         };
-        let fenced = (duty == Duty::Fence).then_some(next.outcome == Outcome::Done);
-        if let (Some(complete), Some(progress)) = (fenced, &mut placement.fence) {
-            progress.complete = complete;
+        if let Some(progress) = placement.fence.as_mut().filter(|_| duty.stops()) {
+            progress.complete = next.fenced.unwrap_or(progress.complete);
             if survey.has_users() {
                 progress.in_use = self.now;
             }
@@ -292,6 +296,16 @@ impl Agent {
             if !site.replicas.iter().any(|known| known.workload == had.workload) {
                 site.replicas.push(had.clone());
             }
+        }
+    }
+
+    /// What has been seen is written down, and counts once it is durable.
+    fn turn(&self, id: &PlacementId, placement: &mut Placement, turn: Option<Turn>) {
+        let epoch = placement.epoch_seen();
+        match turn {
+            Some(Turn::HandedOver) => placement.site_mut(id).handed_over = Some(epoch),
+            Some(Turn::Rejoined) => placement.enter_role(id, epoch, Role::Standby, self.now, self.wall),
+            None => {}
         }
     }
 
@@ -380,6 +394,8 @@ impl Agent {
             operation: placement.site.as_ref().and_then(|site| site.operation.clone()),
             staged: next.staged,
             ailments: next.ailments.into_iter().chain(failing).chain(invalid_timing(placement)).collect(),
+            source: placement.is_source(),
+            divergence: divergence::divergence(placement, self.now),
         };
         let basis = (placement.surveys, standing.clone());
         if placement.reporting.basis.as_ref() == Some(&basis) {

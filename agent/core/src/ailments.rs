@@ -25,6 +25,8 @@ pub mod reason {
     pub const WORKLOAD_NOT_SELECTED: &str = "WorkloadNotSelected";
     pub const REQUEST_FAILED: &str = "RequestFailed";
     pub const FAILED_TO_DEMOTE: &str = "FailedToDemote";
+    pub const FAILED_TO_RESYNC: &str = "FailedToResync";
+    pub const CLAIM_NOT_REPLICATED: &str = "ClaimNotReplicated";
 }
 
 pub fn ailment(reason: &str, message: String) -> Ailment {

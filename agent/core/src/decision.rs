@@ -133,6 +133,13 @@ pub enum Effect {
         name: String,
         epoch: Epoch,
     },
+    /// Secondary with `autoResync`: what this copy alone has is thrown away. Only ever decided while the DRSiteState names
+    /// the operation that was approved for it.
+    ResyncReplication {
+        namespace: String,
+        name: String,
+        epoch: Epoch,
+    },
     /// It is primary already: only our mark is missing.
     MarkReplication {
         namespace: String,
@@ -175,7 +182,8 @@ impl Effect {
         match self {
             Effect::Scale { replicas: 0, .. }
             | Effect::SuspendCronJob { suspend: true, .. }
-            | Effect::DemoteReplication { .. } => true,
+            | Effect::DemoteReplication { .. }
+            | Effect::ResyncReplication { .. } => true,
             Effect::Scale { .. }
             | Effect::SuspendCronJob { .. }
             | Effect::ProbeFence { .. }
@@ -197,6 +205,7 @@ impl Effect {
         match self {
             Effect::CreateReplication { .. }
             | Effect::PromoteReplication { .. }
+            | Effect::ResyncReplication { .. }
             | Effect::MarkReplication { .. } => true,
             Effect::ProbeFence { .. }
             | Effect::ListUsers { .. }
@@ -234,6 +243,9 @@ impl fmt::Display for Effect {
             }
             Effect::DemoteReplication { name, epoch, .. } => {
                 write!(f, "demote VolumeReplication {name} at epoch {epoch}")
+            }
+            Effect::ResyncReplication { name, epoch, .. } => {
+                write!(f, "resync VolumeReplication {name} at epoch {epoch}")
             }
             Effect::MarkReplication { name, epoch, .. } => {
                 write!(f, "mark VolumeReplication {name} with epoch {epoch}")

@@ -1,6 +1,8 @@
 //! The next effects of a duty. Every function here looks at the whole world and names what is missing *now*: called
 //! again after anything has changed, it goes on from there; called when all is done, it names nothing.
 
+use std::time::Duration;
+
 use proto::volume::WorkloadReplicas;
 use proto::{Ailment, Assignment, Moment, Outcome};
 
@@ -10,7 +12,7 @@ use crate::fence::{self, FenceProgress};
 use crate::site_state::SiteState;
 use crate::survey::Survey;
 use crate::world::World;
-use crate::{promote, stage, workloads};
+use crate::{hand_over, promote, resync, stage, workloads};
 
 /// All that a duty is judged by.
 #[derive(Clone, Copy)]
@@ -27,6 +29,10 @@ pub struct View<'a> {
     pub granted: bool,
     /// A change that stops the application is still under way.
     pub stopping: bool,
+    /// The hub has been told of the claims and volumes as they are seen now.
+    pub told: bool,
+    /// How long VolumeReplications have refused to be demoted or synced, at most since the running command came.
+    pub refused_for: Duration,
 }
 
 impl View<'_> {
@@ -40,6 +46,7 @@ impl View<'_> {
             recorded.epoch_seen == self.site.epoch_seen
                 && recorded.role == self.site.role
                 && recorded.operation == self.site.operation
+                && recorded.resync == self.site.resync
                 && recorded.claims.is_superset(&self.site.claims)
         })
     }
@@ -54,6 +61,18 @@ pub struct Next {
     pub staged: Option<String>,
     /// Replicas to be remembered durably before their workloads are stopped.
     pub remember: Vec<WorkloadReplicas>,
+    /// Whether the fence is complete: everything stopped, every volume demoted. None: this duty does not tell.
+    pub fenced: Option<bool>,
+    pub turn: Option<Turn>,
+}
+
+/// What is to be written down because everything for it has been seen; what follows from it waits until it is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Everything that was written here has crossed.
+    HandedOver,
+    /// The copy here follows the holder's again.
+    Rejoined,
 }
 
 impl Next {
@@ -64,6 +83,8 @@ impl Next {
             ailments: Vec::new(),
             staged: None,
             remember: Vec::new(),
+            fenced: None,
+            turn: None,
         }
     }
 
@@ -92,6 +113,11 @@ pub fn next(view: &View<'_>, duty: Duty<'_>) -> Next {
         Duty::Hold => Next::done(),
         Duty::Protect => promote::protect_later_claims(view),
         Duty::Fence => fence::fence(view),
+        Duty::ScaleDown => fence::scale_down(view),
+        Duty::HandOver => hand_over::hand_over(view),
+        Duty::Resync([]) => promote::no_claims(view),
+        Duty::Resync(claims) => resync::resync(view, claims),
+        Duty::Rejoin => resync::rejoin(view),
         Duty::Stage(inventory) => stage::stage(view, inventory),
         Duty::Restore(inventory) => stage::restore(view, inventory),
         Duty::Promote([]) => promote::no_claims(view),

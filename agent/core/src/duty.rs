@@ -1,7 +1,7 @@
 //! What this cluster has to do for one placement, read from what it durably is and what it has been told.
 
 use proto::volume::WorkloadReplicas;
-use proto::{Action, Command, Inventory, Outcome, Role, WorkloadScale};
+use proto::{Action, Command, Inventory, Outcome, Role, StepKind, WorkloadScale};
 
 use crate::site_state::SiteState;
 
@@ -16,6 +16,14 @@ pub enum Duty<'a> {
     /// It was stopped here by its own deadline, and the hub has granted the same epoch again.
     Resume(&'a [WorkloadReplicas]),
     Fence,
+    /// Everything is stopped, and stays so; the volumes stay as they are.
+    ScaleDown,
+    /// Fence, and know that everything written here has crossed.
+    HandOver,
+    /// The outdated copies of these claims are thrown away and made anew.
+    Resync(&'a [String]),
+    /// A former holder whose copies follow the present one becomes a standby.
+    Rejoin,
     /// Keep a copy of the holder's manifests bound, and everything stopped.
     Stage(Option<&'a Inventory>),
     Restore(&'a Inventory),
@@ -40,6 +48,10 @@ impl Duty<'_> {
     pub fn serves(self, action: &Action) -> bool {
         match action {
             Action::Fence => self == Duty::Fence,
+            Action::ScaleDown => self == Duty::ScaleDown,
+            Action::Demote => self == Duty::HandOver,
+            Action::Resync { .. } => matches!(self, Duty::Resync(_)),
+            Action::Rejoin => self == Duty::Rejoin,
             Action::Restore { .. } => matches!(self, Duty::Restore(_)),
             Action::Promote { .. } => matches!(self, Duty::Promote(_)),
             Action::ScaleUp { .. } => matches!(self, Duty::ScaleUp(_)),
@@ -49,12 +61,30 @@ impl Duty<'_> {
 
     fn first(self) -> &'static str {
         match self {
-            Duty::Fence => "the fence here to be complete, or the hub to grant the lease",
+            Duty::Fence | Duty::ScaleDown | Duty::HandOver | Duty::Resync(_) | Duty::Rejoin => {
+                "the fence here to be complete, or the hub to grant the lease"
+            }
             Duty::Watch => "this cluster to enter the epoch",
             Duty::Hold | Duty::Protect | Duty::Resume(_) | Duty::Stage(_) => {
                 "this cluster to change its role"
             }
             Duty::Restore(_) | Duty::Promote(_) | Duty::ScaleUp(_) | Duty::Release => "another command",
+        }
+    }
+
+    /// Whether nothing may use the volumes here.
+    pub fn stops(self) -> bool {
+        match self {
+            Duty::Fence | Duty::ScaleDown | Duty::HandOver | Duty::Resync(_) | Duty::Rejoin => true,
+            Duty::Watch
+            | Duty::Hold
+            | Duty::Protect
+            | Duty::Resume(_)
+            | Duty::Stage(_)
+            | Duty::Restore(_)
+            | Duty::Promote(_)
+            | Duty::ScaleUp(_)
+            | Duty::Release => false,
         }
     }
 
@@ -83,6 +113,12 @@ pub fn duty<'a>(
         (Role::Fenced, Some(Action::Restore { inventory })) if seen.fence_complete => {
             Duty::Restore(inventory)
         }
+        (Role::Fenced, Some(Action::ScaleDown)) => Duty::ScaleDown,
+        (Role::Fenced, Some(Action::Demote)) => Duty::HandOver,
+        (Role::Fenced, Some(Action::Resync { claims })) => Duty::Resync(claims),
+        (Role::Fenced | Role::Standby, Some(Action::Rejoin)) => Duty::Rejoin,
+        // A planned move takes its time between its steps: the volumes are demoted when it says so.
+        (Role::Fenced, None) if site.has_done(StepKind::ScaleDown) => Duty::ScaleDown,
         (Role::Fenced, _) => Duty::Fence,
         (Role::Standby, Some(Action::Restore { inventory })) => Duty::Restore(inventory),
         (Role::Standby, _) => Duty::Stage(inventory),

@@ -129,6 +129,8 @@ impl Agent {
             site.epoch_seen = seen.state.epoch_seen;
             site.operation = seen.state.operation.clone();
             site.role = seen.state.role;
+            site.handed_over = seen.state.handed_over;
+            site.resync = seen.state.resync.clone();
         }
         placement.recorded = seen;
     }

@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
-use proto::{Moment, ReplicationState};
+use proto::{Moment, Outcome, ReplicationState};
 
 use crate::ailments::reason;
 use crate::decision::Effect;
 use crate::desired::{Next, View};
 use crate::workloads;
+use crate::world::ReplicationObject;
 
 /// Scaling to zero waits no longer than this for the proof that new pods are refused: the proof is needed for the
 /// acknowledgement, the time for stopping.
@@ -35,15 +36,32 @@ impl FenceProgress {
 
 pub fn fence(view: &View<'_>) -> Next {
     let mut next = Next::done();
-    workloads::remember(view, &mut next);
-    refuse_new_pods(view, &mut next);
-    if next.outcome == proto::Outcome::Done || proof_is_overdue(view) {
-        workloads::stop(view, &mut next);
-        if nothing_uses_the_volumes(view, &mut next) {
-            demote(view, &mut next);
-        }
+    if stop(view, &mut next) {
+        demote(view, &mut next);
+    }
+    next.fenced = Some(next.outcome == Outcome::Done);
+    next
+}
+
+/// The first half of a planned move. It ends only when the hub knows what has been left behind: from here on nothing
+/// changes it, so the last copy of it can be taken.
+pub fn scale_down(view: &View<'_>) -> Next {
+    let mut next = Next::done();
+    if stop(view, &mut next) && !view.told {
+        next.wait_also_for("the hub to be told of the claims as they are now");
     }
     next
+}
+
+/// Refuse, stop, and see; true when nothing uses the volumes any more.
+pub fn stop(view: &View<'_>, next: &mut Next) -> bool {
+    workloads::remember(view, next);
+    refuse_new_pods(view, next);
+    if next.outcome != Outcome::Done && !proof_is_overdue(view) {
+        return false;
+    }
+    workloads::stop(view, next);
+    nothing_uses_the_volumes(view, next)
 }
 
 /// A fence is in force only when the API server has been seen to refuse, because admission reads a cache.
@@ -106,32 +124,38 @@ fn look_again(view: &View<'_>, next: &mut Next) {
 
 fn demote(view: &View<'_>, next: &mut Next) {
     for volume in &view.survey.volumes {
-        let Some((name, object)) = view.world.replication_of(view.namespace(), &volume.claim) else {
-            continue;
-        };
-        let replication = &object.replication;
-        if replication.desired != "secondary" || object.auto_resync {
-            next.effects.push(Effect::DemoteReplication {
-                namespace: view.namespace().to_owned(),
-                name: name.to_owned(),
-                epoch: view.site.epoch_seen,
-            });
-        }
-        let demoted = replication.desired == "secondary"
-            && replication.current
-            && replication.state == ReplicationState::Secondary;
-        if demoted {
-            continue;
-        }
-        if object.reason.as_deref() == Some(reason::FAILED_TO_DEMOTE) && replication.desired == "secondary" {
-            let message = format!(
-                "VolumeReplication {}/{name} cannot be demoted ({}): see the storage driver's log",
-                view.namespace(),
-                replication.message
-            );
-            next.fail(reason::FAILED_TO_DEMOTE, message);
-        } else {
-            next.wait_also_for(format!("VolumeReplication {name} to become secondary"));
+        if let Some((name, object)) = view.world.replication_of(view.namespace(), &volume.claim) {
+            demote_one(view, name, object, next);
         }
     }
+}
+
+/// True when it is seen to be demoted. What an approved resync has set is not taken back while that goes on.
+pub fn demote_one(view: &View<'_>, name: &str, object: &ReplicationObject, next: &mut Next) -> bool {
+    let replication = &object.replication;
+    if replication.desired != "secondary" || (object.auto_resync && view.site.resync.is_none()) {
+        next.effects.push(demotion(view, name));
+    }
+    let demoted = replication.desired == "secondary"
+        && replication.current
+        && replication.state == ReplicationState::Secondary;
+    if demoted {
+        return true;
+    }
+    if object.reason.as_deref() == Some(reason::FAILED_TO_DEMOTE) && replication.desired == "secondary" {
+        let message = format!(
+            "VolumeReplication {}/{name} cannot be demoted ({}): see the storage driver's log",
+            view.namespace(),
+            replication.message
+        );
+        next.fail(reason::FAILED_TO_DEMOTE, message);
+    } else {
+        next.wait_also_for(format!("VolumeReplication {name} to become secondary"));
+    }
+    false
+}
+
+pub fn demotion(view: &View<'_>, name: &str) -> Effect {
+    let (namespace, name) = (view.namespace().to_owned(), name.to_owned());
+    Effect::DemoteReplication { namespace, name, epoch: view.site.epoch_seen }
 }

@@ -1,12 +1,15 @@
 //! Which commands are admitted: an ordered list of questions, each answered by a refusal or by nothing (protocol R4, R5).
 
-use proto::{Action, Command, Epoch, Moment, OperationId, Outcome, Refusal};
+use proto::{Action, Command, Epoch, Moment, OperationId, Outcome, Refusal, Role};
 
 /// What the guard knows of the placement that a command is for.
 #[derive(Clone, Copy, Debug)]
 pub struct Known<'a> {
     pub assigned: bool,
     pub epoch_seen: Epoch,
+    pub role: Role,
+    /// Another cluster holds the epoch that this one has seen.
+    pub held_elsewhere: bool,
     pub operation: Option<&'a OperationId>,
     /// End of the promise to the holder, if one is outstanding.
     pub promised_until: Option<Moment>,
@@ -28,7 +31,15 @@ pub fn judge(command: &Command, known: Known<'_>, now: Moment) -> Verdict {
     if let Some(outcome) = known.answered {
         return Verdict::Replayed(outcome.clone());
     }
-    let questions = [not_assigned, stale_epoch, conflict, expired, promise_outstanding];
+    let questions = [
+        not_assigned,
+        stale_epoch,
+        not_its_epoch,
+        conflict,
+        not_a_former_holder,
+        expired,
+        promise_outstanding,
+    ];
     let refusal = questions.iter().find_map(|question| question(command, &known, now));
     refusal.map_or(Verdict::Admitted, Verdict::Refused)
 }
@@ -47,14 +58,47 @@ fn stale_epoch(command: &Command, known: &Known<'_>, _: Moment) -> Option<Refusa
 fn lets_go(command: &Command) -> bool {
     match &command.action {
         Action::Release => true,
-        Action::Fence | Action::Restore { .. } | Action::Promote { .. } | Action::ScaleUp { .. } => false,
+        Action::Fence
+        | Action::ScaleDown
+        | Action::Demote
+        | Action::Restore { .. }
+        | Action::Promote { .. }
+        | Action::ScaleUp { .. }
+        | Action::Resync { .. }
+        | Action::Rejoin => false,
     }
+}
+
+/// What makes a former holder's copy whole again enters no epoch either: it is for the very epoch that another cluster
+/// holds now.
+fn mends(command: &Command) -> bool {
+    match &command.action {
+        Action::Resync { .. } | Action::Rejoin => true,
+        Action::Fence
+        | Action::ScaleDown
+        | Action::Demote
+        | Action::Restore { .. }
+        | Action::Promote { .. }
+        | Action::ScaleUp { .. }
+        | Action::Release => false,
+    }
+}
+
+fn not_its_epoch(command: &Command, known: &Known<'_>, _: Moment) -> Option<Refusal> {
+    (mends(command) && command.epoch != known.epoch_seen).then_some(Refusal::StaleEpoch)
+}
+
+/// Only a copy that nobody relies on may be thrown away. A rejoin that comes twice finds a standby.
+fn not_a_former_holder(command: &Command, known: &Known<'_>, _: Moment) -> Option<Refusal> {
+    let rejoined = command.action == Action::Rejoin && known.role == Role::Standby;
+    let stopped = known.role == Role::Fenced || rejoined;
+    (mends(command) && !(stopped && known.held_elsewhere)).then_some(Refusal::Conflict)
 }
 
 /// Within one epoch only the operation that entered it commands.
 fn conflict(command: &Command, known: &Known<'_>, _: Moment) -> Option<Refusal> {
     let entered_by_another = known.operation.is_some_and(|operation| *operation != command.id.operation);
-    let enters = command.epoch == known.epoch_seen && !lets_go(command);
+    let enters = command.epoch == known.epoch_seen && !lets_go(command) && !mends(command);
     (enters && entered_by_another).then_some(Refusal::Conflict)
 }
 
@@ -69,7 +113,14 @@ fn promise_outstanding(command: &Command, known: &Known<'_>, now: Moment) -> Opt
     let outstanding = known.promised_until.is_some_and(|until| now < until);
     let must_wait = match &command.action {
         Action::Promote { proof, claims: _ } => !proof.is_positive(),
-        Action::Fence | Action::Restore { .. } | Action::ScaleUp { .. } | Action::Release => false,
+        Action::Fence
+        | Action::ScaleDown
+        | Action::Demote
+        | Action::Restore { .. }
+        | Action::ScaleUp { .. }
+        | Action::Resync { .. }
+        | Action::Rejoin
+        | Action::Release => false,
     };
     (outstanding && must_wait).then_some(Refusal::PromiseOutstanding)
 }
@@ -98,6 +149,8 @@ mod tests {
         Known {
             assigned: true,
             epoch_seen: Epoch(3),
+            role: Role::Standby,
+            held_elsewhere: false,
             operation: None,
             promised_until: None,
             nonce_sent: Some(Moment(1_000)),
@@ -150,6 +203,29 @@ mod tests {
             assert_eq!(judge(&release, known, Moment(2_000)), Verdict::Admitted);
             assert_eq!(judge(&release, known, Moment(11_000)), Verdict::Refused(Refusal::Expired));
         }
+    }
+
+    #[test]
+    fn a_copy_is_made_anew_only_at_a_former_holder_of_an_epoch_that_another_holds() {
+        let entered_by = OperationId("shop-failover-3".into());
+        let operation = Some(&entered_by);
+        let former = Known { operation, role: Role::Fenced, held_elsewhere: true, ..known() };
+        let now = Moment(2_000);
+        let resync = |epoch| command(epoch, "shop-resync-3", Action::Resync { claims: vec!["data".into()] });
+        assert_eq!(judge(&resync(3), former, now), Verdict::Admitted);
+        for epoch in [2, 4] {
+            assert_eq!(judge(&resync(epoch), former, now), Verdict::Refused(Refusal::StaleEpoch));
+        }
+        for role in [Role::Holder, Role::Promoting, Role::Standby, Role::Unknown] {
+            let another = Known { role, ..former };
+            assert_eq!(judge(&resync(3), another, now), Verdict::Refused(Refusal::Conflict), "{role:?}");
+        }
+        let nobody_else_holds = Known { held_elsewhere: false, ..former };
+        assert_eq!(judge(&resync(3), nobody_else_holds, now), Verdict::Refused(Refusal::Conflict));
+        let rejoin = command(3, "shop-resync-3", Action::Rejoin);
+        let rejoined = Known { role: Role::Standby, ..former };
+        assert_eq!(judge(&rejoin, former, now), Verdict::Admitted);
+        assert_eq!(judge(&rejoin, rejoined, now), Verdict::Admitted, "its answer may have been lost");
     }
 
     #[test]

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use proto::heartbeat::Known;
 use proto::{
-    Acknowledgement, Action, Command, Denial, DenialReason, Epoch, FromAgent, FromHub, Grant, Hello, Mark,
-    Moment, Nonce, Outcome, PlacementId, Reply, Role,
+    Acknowledgement, Action, ClusterName, Command, Denial, DenialReason, Epoch, FromAgent, FromHub, Grant,
+    Hello, Mark, Moment, Nonce, Outcome, PlacementId, Reply, Role,
 };
 
 use crate::agent::Agent;
@@ -132,7 +132,10 @@ impl Agent {
     fn hear_command(&mut self, command: Command, decision: &mut Decision) {
         let nonce_sent = self.sent.get(&command.nonce).map(|sent| sent.at);
         let verdict = match self.placements.get(&command.id.placement) {
-            Some(placement) => guard::judge(&command, known(placement, &command, nonce_sent), self.now),
+            Some(placement) => {
+                let known = known(placement, &self.identity.cluster, &command, nonce_sent);
+                guard::judge(&command, known, self.now)
+            }
             // A release that has been carried out leaves nothing behind to remember it by.
             None if command.action == Action::Release => {
                 self.let_go_of(&command.id.placement);
@@ -183,7 +186,9 @@ impl Agent {
         });
         if command.action == Action::Release {
             placement.assign_to_let_go(&id);
-        } else {
+        } else if let Action::Resync { .. } = &command.action {
+            placement.site_mut(&id).resync = Some(command.id.operation.clone());
+        } else if command.action != Action::Rejoin {
             let before = placement.role();
             let role = role_for(&command.action, placement.role(), command.epoch > placement.epoch_seen());
             placement.enter_role(&id, command.epoch, role, now, wall);
@@ -206,11 +211,18 @@ impl Agent {
     }
 }
 
-fn known<'a>(placement: &'a Placement, command: &Command, nonce_sent: Option<Moment>) -> guard::Known<'a> {
+fn known<'a>(
+    placement: &'a Placement,
+    cluster: &ClusterName,
+    command: &Command,
+    nonce_sent: Option<Moment>,
+) -> guard::Known<'a> {
     let site = placement.site.as_ref();
     guard::Known {
         assigned: placement.assignment.is_some(),
         epoch_seen: placement.epoch_seen(),
+        role: placement.role(),
+        held_elsewhere: placement.is_held_elsewhere(cluster),
         operation: site.and_then(|site| site.operation.as_ref()),
         promised_until: placement.promised_until,
         nonce_sent,
@@ -221,12 +233,16 @@ fn known<'a>(placement: &'a Placement, command: &Command, nonce_sent: Option<Mom
 /// The role that a command's epoch is entered with.
 fn role_for(action: &Action, role: Role, newer: bool) -> Role {
     match action {
-        Action::Fence => Role::Fenced,
+        Action::Fence | Action::ScaleDown | Action::Demote => Role::Fenced,
         Action::Promote { .. } if role == Role::Holder && !newer => Role::Holder,
         Action::Promote { .. } => Role::Promoting,
         Action::ScaleUp { .. } if role == Role::Promoting => Role::Holder,
         // A site that its own deadline has stopped starts only by a grant.
-        Action::ScaleUp { .. } | Action::Restore { .. } | Action::Release => match role {
+        Action::ScaleUp { .. }
+        | Action::Restore { .. }
+        | Action::Resync { .. }
+        | Action::Rejoin
+        | Action::Release => match role {
             Role::Unknown => Role::Standby,
             Role::Holder | Role::Promoting | Role::Standby | Role::Fenced => role,
         },

@@ -6,14 +6,16 @@ use std::time::Duration;
 use proto::volume::WorkloadReplicas;
 use proto::{
     Action, Assignment, ClusterName, Command, Epoch, Fencing, Generation, Moment, OnSilence, Outcome,
-    PlacementId, PlacementName, Policy, Protect, Report, Role, Selector, Timing, WallTime,
+    PlacementId, PlacementName, Policy, Protect, Report, Role, Selector, StepKind, Timing, WallTime,
 };
 
+use crate::divergence::{Refusals, refusals};
 use crate::event::{AskId, back_off};
 use crate::fence::FenceProgress;
 use crate::lease::Lease;
 use crate::site_state::{Recorded, SiteState};
 use crate::survey::{Standing, Survey};
+use crate::world::World;
 
 /// After an effect has succeeded it is not repeated for this long, whatever a lagging watch still shows.
 const SETTLING: Duration = Duration::from_secs(1);
@@ -49,6 +51,9 @@ pub struct Placement {
     pub reporting: Reporting,
     /// Once told that the lease has run out, not again.
     pub told_expiry: bool,
+    /// Of the newest survey: what VolumeReplications say against their copies, and since when one does.
+    pub refusals: Refusals,
+    pub refused_since: Option<Moment>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -71,7 +76,13 @@ impl Current {
             Action::Restore { inventory } => {
                 inventory.volumes.iter().map(|volume| volume.claim.clone()).collect()
             }
-            Action::Fence | Action::ScaleUp { .. } | Action::Release => Vec::new(),
+            Action::Resync { claims } => claims.clone(),
+            Action::Fence
+            | Action::ScaleDown
+            | Action::Demote
+            | Action::ScaleUp { .. }
+            | Action::Rejoin
+            | Action::Release => Vec::new(),
         }
     }
 }
@@ -136,6 +147,8 @@ impl Placement {
             surveys: 0,
             reporting: Reporting::default(),
             told_expiry: false,
+            refusals: Refusals::default(),
+            refused_since: None,
         }
     }
 
@@ -175,7 +188,40 @@ impl Placement {
     }
 
     fn is_commanded_to_fence(&self) -> bool {
-        self.command.as_ref().is_some_and(|current| current.command.action == Action::Fence)
+        self.command.as_ref().is_some_and(|current| {
+            matches!(current.command.action, Action::Fence | Action::ScaleDown | Action::Demote)
+        })
+    }
+
+    fn has_handed_over(&self) -> bool {
+        self.site.as_ref().is_some_and(SiteState::has_handed_over)
+    }
+
+    /// Another cluster holds the very epoch that this one has last seen.
+    pub fn is_held_elsewhere(&self, cluster: &ClusterName) -> bool {
+        self.assignment.as_ref().is_some_and(|assignment| {
+            let elsewhere = assignment.holder.as_ref().is_some_and(|holder| holder != cluster);
+            elsewhere && assignment.epoch == self.epoch_seen()
+        })
+    }
+
+    /// Whether what stands here is what the user has: a standby has a copy, and a holder that was cut off may have been
+    /// replaced.
+    pub fn is_source(&self) -> bool {
+        match self.role() {
+            Role::Holder | Role::Promoting => true,
+            Role::Fenced => self.is_handing_over(),
+            Role::Standby | Role::Unknown => self.epoch_seen() == Epoch(0),
+        }
+    }
+
+    fn is_handing_over(&self) -> bool {
+        let commanded = self
+            .command
+            .as_ref()
+            .is_some_and(|current| matches!(current.command.action, Action::ScaleDown | Action::Demote));
+        let done = |site: &SiteState| site.has_done(StepKind::ScaleDown) || site.has_done(StepKind::Demote);
+        commanded || self.site.as_ref().is_some_and(done)
     }
 
     pub fn is_being_released(&self) -> bool {
@@ -232,6 +278,13 @@ impl Placement {
         let site = self.site_mut(id);
         site.epoch_seen = site.epoch_seen.max(epoch);
         site.role = role;
+        if entered {
+            // An approval is for one copy at one epoch.
+            site.resync = None;
+        }
+        if matches!(role, Role::Holder | Role::Promoting) {
+            site.handed_over = None;
+        }
         match role {
             Role::Fenced if entered => {
                 site.fenced_at = Some(wall);
@@ -275,6 +328,10 @@ impl Placement {
             // To hold an epoch that this cluster never entered would be to trust a message more than its own record.
             (Role::Promoting, true) if epoch == seen => self.enter_role(id, epoch, Role::Holder, now, wall),
             (_, true) => {}
+            // Its copy has nothing that the holder's lacks, and follows it from now on: it is a target again.
+            (Role::Fenced, false) if epoch == seen && elsewhere && self.has_handed_over() => {
+                self.enter_role(id, epoch, Role::Standby, now, wall);
+            }
             (Role::Standby | Role::Fenced, false) if epoch == seen => {}
             (_, false) if elsewhere || epoch > seen && seen > Epoch(0) => {
                 self.superseded(id, epoch, now, wall)
@@ -358,6 +415,24 @@ impl Placement {
                 replicas: workload.wanted,
             })
             .collect();
+    }
+
+    pub fn notice_refusals(&mut self, world: &World, now: Moment) {
+        let Some((_, survey)) = &self.survey else { return };
+        self.refusals = refusals(world, &self.name.namespace, &survey.claims);
+        self.refused_since = self.refusals.any.then(|| self.refused_since.unwrap_or(now));
+    }
+
+    /// Counted within the running command: what it finds says nothing about it yet.
+    pub fn refused_for(&self, now: Moment) -> Duration {
+        let admitted = self.command.as_ref().map_or(now, |current| current.admitted);
+        self.refused_since.map_or(Duration::ZERO, |since| now.since(since.max(admitted)))
+    }
+
+    /// Whether the hub knows what would be restored elsewhere, on this stream. What cannot be told need not be.
+    pub fn has_told_inventory(&self) -> bool {
+        let seen = self.survey.as_ref().and_then(|(_, survey)| survey.inventory.as_ref());
+        seen.is_none_or(|inventory| self.reporting.inventory_sent.as_ref() == Some(&inventory.version))
     }
 
     /// Nothing of ours is left in the cluster.

@@ -13,6 +13,10 @@ pub fn promote(view: &View<'_>, claims: &[String]) -> Next {
     if !view.is_durable() {
         return Next::waiting_for(format!("the DRSiteState to say epoch {}", view.site.epoch_seen));
     }
+    // A demotion that lands behind the promotion would undo it without anybody seeing it.
+    if view.stopping {
+        return Next::waiting_for("the last request that stops it to be answered");
+    }
     let mut next = Next::done();
     for claim in claims {
         promote_claim(view, claim, &mut next);
@@ -62,6 +66,11 @@ fn create(view: &View<'_>, claim: &str) -> Effect {
 fn promote_existing(view: &View<'_>, claim: &str, name: &str, object: &ReplicationObject, next: &mut Next) {
     let (namespace, name, epoch) = (view.namespace().to_owned(), name.to_owned(), view.site.epoch_seen);
     let replication = &object.replication;
+    // What its status still calls primary would not be promoted again, although its volume may be demoted by now.
+    if replication.desired == "secondary" && !replication.current {
+        next.wait_also_for(format!("the demotion of claim {claim} to be over"));
+        return;
+    }
     if replication.desired != "primary" || object.auto_resync {
         next.effects.push(Effect::PromoteReplication { namespace, name, epoch });
         next.wait_also_for(format!("claim {claim} to become primary"));
@@ -87,7 +96,7 @@ fn promote_existing(view: &View<'_>, claim: &str, name: &str, object: &Replicati
     }
 }
 
-fn failure(replication: &Replication, object: &ReplicationObject) -> Option<String> {
+pub fn failure(replication: &Replication, object: &ReplicationObject) -> Option<String> {
     if replication.validated == Some(false) {
         return Some("ValidationFailed".to_owned());
     }
@@ -127,7 +136,7 @@ pub fn all_primary(view: &View<'_>) -> Result<(), String> {
 }
 
 /// A staged copy whose original is gone: no command has named it, and no pod would write to it.
-fn is_left_over(view: &View<'_>, claim: &str) -> bool {
+pub fn is_left_over(view: &View<'_>, claim: &str) -> bool {
     let is_copy = view.world.claim(view.namespace(), claim).is_some_and(|claim| claim.staged);
     let is_replicated = view.world.replication_of(view.namespace(), claim).is_some();
     is_copy && !is_replicated && !view.survey.workloads.iter().any(|workload| uses(workload, claim))

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use proto::{Assignment, Epoch, Moment, OperationId, Outcome, PlacementId, PlacementName, Role, WallTime};
+use proto::{
+    Assignment, Epoch, Moment, OperationId, Outcome, PlacementId, PlacementName, Role, StepKind, WallTime,
+};
 use serde::{Deserialize, Serialize};
 
 use proto::volume::WorkloadReplicas;
@@ -26,6 +28,11 @@ pub struct SiteState {
     pub operation: Option<OperationId>,
     pub promise: Option<Promise>,
     pub fenced_at: Option<WallTime>,
+    /// The epoch of a hand-over: everything that was written here has crossed, and nothing was written since.
+    pub handed_over: Option<Epoch>,
+    /// The approved operation that makes the outdated copy here anew: only while it is durable may a VolumeReplication
+    /// here say `autoResync`.
+    pub resync: Option<OperationId>,
     pub results: Vec<CommandResult>,
     /// What the workloads had before this agent stopped them.
     pub replicas: Vec<WorkloadReplicas>,
@@ -68,6 +75,8 @@ impl SiteState {
             operation: None,
             promise: None,
             fenced_at: None,
+            handed_over: None,
+            resync: None,
             results: Vec::new(),
             replicas: Vec::new(),
             assignment: None,
@@ -86,6 +95,18 @@ impl SiteState {
             self.claims.insert(claim);
         }
         true
+    }
+
+    /// Nothing that the holder of this epoch lacks is here.
+    pub fn has_handed_over(&self) -> bool {
+        self.handed_over == Some(self.epoch_seen)
+    }
+
+    /// Whether the operation that has entered this epoch has carried this step out here.
+    pub fn has_done(&self, step: StepKind) -> bool {
+        self.operation
+            .as_ref()
+            .is_some_and(|operation| self.result_of(&format!("{operation}/{step}")) == Some(&Outcome::Done))
     }
 
     pub fn remember_result(&mut self, command: String, outcome: Outcome) {

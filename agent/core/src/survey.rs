@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use proto::{
-    Ailment, Assignment, ClusterName, Epoch, Inventory, OperationId, PlacementId, Report, Role, VolumeState,
-    WorkloadState,
+    Ailment, Assignment, ClusterName, Divergence, Epoch, Inventory, OperationId, PlacementId, Report, Role,
+    VolumeState, WorkloadState,
 };
 
 use crate::ailments;
@@ -136,11 +136,13 @@ pub struct Standing {
     pub operation: Option<OperationId>,
     pub staged: Option<String>,
     pub ailments: Vec<Ailment>,
+    /// What stands here is what the user has, so its inventory is told.
+    pub source: bool,
+    pub divergence: Divergence,
 }
 
 pub fn report(cluster: &ClusterName, placement: &PlacementId, survey: &Survey, standing: Standing) -> Report {
-    let Standing { epoch_seen, role, operation, staged, ailments } = standing;
-    let may_be_source = matches!(role, Role::Holder | Role::Promoting) || epoch_seen == Epoch(0);
+    let Standing { epoch_seen, role, operation, staged, ailments, source, divergence } = standing;
     Report {
         cluster: cluster.clone(),
         placement: placement.clone(),
@@ -148,12 +150,13 @@ pub fn report(cluster: &ClusterName, placement: &PlacementId, survey: &Survey, s
         role,
         operation,
         staged,
-        inventory: survey.inventory.clone().filter(|_| may_be_source),
+        inventory: survey.inventory.clone().filter(|_| source),
         volumes: survey.volumes.clone(),
         workloads: survey.workloads.iter().map(workload_state).collect(),
         pods: survey.pods,
         driver_leader: survey.driver_leader,
         ailments: survey.ailments.iter().cloned().chain(ailments).collect(),
+        divergence,
     }
 }
 

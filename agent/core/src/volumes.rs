@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proto::volume::WorkloadReplicas;
-use proto::{Assignment, Inventory, VolumeManifest};
+use proto::{Assignment, Inventory, Role, VolumeManifest};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
@@ -61,12 +61,14 @@ pub fn inventory(
     Some(inventory)
 }
 
-/// Replicas that the user wants: what a stopped workload had before counts, not its zero.
+/// Replicas that the user wants: what a stopped workload had before counts, not its zero; and not what something else
+/// gives it while this cluster stops it.
 fn wanted(workload: &Workload, site: Option<&SiteState>) -> WorkloadReplicas {
     let remembered =
         site.and_then(|site| site.replicas.iter().find(|known| known.workload == workload.workload));
     let before = remembered.map(|known| known.replicas).or(workload.marked);
-    let replicas = if workload.wanted == 0 { before.unwrap_or(0) } else { workload.wanted };
+    let stopped = workload.wanted == 0 || site.is_some_and(|site| site.role == Role::Fenced);
+    let replicas = before.filter(|_| stopped).unwrap_or(workload.wanted);
     WorkloadReplicas { workload: workload.workload.clone(), replicas }
 }
 

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use crds::cluster::{DRCluster, DRClusterSpec};
 use crds::placement::{
-    DRPlacement, DRPlacementSpec, FailbackSpec, LabelSelectorSpec, ProtectSpec, ReplicationSpec,
+    DRPlacement, DRPlacementSpec, FailbackSpec, MigrationSpec, LabelSelectorSpec, ProtectSpec, ReplicationSpec,
 };
 use kube::Api;
 use kube::api::PostParams;
@@ -67,7 +67,9 @@ impl Federation {
                     volume_replication_class: application.replication_class.clone(),
                 },
                 failover: self.options.failover.clone(),
+                migration: MigrationSpec::default(),
                 failback: FailbackSpec::default(),
+                depends_on: Vec::new(),
                 paused: false,
             },
         );

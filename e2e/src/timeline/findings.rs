@@ -50,6 +50,7 @@ pub fn of_operation(operation: &DROperation) -> Vec<Finding> {
     if let Some(phase) = status.phase {
         let (weight, word) = match phase {
             OperationPhase::Proposed => (Weight::Strong, "proposed"),
+            OperationPhase::Withdrawn => (Weight::Quiet, "withdrawn"),
             OperationPhase::Running => (Weight::Plain, "running"),
             OperationPhase::Stuck => (Weight::Bad, "STUCK"),
             OperationPhase::Succeeded => (Weight::Good, "succeeded"),

@@ -21,6 +21,8 @@ pub const ARMING: &[Check] = &[
     not_paused,
     no_human_is_needed,
     cooled_down,
+    not_flapping,
+    one_site_an_hour,
     three_failure_domains,
     expiry_proves_a_fence,
     holder_can_fence_itself,
@@ -28,8 +30,34 @@ pub const ARMING: &[Check] = &[
     loss_bound_is_known,
 ];
 
-/// Would a failover that started now pass? About the copy and the target.
-pub const READINESS: &[Check] = &[
+/// What a human's yes does not replace.
+pub const CONSENT: &[Check] = &[not_paused, no_human_is_needed, wish_is_read_afresh];
+
+/// Does waiting for the end of the holder's lease prove that it has stopped?
+pub const EXPIRY_PROVES: &[Check] =
+    &[expiry_proves_a_fence, holder_can_fence_itself, holder_knows_the_target];
+
+/// What must be so before anybody is asked about a failover.
+pub const ASKING: &[Check] = &[
+    holder_is_configured,
+    not_paused,
+    no_human_is_needed,
+    not_everything_is_dark,
+    holder_is_unreachable,
+    wish_is_read_afresh,
+];
+
+/// May a planned move begin? The old holder hands over, and the preferred cluster can take it.
+pub const HANDOVER: &[Check] = &[not_paused, holder_can_hand_over, preferred_can_take_over];
+
+/// May the hub move anything back by itself?
+pub const CALM: &[Check] = &[not_flapping, preferred_copy_is_within_the_bound];
+
+/// May an outdated copy be thrown away? Only while there is a good one.
+pub const NEW_COPY: &[Check] = &[not_paused, holder_can_hand_over];
+
+/// Can this cluster take over? About the target alone.
+pub const TARGET: &[Check] = &[
     target_is_configured,
     target_is_heard,
     target_is_not_in_maintenance,
@@ -37,13 +65,22 @@ pub const READINESS: &[Check] = &[
     manifests_are_known,
     target_has_no_ailment,
     target_driver_has_a_leader,
-    loss_is_within_the_bound,
+    target_is_steady,
 ];
+
+/// Is the copy good enough to lose the original? A planned move loses nothing, and does not ask.
+pub const COPY: &[Check] = &[loss_is_within_the_bound, skew_is_within_the_bound];
+
+/// Would a failover that started now pass?
+pub fn readiness(o: &Observation) -> Option<Finding> {
+    first(TARGET, o).or_else(|| first(COPY, o))
+}
 
 /// May this site be accused now? (protocol §4, a–g)
 pub const ACCUSATION: &[Check] = &[
     holder_is_configured,
     not_everything_is_dark,
+    no_second_site_is_dark,
     holder_is_unreachable,
     wish_is_read_afresh,
     nobody_sees_the_holder_alive,
@@ -85,6 +122,60 @@ fn not_paused(o: &Observation) -> Option<Finding> {
     })
 }
 
+/// It runs the application, lives by its lease, and can be told to stop.
+fn holder_can_hand_over(o: &Observation) -> Option<Finding> {
+    let holder = o.holder()?;
+    let name = &holder.cluster.name;
+    let epoch = o.progress.ownership.as_ref().map(|ownership| ownership.epoch);
+    let holds =
+        holder.report.is_some_and(|report| report.role == Role::Holder && Some(report.epoch_seen) == epoch);
+    let well = holder.connected && holder.liveness == Liveness::Alive && holds;
+    (!well).then(|| {
+        Finding::new(
+            Reason::NoContact,
+            format!("{name}: is not heard as the holder of {} now; look at its agent", o.placement.name),
+        )
+    })
+}
+
+fn preferred_can_take_over(o: &Observation) -> Option<Finding> {
+    let preferred = &o.placement.preferred;
+    let known =
+        o.standbys.iter().any(|(cluster, _)| cluster == preferred) || o.holder_name() == Some(preferred);
+    if !known {
+        return Some(Finding::new(
+            Reason::InvalidSpec,
+            format!(
+                "{}: spec.preferredCluster {preferred} has no DRCluster; create it, or prefer another",
+                o.placement.name
+            ),
+        ));
+    }
+    o.preferred_flaw.clone()
+}
+
+fn preferred_copy_is_within_the_bound(o: &Observation) -> Option<Finding> {
+    first(COPY, o)
+}
+
+/// Why only an acknowledgement or a human's word can show that the holder has stopped, if so.
+pub fn waiting_proves_nothing(o: &Observation) -> Option<Finding> {
+    first(ACCUSATION, o).or_else(|| first(EXPIRY_PROVES, o))
+}
+
+/// So many moves at once, and no more: each one asks much of the storage.
+pub fn too_many_move(o: &Observation) -> Option<Finding> {
+    (o.hub.moving >= o.hub.moving_at_most).then(|| {
+        Finding::new(
+            Reason::Queued,
+            format!(
+                "{}: {} placements are being moved, and {} may be at once (--moves-at-once); it waits its turn",
+                o.placement.name, o.hub.moving, o.hub.moving_at_most
+            ),
+        )
+    })
+}
+
 fn no_human_is_needed(o: &Observation) -> Option<Finding> {
     o.progress.needs_human.as_ref().map(|reason| Finding::new(Reason::NeedsHuman, reason.clone()))
 }
@@ -109,6 +200,41 @@ fn cooled_down(o: &Observation) -> Option<Finding> {
         format!(
             "{}: {} was automatic, and one an hour is allowed; {remedy}",
             o.placement.name, block.operation
+        ),
+    ))
+}
+
+/// Protocol §7.
+const FLAPPING: (usize, Duration) = (3, Duration::from_secs(30 * 60));
+
+fn not_flapping(o: &Observation) -> Option<Finding> {
+    let (flips, within) = FLAPPING;
+    let recent = o.progress.flips.iter().filter(|at| o.wall.since(**at) < within).count();
+    let last = o.progress.operation.as_ref().map(|operation| operation.intent.operation.to_string());
+    let acknowledged = last.is_some() && o.placement.acknowledged == last;
+    (recent >= flips && !acknowledged).then(|| {
+        Finding::new(
+            Reason::Flapping,
+            format!(
+                "{}: has changed its cluster {recent} times within {}; look at both sites, then annotate it with {}={}",
+                o.placement.name,
+                shown(within),
+                crate::placement::ACKNOWLEDGED,
+                last.unwrap_or_default()
+            ),
+        )
+    })
+}
+
+/// One site may be lost automatically in an hour (protocol §7); a second one is for a human.
+fn one_site_an_hour(o: &Observation) -> Option<Finding> {
+    let holder = o.holder_name()?;
+    let other = o.hub.lost_lately.iter().find(|lost| **lost != holder)?;
+    Some(Finding::new(
+        Reason::CoolingDown,
+        format!(
+            "{}: {other} was lost within the last hour, and one site an hour is allowed; approve the failover away from {holder} if it is right",
+            o.placement.name
         ),
     ))
 }
@@ -307,6 +433,23 @@ fn target_is_a_standby(o: &Observation) -> Option<Finding> {
     })
 }
 
+/// Protocol §7: a site that has just come back may go again.
+fn target_is_steady(o: &Observation) -> Option<Finding> {
+    let target = o.target()?;
+    let back = target.back_for?;
+    (back < o.hub.steady_after).then(|| {
+        Finding::new(
+            Reason::PeerSilent,
+            format!(
+                "{}: heard again for {} only, and {} are asked of a target; wait",
+                target.cluster.name,
+                shown(Duration::from_secs(back.as_secs())),
+                shown(o.hub.steady_after)
+            ),
+        )
+    })
+}
+
 fn manifests_are_known(o: &Observation) -> Option<Finding> {
     o.inventory().is_none_or(|inventory| inventory.volumes.is_empty()).then(|| {
         Finding::new(
@@ -369,6 +512,22 @@ fn loss_is_within_the_bound(o: &Observation) -> Option<Finding> {
     }
 }
 
+/// Volumes that were copied at different times may not fit together, which only the user can judge.
+fn skew_is_within_the_bound(o: &Observation) -> Option<Finding> {
+    let (bound, skew) = (o.placement.max_skew?, o.skew()?);
+    (skew > bound).then(|| {
+        Finding::new(
+            Reason::StaleCopy,
+            format!(
+                "{}: the copies of its volumes lie {} apart, and spec.failover.maxSkew is {}; look at the replication of the oldest",
+                o.placement.name,
+                at_least(skew),
+                shown(bound)
+            ),
+        )
+    })
+}
+
 /// Which claim has never been synced, and what to do about it.
 pub fn missing_copy(o: &Observation) -> String {
     let volumes = o.remembered.map(|kept| kept.volumes.as_slice()).unwrap_or_default();
@@ -402,6 +561,19 @@ fn not_everything_is_dark(o: &Observation) -> Option<Finding> {
         Finding::new(
             Reason::HubFrozen,
             format!("hub: {dark} of {sites} sites are silent; the hub may be the one cut off, so nothing is moved; mend its links"),
+        )
+    })
+}
+
+/// Protocol §7: a second site at once is more likely a fault of the hub's own network.
+fn no_second_site_is_dark(o: &Observation) -> Option<Finding> {
+    (o.hub.dark > 1).then(|| {
+        Finding::new(
+            Reason::HubFrozen,
+            format!(
+                "hub: {} sites are silent at once, so nothing is moved automatically; mend the links, or approve what is proposed",
+                o.hub.dark
+            ),
         )
     })
 }

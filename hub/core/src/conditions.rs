@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crds::conditions::{ConditionType, Reason};
-use crds::placement::{DRPlacementStatus, Phase, VolumeStatus};
+use crds::placement::{DRPlacementStatus, Phase, StandbyStatus, VolumeStatus};
 use crds::span::format as shown;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use proto::{ReplicationState, VolumeState};
@@ -15,6 +15,7 @@ use crate::fleet::Liveness;
 use crate::journal::OperationKind;
 use crate::observation::{Observation, is_ready, last_sync};
 use crate::progress::Operation;
+use crate::step::running_reason;
 
 /// A forced promotion costs four calls of the csi-addons sidecar, which makes five a second (its client's default rate).
 const PROMOTION_OF_ONE_VOLUME: Duration = Duration::from_millis(800);
@@ -48,7 +49,7 @@ pub fn summarize(o: &Observation, waiting: Option<&Finding>, before: Option<&DRP
     let mut judged = vec![ready, available, protected, failover_ready(o), armed(o)];
     judged.extend(reconciling(o, waiting));
     judged.extend(stalled(waiting));
-    let phase = phase(o, &judged);
+    let phase = phase(o, waiting, &judged);
     let reason = judged
         .iter()
         .find(|one| one.kind == ConditionType::Stalled)
@@ -67,7 +68,12 @@ pub fn summarize(o: &Observation, waiting: Option<&Finding>, before: Option<&DRP
         expected_loss: Some(figures.expected_loss.map_or("unknown".to_owned(), shown)),
         last_sync_time: oldest_sync(o).and_then(time),
         standby: standby(o),
-        operation: running.map(|operation| operation.intent.operation.0.clone()),
+        standbys: o.standbys.iter().map(standby_status).collect(),
+        skew: o.skew().map(shown),
+        operation: running
+            .map(|operation| &operation.intent)
+            .or(o.progress.proposed.as_ref().map(|proposal| &proposal.intent))
+            .map(|intent| intent.operation.0.clone()),
         step: running.and_then(Operation::current_step).map(|step| step.as_str().to_owned()),
         reason,
         conditions: judged.into_iter().map(|one| condition(o, one, generation, before)).collect(),
@@ -275,7 +281,7 @@ fn failover_ready(o: &Observation) -> Judged {
     let lost =
         o.holder().is_some_and(|holder| matches!(holder.liveness, Liveness::Suspect | Liveness::Unreachable));
     let accusation = if lost { checks::first(checks::ACCUSATION, o) } else { None };
-    match accusation.or_else(|| checks::first(checks::READINESS, o)) {
+    match accusation.or_else(|| checks::readiness(o)) {
         Some(finding) => Judged { kind, truth: Truth::False, finding },
         None => judged(
             kind,
@@ -315,20 +321,23 @@ pub fn is_stalled(reason: Reason) -> bool {
             | Reason::FenceUnconfirmed
             | Reason::TargetUnreachable
             | Reason::DivergedData
+            | Reason::ResyncStuck
+            | Reason::HandoverStuck
+            | Reason::RolledBack
     )
 }
 
 fn reconciling(o: &Observation, waiting: Option<&Finding>) -> Option<Judged> {
     let kind = ConditionType::Reconciling;
     if let Some(operation) = o.progress.running() {
-        let reason = match operation.intent.kind {
-            OperationKind::FailOver => Reason::FailoverRunning,
-            OperationKind::Deploy | OperationKind::Readopt => Reason::DeployRunning,
-            OperationKind::Release => Reason::ReleaseRunning,
-        };
+        let reason = waiting.map(|finding| finding.reason).filter(|reason| is_a_pause(*reason));
+        let reason = reason.unwrap_or(running_reason(operation.intent.kind));
         let message =
             waiting.map_or_else(|| operation.intent.operation.to_string(), |finding| finding.message.clone());
         return Some(judged(kind, Truth::True, reason, message));
+    }
+    if let Some(finding) = waiting.filter(|finding| finding.reason == Reason::WaitingForApproval) {
+        return Some(Judged { kind, truth: Truth::True, finding: finding.clone() });
     }
     let first_sync = o.remembered.is_some() && o.worst_loss(o.lost_by()).is_none();
     first_sync.then(|| {
@@ -341,12 +350,17 @@ fn reconciling(o: &Observation, waiting: Option<&Finding>) -> Option<Judged> {
     })
 }
 
+/// It runs, and waits for something beside it.
+fn is_a_pause(reason: Reason) -> bool {
+    matches!(reason, Reason::DependencyNotReady | Reason::Queued)
+}
+
 fn stalled(waiting: Option<&Finding>) -> Option<Judged> {
     let finding = waiting.filter(|finding| is_stalled(finding.reason))?;
     Some(Judged { kind: ConditionType::Stalled, truth: Truth::True, finding: finding.clone() })
 }
 
-fn phase(o: &Observation, judged: &[Judged]) -> Phase {
+fn phase(o: &Observation, waiting: Option<&Finding>, judged: &[Judged]) -> Phase {
     if o.progress.needs_human.is_some() {
         return Phase::NeedsHuman;
     }
@@ -354,6 +368,9 @@ fn phase(o: &Observation, judged: &[Judged]) -> Phase {
         return match operation.intent.kind {
             OperationKind::Deploy | OperationKind::Readopt => Phase::Deploying,
             OperationKind::FailOver => Phase::FailingOver,
+            OperationKind::Migrate => Phase::Migrating,
+            OperationKind::FailBack => Phase::FailingBack,
+            OperationKind::Resync => Phase::Resyncing,
             OperationKind::Release => Phase::Releasing,
         };
     }
@@ -363,6 +380,9 @@ fn phase(o: &Observation, judged: &[Judged]) -> Phase {
     if o.placement.paused {
         return Phase::Paused;
     }
+    if waiting.is_some_and(|finding| finding.reason == Reason::WaitingForApproval) {
+        return Phase::WaitingForApproval;
+    }
     let protected = judged.iter().any(|one| one.kind == ConditionType::Protected && one.truth == Truth::True);
     if protected { Phase::Protected } else { Phase::Unprotected }
 }
@@ -370,6 +390,15 @@ fn phase(o: &Observation, judged: &[Judged]) -> Phase {
 fn standby(o: &Observation) -> Vec<String> {
     let holder = o.holder_name();
     o.placement.clusters.iter().filter(|cluster| Some(*cluster) != holder).map(ToString::to_string).collect()
+}
+
+fn standby_status((cluster, flaw): &(proto::ClusterName, Option<Finding>)) -> StandbyStatus {
+    StandbyStatus {
+        cluster: cluster.to_string(),
+        ready: flaw.is_none(),
+        reason: flaw.as_ref().map(|finding| finding.reason.to_string()),
+        message: flaw.as_ref().map(|finding| finding.message.clone()),
+    }
 }
 
 fn oldest_sync(o: &Observation) -> Option<proto::WallTime> {

@@ -2,6 +2,7 @@
 
 use proto::{Acknowledgement, ClusterName, Heartbeat, Hello, Moment, PlacementId, Report, WallTime};
 
+use crate::approval::Approval;
 use crate::fleet::Cluster;
 use crate::placement::{Placement, Refused};
 
@@ -15,6 +16,10 @@ pub enum Event {
     Verified(PlacementId, Moment),
     /// The DRPlacement object no longer exists.
     PlacementGone(PlacementId),
+    /// A human's answer to a proposal, as it now is.
+    ApprovalSeen(Box<Approval>),
+    /// It was deleted: its namespace and name.
+    ApprovalGone(String, String),
     ClusterSeen(Cluster),
     ClusterGone(ClusterName),
     /// A stream has begun; everything said before on another stream of this cluster is over.

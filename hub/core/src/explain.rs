@@ -17,7 +17,7 @@ use proto::{
 
 use crate::finding::Finding;
 use crate::journal::{OperationKind, VolumeLoss};
-use crate::progress::{Ending, Operation};
+use crate::progress::{Ending, Operation, Proposal};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlacementView {
@@ -95,6 +95,35 @@ pub fn operation_view(operation: &Operation, waiting: Option<&Finding>, stuck: b
     }
 }
 
+/// What would be done if somebody said yes.
+pub fn proposal_view(proposal: &Proposal, waiting: Option<&Finding>) -> OperationView {
+    let mut view = operation_view(&as_if_begun(proposal), None, false);
+    view.status.phase = Some(OperationPhase::Proposed);
+    view.status.reason = waiting.map(|finding| finding.reason.to_string());
+    view.status.message = waiting.map(|finding| finding.message.clone());
+    view
+}
+
+/// It no longer stands, and no approval counts for it.
+pub fn withdrawn_view(proposal: &Proposal, why: &str) -> OperationView {
+    let mut view = operation_view(&as_if_begun(proposal), None, false);
+    view.status.phase = Some(OperationPhase::Withdrawn);
+    view.status.message = Some(why.to_owned());
+    view.status.result = Some("Withdrawn".to_owned());
+    view
+}
+
+fn as_if_begun(proposal: &Proposal) -> Operation {
+    Operation {
+        intent: proposal.intent.clone(),
+        started: proposal.since,
+        steps: std::collections::BTreeMap::new(),
+        proof: None,
+        ended: None,
+        syncs: Vec::new(),
+    }
+}
+
 fn operation_status(operation: &Operation, waiting: Option<&Finding>, stuck: bool) -> DROperationStatus {
     let intent = &operation.intent;
     let (phase, message, result) = match &operation.ended {
@@ -113,6 +142,14 @@ fn operation_status(operation: &Operation, waiting: Option<&Finding>, stuck: boo
         evidence: intent.evidence.clone(),
         fence_proof: operation.proof.as_ref().map(|(proof, _)| proof_name(proof).to_owned()),
         loss_receipt: intent.losses.iter().map(|loss| loss_status(operation, loss)).collect(),
+        expected_loss: intent
+            .losses
+            .iter()
+            .map(|loss| loss.lost_ms)
+            .max_by_key(|lost| lost.unwrap_or(u64::MAX))
+            .map(|worst| worst.map_or("unknown".to_owned(), |ms| at_least(Duration::from_millis(ms)))),
+        generation: i64::try_from(intent.generation.0).ok(),
+        approved_by: intent.approval.as_ref().map(|approval| approval.approver.clone()),
         lost_at: intent.lost_at.and_then(precise),
         started: precise(operation.started),
         finished: operation.ended.as_ref().and_then(|(_, at)| precise(*at)),
@@ -182,6 +219,9 @@ pub fn shown_kind(kind: OperationKind) -> ShownKind {
         OperationKind::Deploy => ShownKind::Deploy,
         OperationKind::Readopt => ShownKind::Readopt,
         OperationKind::FailOver => ShownKind::FailOver,
+        OperationKind::Migrate => ShownKind::Migrate,
+        OperationKind::FailBack => ShownKind::FailBack,
+        OperationKind::Resync => ShownKind::Resync,
         OperationKind::Release => ShownKind::Release,
     }
 }

@@ -42,6 +42,8 @@ pub struct Site {
     pub version: String,
     /// None since this hub started: unheard, which is not lost.
     pub heard: Option<Heard>,
+    /// Its last silences: when each ended, and how long it was; the newest last.
+    pub silences: Vec<(Moment, Duration)>,
     pub paths: BTreeMap<(ClusterName, PathKind), Sighting>,
     pub reports: BTreeMap<PlacementId, Report>,
 }
@@ -70,6 +72,7 @@ impl Fleet {
                     connected: false,
                     version: String::new(),
                     heard: None,
+                    silences: Vec::new(),
                     paths: BTreeMap::new(),
                     reports: BTreeMap::new(),
                 };
@@ -94,8 +97,11 @@ impl Fleet {
         }
     }
 
-    pub fn heartbeat(&mut self, now: Moment, wall: WallTime, heartbeat: &Heartbeat) {
+    pub fn heartbeat(&mut self, now: Moment, awake_since: Moment, wall: WallTime, heartbeat: &Heartbeat) {
         let Some(site) = self.sites.get_mut(&heartbeat.cluster) else { return };
+        if site.heard.is_some() {
+            site.remember_silence(now, awake_since);
+        }
         site.connected = true;
         site.heard = Some(Heard {
             at: now,
@@ -129,7 +135,29 @@ pub enum Liveness {
     Unreachable,
 }
 
+/// A heartbeat that comes later than this is worth remembering.
+const SILENCE: Duration = Duration::from_secs(1);
+const SILENCES_REMEMBERED: usize = 16;
+
 impl Site {
+    fn remember_silence(&mut self, now: Moment, awake_since: Moment) {
+        let silent = self.silent_for(now, awake_since);
+        if silent < SILENCE {
+            return;
+        }
+        // A short one does not push out a long one.
+        self.silences.retain(|(_, known)| *known > silent);
+        self.silences.push((now, silent));
+        let surplus = self.silences.len().saturating_sub(SILENCES_REMEMBERED);
+        self.silences.drain(..surplus);
+    }
+
+    /// How long it has been heard since a silence of at least `suspect`; none: not lost since this hub started.
+    pub fn back_for(&self, now: Moment, suspect: Duration) -> Option<Duration> {
+        let lost = self.silences.iter().rev().find(|(_, silent)| *silent >= suspect);
+        lost.map(|(ended, _)| now.since(*ended))
+    }
+
     /// How long it has been silent: since it was last heard, or since the hub could hear at all.
     pub fn silent_for(&self, now: Moment, hub_awake_since: Moment) -> Duration {
         let audible_since = hub_awake_since.max(self.since);

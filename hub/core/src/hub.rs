@@ -1,6 +1,6 @@
 //! The hub's one owner of state: an event goes in, a decision comes out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proto::{
@@ -9,6 +9,7 @@ use proto::{
 };
 
 use crate::agenda::Agenda;
+use crate::approval::Approval;
 use crate::checks::unfenceable;
 use crate::decide::{Choice, decide};
 use crate::decision::{Decision, Remembered, Send};
@@ -17,7 +18,7 @@ use crate::finding::Finding;
 use crate::fleet::{Fleet, Liveness};
 use crate::journal::{Entry, Line, OperationKind};
 use crate::lease::{self, Memories};
-use crate::observation::{HubView, KEPT_AT_LEAST_EVERY, Observation, SiteView};
+use crate::observation::{FirstOut, HubView, KEPT_AT_LEAST_EVERY, Observation, SiteView, is_ready};
 use crate::orders::Orders;
 use crate::placement::{Placement, Refused};
 use crate::progress::{Ledger, Progress};
@@ -29,6 +30,26 @@ use crate::tell::Tell;
 pub struct Settings {
     pub name: String,
     pub failure_domain: String,
+    /// How long a site that was lost must be heard again before it is a target (protocol §7).
+    pub steady_after: Duration,
+    /// How many placements may be moved at once.
+    pub moves_at_once: usize,
+}
+
+impl Settings {
+    /// Protocol §7.
+    pub const STEADY_AFTER: Duration = Duration::from_secs(10 * 60);
+    /// Each move makes a handful of calls on the storage at both sites; more at once gain nothing.
+    pub const MOVES_AT_ONCE: usize = 16;
+
+    pub fn new(name: impl Into<String>, failure_domain: impl Into<String>) -> Settings {
+        Settings {
+            name: name.into(),
+            failure_domain: failure_domain.into(),
+            steady_after: Settings::STEADY_AFTER,
+            moves_at_once: Settings::MOVES_AT_ONCE,
+        }
+    }
 }
 
 /// A hub that was not run for this long has missed what was said meanwhile: silence is counted anew from here.
@@ -52,6 +73,8 @@ pub struct Hub {
     ledger: Ledger,
     placements: BTreeMap<PlacementId, Placement>,
     refused: BTreeMap<PlacementId, Refused>,
+    /// Answers of humans, by namespace and name.
+    approvals: BTreeMap<(String, String), Approval>,
     remembered: BTreeMap<PlacementId, Remembered>,
     fleet: Fleet,
     memories: BTreeMap<PlacementId, Memories>,
@@ -93,6 +116,7 @@ impl Hub {
             ledger,
             placements: BTreeMap::new(),
             refused: BTreeMap::new(),
+            approvals: BTreeMap::new(),
             remembered: remembered.into_iter().map(|kept| (kept.placement.clone(), kept)).collect(),
             fleet: Fleet::default(),
             memories: BTreeMap::new(),
@@ -146,6 +170,11 @@ impl Hub {
                 vec![placement]
             }
             Event::PlacementGone(id) => self.placement_gone(id),
+            Event::ApprovalSeen(approval) => self.approval_seen(*approval),
+            Event::ApprovalGone(namespace, name) => {
+                self.approvals.remove(&(namespace, name));
+                Vec::new()
+            }
             Event::ClusterSeen(cluster) => {
                 let name = cluster.name.clone();
                 self.fleet.cluster_seen(now.boot, cluster);
@@ -198,6 +227,13 @@ impl Hub {
         let mut touched = self.overlapping(&id);
         touched.push(id);
         touched
+    }
+
+    fn approval_seen(&mut self, approval: Approval) -> Vec<PlacementId> {
+        let concerned = self.placements.values().filter(|placement| approval.concerns(placement));
+        let concerned = concerned.map(|placement| placement.id.clone()).collect();
+        self.approvals.insert((approval.namespace.clone(), approval.name.clone()), approval);
+        concerned
     }
 
     fn placement_refused(&mut self, now: Now, refused: Refused, decision: &mut Decision) -> Vec<PlacementId> {
@@ -290,7 +326,7 @@ impl Hub {
             .sites
             .get(cluster)
             .is_none_or(|site| !site.connected || site.silent_for(now.boot, self.awake_since) > ASLEEP);
-        self.fleet.heartbeat(now.boot, now.wall, heartbeat);
+        self.fleet.heartbeat(now.boot, self.awake_since, now.wall, heartbeat);
         self.answered.insert(cluster.clone(), now.boot);
         let mut reply = Reply {
             term: self.ledger.term,
@@ -400,8 +436,14 @@ impl Hub {
             let silent = observation
                 .holder()
                 .is_some_and(|holder| matches!(holder.liveness, Liveness::Suspect | Liveness::Unreachable));
-            busy = silent || observation.progress.running().is_some();
-            wants_read = silent;
+            let progress = observation.progress;
+            busy = silent || progress.running().is_some();
+            // The user's last word is read again before what cannot be taken back (S27).
+            let undecided = progress.running().is_some_and(|operation| {
+                operation.intent.kind.is_planned_move() && !operation.is_past_no_return()
+            });
+            let answered = progress.proposed.is_some() && !observation.approvals.is_empty();
+            wants_read = silent || undecided || answered;
         }
         self.orders = orders;
         self.tell = tell;
@@ -459,6 +501,7 @@ impl Hub {
             connected: site.connected,
             liveness: site.liveness(now.boot, self.awake_since, timing.suspect, timing.unreachable),
             silent: site.silent_for(now.boot, self.awake_since),
+            back_for: site.back_for(now.boot, timing.suspect),
             heard: site.heard.as_ref(),
             report: site.reports.get(id),
             mute: site.mute(id),
@@ -467,7 +510,7 @@ impl Hub {
                 .unwrap_or_default(),
             answers: self.answers_of(id, progress, &site.cluster.name),
         });
-        Some(Observation {
+        let mut observation = Observation {
             placement,
             progress,
             remembered: self.remembered.get(id),
@@ -481,11 +524,96 @@ impl Hub {
                 failure_domain: &self.settings.failure_domain,
                 sites: self.fleet.sites.len(),
                 dark: dark.count(),
+                lost_lately: self.lost_lately(now),
+                steady_after: self.settings.steady_after,
+                moving: self.ledger.moving.iter().filter(|moving| *moving != id).count(),
+                moving_at_most: self.settings.moves_at_once,
+                first_out: self.first_out(now, id, progress),
             },
             lease_age: now.boot.since(last_grant.max(last_heard)),
             verified_age: self.verified.get(id).map(|began| now.boot.since(*began)),
+            aim: None,
+            preferred_flaw: None,
+            standbys: Vec::new(),
+            approvals: self.approvals.values().filter(|approval| approval.concerns(placement)).collect(),
+            missing_dependencies: self.missing_dependencies(now, placement, progress),
+            protected_since: self.tell.protected_since(id),
             overlapping: self.overlapped_by(placement),
             wall: now.wall,
+        };
+        observation.look_at_the_standbys();
+        Some(observation)
+    }
+
+    fn lost_lately(&self, now: Now) -> Vec<&ClusterName> {
+        const LATELY: Duration = Duration::from_secs(3600);
+        let lately = self.ledger.lost.iter().filter(|(_, at)| now.wall.since(**at) < LATELY);
+        lately.map(|(cluster, _)| cluster).collect()
+    }
+
+    /// The failover of another placement that leaves the same cluster, as long as none has got through.
+    fn first_out(&self, now: Now, id: &PlacementId, progress: &Progress) -> Option<FirstOut<'_>> {
+        let from = progress.running()?.intent.from.as_ref()?;
+        let began = progress.running()?.started;
+        if self.ledger.proven.get(from).is_some_and(|proven| *proven >= began) {
+            return None;
+        }
+        self.ledger.moving.iter().filter(|moving| *moving != id).find_map(|moving| {
+            let operation = self.ledger.of(moving)?.running()?;
+            let intent = &operation.intent;
+            let promote = operation.step(StepKind::Promote);
+            let leads = intent.kind == OperationKind::FailOver && intent.from.as_ref() == Some(from);
+            let issued = promote.issued.filter(|_| leads && promote.acknowledged.is_none())?;
+            Some(FirstOut {
+                placement: moving,
+                name: &intent.name,
+                from: from.clone(),
+                promoting_for: now.wall.since(issued),
+            })
+        })
+    }
+
+    /// What a placement that is being moved needs first, and does not find.
+    fn missing_dependencies(&self, now: Now, placement: &Placement, progress: &Progress) -> Vec<String> {
+        if progress.running().is_none() {
+            return Vec::new();
+        }
+        let namespace = &placement.name.namespace;
+        let missing = placement.depends_on.iter().filter_map(|name| {
+            let other = self
+                .placements
+                .values()
+                .find(|other| other.name.namespace == *namespace && other.name.name == *name);
+            match other {
+                None => Some(format!("{namespace}/{name}, which does not exist")),
+                Some(other) if self.needs(other, &placement.name.name, &mut BTreeSet::new()) => {
+                    Some(format!("{}, which waits for it in turn", other.name))
+                }
+                Some(other) => (!self.serves(now, other)).then(|| other.name.to_string()),
+            }
+        });
+        missing.collect()
+    }
+
+    /// Whether a placement depends on another, directly or by others.
+    fn needs(&self, placement: &Placement, name: &str, seen: &mut BTreeSet<PlacementId>) -> bool {
+        if !seen.insert(placement.id.clone()) {
+            return false;
+        }
+        let namespace = &placement.name.namespace;
+        let mut others = self.placements.values().filter(|other| {
+            other.name.namespace == *namespace && placement.depends_on.contains(&other.name.name)
+        });
+        others.any(|other| other.name.name == name || self.needs(other, name, seen))
+    }
+
+    fn serves(&self, now: Now, placement: &Placement) -> bool {
+        let ownership = self.ledger.of(&placement.id).and_then(|progress| progress.ownership.as_ref());
+        let site = ownership.and_then(|ownership| self.fleet.sites.get(&ownership.holder));
+        let timing = &placement.policy.timing;
+        site.is_some_and(|site| {
+            let heard = site.silent_for(now.boot, self.awake_since) < timing.suspect && site.connected;
+            heard && site.reports.get(&placement.id).is_some_and(is_ready)
         })
     }
 
@@ -529,13 +657,26 @@ impl Hub {
         let report = site.reports.get(id)?;
         let owns =
             matches!(report.role, Role::Holder | Role::Promoting) && report.epoch_seen == ownership.epoch;
-        if !owns {
+        let hands_over = progress.running().is_some_and(|operation| {
+            operation.current_step() == Some(StepKind::BackUp)
+                && report.role == Role::Fenced
+                && report.epoch_seen == operation.intent.epoch
+                && report.pods == 0
+        });
+        if !owns && !hands_over {
             return None;
         }
         let known = self.remembered.get(id);
         // While it is being moved, the application's replicas at the new place are not yet what the user wants.
-        let settled =
-            progress.running().is_none_or(|operation| operation.intent.kind == OperationKind::Deploy);
+        let settled = hands_over
+            || progress.running().is_none_or(|operation| match operation.intent.kind {
+                OperationKind::Deploy | OperationKind::Resync => true,
+                OperationKind::Readopt
+                | OperationKind::FailOver
+                | OperationKind::Migrate
+                | OperationKind::FailBack
+                | OperationKind::Release => false,
+            });
         let inventory = report
             .inventory
             .as_ref()
@@ -550,7 +691,11 @@ impl Hub {
             name: progress.name.clone()?,
             from: ownership.holder.clone(),
             inventory: inventory.clone(),
-            volumes: report.volumes.clone(),
+            volumes: match known {
+                // A stopped holder's volumes are about to show no sync time any more.
+                Some(known) if hands_over => known.volumes.clone(),
+                Some(_) | None => report.volumes.clone(),
+            },
             received,
             unfenceable,
         })

@@ -16,6 +16,12 @@ pub enum OperationKind {
     /// Gives the placement back to a holder that was accused and answered before the point of no return.
     Readopt,
     FailOver,
+    /// A planned move because the user prefers another cluster now.
+    Migrate,
+    /// A planned move back to the preferred cluster, which nobody has asked for since the last owner was decided.
+    FailBack,
+    /// The outdated copy of a former holder is made anew from the present one.
+    Resync,
     /// Lets go of a placement whose DRPlacement is deleted.
     Release,
 }
@@ -27,7 +33,39 @@ impl OperationKind {
             OperationKind::Deploy => "deploy",
             OperationKind::Readopt => "readopt",
             OperationKind::FailOver => "failover",
+            OperationKind::Migrate => "migrate",
+            OperationKind::FailBack => "failback",
+            OperationKind::Resync => "resync",
             OperationKind::Release => "release",
+        }
+    }
+
+    /// A move that loses nothing: the old holder is there, and hands over.
+    pub fn is_planned_move(self) -> bool {
+        match self {
+            OperationKind::Migrate | OperationKind::FailBack => true,
+            OperationKind::Deploy
+            | OperationKind::Readopt
+            | OperationKind::FailOver
+            | OperationKind::Resync
+            | OperationKind::Release => false,
+        }
+    }
+
+    /// Whether another cluster becomes the holder by it, so that its intent ends the grants to the present one (R2).
+    pub fn takes_away(self) -> bool {
+        self == OperationKind::FailOver || self.is_planned_move()
+    }
+
+    /// Whether it ends with an owner at a fresh epoch. The others change nothing about who owns the placement.
+    pub fn enters_an_epoch(self) -> bool {
+        match self {
+            OperationKind::Deploy
+            | OperationKind::Readopt
+            | OperationKind::FailOver
+            | OperationKind::Migrate
+            | OperationKind::FailBack => true,
+            OperationKind::Resync | OperationKind::Release => false,
         }
     }
 }
@@ -59,6 +97,25 @@ pub struct Intent {
     /// When the old holder was last heard (failover only).
     pub lost_at: Option<WallTime>,
     pub losses: Vec<VolumeLoss>,
+    /// The wording of the DRPlacement that was looked at.
+    #[serde(default)]
+    pub generation: Generation,
+    /// The cluster that the user preferred then: a later wish is told from this one by it.
+    #[serde(default)]
+    pub preferred: Option<ClusterName>,
+    /// Who said yes, where somebody had to.
+    #[serde(default)]
+    pub approval: Option<ApprovalRecord>,
+}
+
+/// A human's yes, as it was when it was used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalRecord {
+    /// Name of the DRApproval.
+    pub name: String,
+    pub approver: String,
+    /// The approver vouches that this cluster is off.
+    pub asserts_off: Option<ClusterName>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,6 +151,30 @@ pub enum Entry {
     Echo {
         placement: PlacementId,
         generation: Generation,
+    },
+    /// What the hub would do if a human said yes. Its number is not used up by it.
+    Proposal(Box<Intent>),
+    /// The proposal no longer stands, so that an approval that comes later finds nothing (invariant S25).
+    Withdrawn {
+        placement: PlacementId,
+        operation: OperationId,
+        reason: String,
+    },
+    /// The claims as they are after the present holder has stopped: what a planned move promotes.
+    BackedUp {
+        placement: PlacementId,
+        operation: OperationId,
+        claims: Vec<String>,
+    },
+    /// When each volume had last been synced as its outdated copy was made anew.
+    Resynced {
+        placement: PlacementId,
+        operation: OperationId,
+        syncs: Vec<(String, Option<WallTime>)>,
+    },
+    /// The user prefers the cluster that has the placement: what was rolled back before may be wished for again.
+    WishFulfilled {
+        placement: PlacementId,
     },
     /// From here no grant leaves for the epoch being left (R2).
     Intent(Box<Intent>),

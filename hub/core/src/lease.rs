@@ -53,9 +53,9 @@ pub fn answer(
     let Some(ownership) = &progress.ownership else {
         return denied(progress.highest, None, DenialReason::NotNow);
     };
-    let leaving = progress.running().is_some_and(|operation| match operation.intent.kind {
-        OperationKind::FailOver | OperationKind::Readopt => operation.intent.epoch > ownership.epoch,
-        OperationKind::Deploy | OperationKind::Release => false,
+    let leaving = progress.running().is_some_and(|operation| {
+        let kind = operation.intent.kind;
+        (kind.takes_away() || kind == OperationKind::Readopt) && operation.intent.epoch > ownership.epoch
     });
     let given_away = leaving && progress.running().is_some_and(Operation::is_past_no_return);
     if given_away || ownership.holder != *cluster {

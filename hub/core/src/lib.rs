@@ -1,16 +1,21 @@
 //! What the hub decides, as a pure function of what it has written down, what it has seen, and the time it is told.
 //!
 //! Read in this order: `event` (what can happen), `decision` (what comes out), `hub` (the step), `decide` (the choices),
-//! `step` and `plan` (the recipes), `checks` (the ordered lists of what forbids a failover), `lease` (answers to
+//! `wish`, `propose` and `abort` (what an owned placement calls for, who is asked, when it is given up), `step` and `plan` (the recipes), `checks` (the ordered lists of what forbids a failover), `lease` (answers to
 //! renewals), `journal` and `progress` (what is written down, and its fold).
 
 pub mod decision;
 pub mod event;
 pub mod hub;
 
+mod abort;
+mod adopt;
+pub mod approval;
 pub mod decide;
 pub mod plan;
+mod propose;
 pub mod step;
+pub mod wish;
 
 pub mod checks;
 pub mod finding;

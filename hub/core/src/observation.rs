@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proto::{
-    ClusterName, Inventory, Outcome, PlacementName, Replication, Report, Role, StepKind, VolumeState,
-    WallTime,
+    ClusterName, Inventory, Outcome, PlacementId, PlacementName, Replication, Report, Role, StepKind,
+    VolumeState, WallTime,
 };
 
+use crate::approval::Approval;
+use crate::checks;
 use crate::decision::Remembered;
+use crate::finding::Finding;
 use crate::fleet::{Cluster, Heard, Liveness, Seen};
-use crate::journal::OperationKind;
 use crate::placement::Placement;
 use crate::progress::Progress;
 
@@ -27,6 +29,18 @@ pub struct Observation<'a> {
     pub lease_age: Duration,
     /// Since a linearizable read of the DRPlacement began; none: not read since this hub started.
     pub verified_age: Option<Duration>,
+    /// Who would take over: the first in the user's order that could, or simply the first if none can.
+    pub aim: Option<ClusterName>,
+    /// The other clusters in the user's order, and what stands against each as a target.
+    pub standbys: Vec<(ClusterName, Option<Finding>)>,
+    /// What stands against the preferred cluster as a target, where another one is the holder.
+    pub preferred_flaw: Option<Finding>,
+    /// Answers of humans that name this placement.
+    pub approvals: Vec<&'a Approval>,
+    /// What `spec.dependsOn` names and does not serve now.
+    pub missing_dependencies: Vec<String>,
+    /// Since when the copy has met the bound, if it does.
+    pub protected_since: Option<WallTime>,
     /// Another placement that selects the same and was here first.
     pub overlapping: Option<&'a PlacementName>,
     pub wall: WallTime,
@@ -37,6 +51,23 @@ pub struct HubView<'a> {
     pub sites: usize,
     /// Sites that are suspected now, by this placement's timing.
     pub dark: usize,
+    /// Clusters that were lost by automatic failovers within the last hour.
+    pub lost_lately: Vec<&'a ClusterName>,
+    /// How long a site that was lost must be heard before it is a target.
+    pub steady_after: Duration,
+    /// Moves of other placements that run now, and how many may.
+    pub moving: usize,
+    pub moving_at_most: usize,
+    /// The failover of another placement that has gone past its point of no return and is not through.
+    pub first_out: Option<FirstOut<'a>>,
+}
+
+/// The placement that goes first of those which leave a cluster.
+pub struct FirstOut<'a> {
+    pub placement: &'a PlacementId,
+    pub name: &'a PlacementName,
+    pub from: ClusterName,
+    pub promoting_for: Duration,
 }
 
 pub struct SiteView<'a> {
@@ -44,6 +75,8 @@ pub struct SiteView<'a> {
     pub connected: bool,
     pub liveness: Liveness,
     pub silent: Duration,
+    /// How long it has been heard since it was last lost; none: not lost since this hub started.
+    pub back_for: Option<Duration>,
     pub heard: Option<&'a Heard>,
     pub report: Option<&'a Report>,
     /// How long it has been heard on its stream without a report on the placement; zero if there is one.
@@ -67,16 +100,49 @@ impl<'a> Observation<'a> {
         self.holder_name().and_then(|holder| self.site(holder))
     }
 
-    /// Who takes over in the failover that runs, or would: the first cluster in the user's order that is not the holder.
+    /// Who takes over in the move that runs, or would in a failover.
     pub fn target(&self) -> Option<&SiteView<'a>> {
         let holder = self.holder_name();
-        let running = self.progress.running().filter(|operation| {
-            operation.intent.kind == OperationKind::FailOver && Some(&operation.intent.to) != holder
-        });
+        let running = self
+            .progress
+            .running()
+            .filter(|operation| operation.intent.kind.takes_away() && Some(&operation.intent.to) != holder);
         if let Some(operation) = running {
             return self.site(&operation.intent.to);
         }
-        self.sites.iter().find(|site| Some(&site.cluster.name) != holder)
+        match &self.aim {
+            Some(aim) => self.site(aim),
+            None => self.candidates().next(),
+        }
+    }
+
+    /// The clusters other than the holder, in the user's order.
+    pub fn candidates(&self) -> impl Iterator<Item = &SiteView<'a>> {
+        let holder = self.holder_name();
+        self.sites.iter().filter(move |site| Some(&site.cluster.name) != holder)
+    }
+
+    /// Judges every other cluster as a target, and aims at the first that could take over now; at the first of all if none
+    /// could.
+    pub fn look_at_the_standbys(&mut self) {
+        let names: Vec<ClusterName> = self.candidates().map(|site| site.cluster.name.clone()).collect();
+        for name in names {
+            self.aim = Some(name.clone());
+            let flaw = checks::first(checks::TARGET, self);
+            self.standbys.push((name, flaw));
+        }
+        let ready = self.standbys.iter().find(|(_, flaw)| flaw.is_none());
+        self.aim = ready.map(|(name, _)| name.clone());
+        let preferred = self.standbys.iter().find(|(name, _)| *name == self.placement.preferred);
+        self.preferred_flaw = preferred.and_then(|(_, flaw)| flaw.clone());
+    }
+
+    /// How far the last syncs of the volumes lie apart; none as long as one has none.
+    pub fn skew(&self) -> Option<Duration> {
+        let volumes = self.remembered.map(|kept| kept.volumes.as_slice()).unwrap_or_default();
+        let syncs: Option<Vec<WallTime>> = volumes.iter().map(last_sync).collect();
+        let syncs = syncs?;
+        Some(syncs.iter().max()?.since(*syncs.iter().min()?))
     }
 
     pub fn inventory(&self) -> Option<&'a Inventory> {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crds::placement::{
-    DRPlacement, DRPlacementStatus, FailoverMode, FailoverSpec, FencingLevel, OnSilence as OnSilenceSpec,
-    TimingProfile, TimingSpec,
+    DRPlacement, DRPlacementStatus, FailbackMode, FailbackSpec, FailoverMode, FailoverSpec, FencingLevel,
+    OnSilence as OnSilenceSpec, ResyncMode, TimingProfile, TimingSpec, WindowSpec,
 };
 use proto::{
     ClusterName, Fencing, Generation, NameError, OnSilence, PlacementId, PlacementName, Policy, Protect,
@@ -35,12 +35,50 @@ pub struct Placement {
     pub mode: Mode,
     /// None: three scheduling intervals of the class.
     pub max_data_loss: Option<Duration>,
+    /// How far the copies of the volumes may lie apart; none: not asked.
+    pub max_skew: Option<Duration>,
     pub policy: Policy,
     pub paused: bool,
+    /// A planned move that has not promoted anything by then is rolled back.
+    pub move_deadline: Duration,
+    pub failback: Failback,
+    /// Placements of the same namespace that must serve before this one is started elsewhere.
+    pub depends_on: Vec<String>,
     /// What an earlier hub told the user (rejoin, protocol §3).
     pub told: Option<Box<DRPlacementStatus>>,
     /// The operation whose outcome a human has looked at: annotation `understudy.dev/acknowledged`.
     pub acknowledged: Option<String>,
+}
+
+/// How the placement returns to the preferred cluster, and its outdated copy becomes one again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failback {
+    pub automatic: bool,
+    /// An outdated copy is thrown away without asking.
+    pub resync_automatic: bool,
+    /// How long the copy must have met the bound.
+    pub stabilization: Duration,
+    /// When it may begin by itself; empty: at any time.
+    pub windows: Vec<Window>,
+}
+
+/// A span of the day in UTC, in minutes; one that ends before it begins goes over midnight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    pub from_minute: u32,
+    pub to_minute: u32,
+}
+
+impl Window {
+    pub fn contains(self, at: proto::WallTime) -> bool {
+        const MINUTES_A_DAY: i64 = 24 * 60;
+        let minute = u32::try_from(at.0.div_euclid(60_000).rem_euclid(MINUTES_A_DAY)).unwrap_or(0);
+        if self.from_minute <= self.to_minute {
+            (self.from_minute..self.to_minute).contains(&minute)
+        } else {
+            minute >= self.from_minute || minute < self.to_minute
+        }
+    }
 }
 
 /// What a user writes on a DRPlacement after looking at an automatic failover, with the operation's name.
@@ -135,10 +173,58 @@ fn parse_spec(
         replication_class: spec.replication.volume_replication_class.clone(),
         mode,
         max_data_loss,
+        max_skew: failover.max_skew.as_deref().map(|text| span("spec.failover.maxSkew", text)).transpose()?,
         policy: policy(failover, mode, generation)?,
         paused: spec.paused,
+        move_deadline: match spec.migration.deadline.as_deref() {
+            Some(text) => span("spec.migration.deadline", text)?,
+            None => MOVE_DEADLINE,
+        },
+        failback: failback(&spec.failback)?,
+        depends_on: spec.depends_on.clone(),
         told: object.status.clone().map(Box::new),
         acknowledged: object.metadata.annotations.as_ref().and_then(|map| map.get(ACKNOWLEDGED).cloned()),
+    })
+}
+
+/// Long enough for a busy link to carry the last changes of large volumes; the application is away meanwhile.
+const MOVE_DEADLINE: Duration = Duration::from_secs(15 * 60);
+
+/// Protocol §7.
+const STABILIZATION: Duration = Duration::from_secs(30 * 60);
+
+fn failback(spec: &FailbackSpec) -> Result<Failback, String> {
+    let FailbackSpec { mode, resync, stabilization, windows } = spec;
+    Ok(Failback {
+        automatic: *mode == FailbackMode::Automatic,
+        resync_automatic: *resync == ResyncMode::Automatic,
+        stabilization: match stabilization.as_deref() {
+            Some(text) => span("spec.failback.stabilization", text)?,
+            None => STABILIZATION,
+        },
+        windows: windows.iter().map(window).collect::<Result<_, _>>()?,
+    })
+}
+
+fn window(spec: &WindowSpec) -> Result<Window, String> {
+    let from_minute = minute("from", &spec.from)?;
+    let to_minute = minute("to", &spec.to)?;
+    if from_minute == to_minute {
+        return Err(format!(
+            "spec.failback.windows: {} to {} is no time at all; leave windows out to allow any time",
+            spec.from, spec.to
+        ));
+    }
+    Ok(Window { from_minute, to_minute })
+}
+
+fn minute(field: &str, text: &str) -> Result<u32, String> {
+    let parsed = text.split_once(':').and_then(|(hours, minutes)| {
+        let (hours, minutes): (u32, u32) = (hours.parse().ok()?, minutes.parse().ok()?);
+        (hours < 24 && minutes < 60).then_some(hours * 60 + minutes)
+    });
+    parsed.ok_or_else(|| {
+        format!("spec.failback.windows.{field} {text:?} is no time of the day: write it as 22:30, in UTC")
     })
 }
 

@@ -1,13 +1,16 @@
 //! The fold of the journal: what has been decided about one placement, and how far it has come.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proto::{
     ClusterName, Epoch, FenceProof, Generation, OperationId, PlacementId, PlacementName, Policy, StepKind,
     Term, WallTime,
 };
 
-use crate::journal::{Entry, Intent, StepRecord};
+use crate::journal::{Entry, Intent, OperationKind, StepRecord};
+
+/// More automatic changes of the owner than flapping needs to be told.
+const FLIPS_REMEMBERED: usize = 8;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ownership {
@@ -35,6 +38,8 @@ pub struct Operation {
     pub steps: BTreeMap<StepKind, StepProgress>,
     pub proof: Option<(FenceProof, WallTime)>,
     pub ended: Option<(Ending, WallTime)>,
+    /// The holder's sync times when the outdated copy was made anew (resync only).
+    pub syncs: Vec<(String, Option<WallTime>)>,
 }
 
 impl Operation {
@@ -57,6 +62,13 @@ impl Operation {
     }
 }
 
+/// What waits for a human's answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proposal {
+    pub intent: Intent,
+    pub since: WallTime,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Block {
     /// The automatic failover after which a human should look.
@@ -77,6 +89,17 @@ pub struct Progress {
     pub targets: Vec<(Generation, Vec<ClusterName>)>,
     pub echoed: Generation,
     pub operation: Option<Operation>,
+    pub proposed: Option<Proposal>,
+    /// The last proposal that no longer stands, and why.
+    pub withdrawn: Option<(Proposal, String)>,
+    /// Proposals, and operations that enter no epoch, since the last epoch was entered; each has a name of its own.
+    pub attempts: u32,
+    /// What the user preferred when the present owner was decided.
+    pub preferred_then: Option<ClusterName>,
+    /// The target of the last planned move that was rolled back.
+    pub rolled_back: Option<(ClusterName, String)>,
+    /// When the owner has changed by itself, newest last (anti-flap, protocol §7).
+    pub flips: Vec<WallTime>,
     pub block: Option<Block>,
     pub needs_human: Option<String>,
     pub released: bool,
@@ -91,6 +114,12 @@ impl Progress {
         targets: Vec::new(),
         echoed: Generation(0),
         operation: None,
+        proposed: None,
+        withdrawn: None,
+        attempts: 0,
+        preferred_then: None,
+        rolled_back: None,
+        flips: Vec::new(),
         block: None,
         needs_human: None,
         released: false,
@@ -98,6 +127,29 @@ impl Progress {
 
     pub fn running(&self) -> Option<&Operation> {
         self.operation.as_ref().filter(|operation| operation.is_running())
+    }
+
+    /// The owner is decided: what was wished for then is told from what is wished for later.
+    fn settle_wish(&mut self, at: WallTime) {
+        let Some(operation) = &self.operation else { return };
+        let kind = operation.intent.kind;
+        if !kind.enters_an_epoch() || kind == OperationKind::Readopt {
+            return;
+        }
+        self.preferred_then.clone_from(&operation.intent.preferred);
+        self.rolled_back = None;
+        if kind.takes_away() && operation.intent.approval.is_none() && kind != OperationKind::Migrate {
+            self.flips.push(at);
+            let surplus = self.flips.len().saturating_sub(FLIPS_REMEMBERED);
+            self.flips.drain(..surplus);
+        }
+    }
+
+    fn roll_back(&mut self, operation: &OperationId, reason: &str) {
+        let known = self.operation.as_ref().filter(|known| known.intent.operation == *operation);
+        if let Some(known) = known.filter(|known| known.intent.kind.is_planned_move()) {
+            self.rolled_back = Some((known.intent.to.clone(), reason.to_owned()));
+        }
     }
 
     fn operation_mut(&mut self, id: &OperationId) -> Option<&mut Operation> {
@@ -110,6 +162,12 @@ impl Progress {
 pub struct Ledger {
     pub term: Term,
     pub placements: BTreeMap<PlacementId, Progress>,
+    /// Placements that are being moved now.
+    pub moving: BTreeSet<PlacementId>,
+    /// Each cluster that was lost by an automatic failover, and when the last one was decided.
+    pub lost: BTreeMap<ClusterName, WallTime>,
+    /// Each cluster from which a failover has got through its promotion, and when the last one did.
+    pub proven: BTreeMap<ClusterName, WallTime>,
 }
 
 impl Ledger {
@@ -123,6 +181,7 @@ impl Ledger {
 
     /// Applies one entry. Applying the same prefix twice gives the same value (invariant S10).
     pub fn fold(&mut self, at: WallTime, entry: &Entry) {
+        self.overview(at, entry);
         match entry {
             Entry::Genesis { hub: _ } => {}
             Entry::Term { term } => self.term = *term,
@@ -151,14 +210,51 @@ impl Ledger {
             Entry::Intent(intent) => {
                 let progress = self.entry(&intent.placement);
                 progress.name = Some(intent.name.clone());
-                progress.highest = progress.highest.max(intent.epoch);
+                if intent.epoch > progress.highest {
+                    progress.highest = intent.epoch;
+                    progress.attempts = 0;
+                } else {
+                    progress.attempts += 1;
+                }
+                progress.proposed = None;
                 progress.operation = Some(Operation {
                     intent: (**intent).clone(),
                     started: at,
                     steps: BTreeMap::new(),
                     proof: None,
                     ended: None,
+                    syncs: Vec::new(),
                 });
+            }
+            Entry::Proposal(intent) => {
+                let progress = self.entry(&intent.placement);
+                progress.name = Some(intent.name.clone());
+                progress.attempts += 1;
+                progress.proposed = Some(Proposal { intent: (**intent).clone(), since: at });
+            }
+            Entry::Withdrawn { placement, operation, reason } => {
+                let progress = self.entry(placement);
+                if let Some(proposal) =
+                    progress.proposed.take_if(|known| known.intent.operation == *operation)
+                {
+                    progress.withdrawn = Some((proposal, reason.clone()));
+                }
+            }
+            Entry::BackedUp { placement, operation, claims } => {
+                if let Some(operation) = self.entry(placement).operation_mut(operation) {
+                    operation.intent.claims.clone_from(claims);
+                }
+            }
+            Entry::Resynced { placement, operation, syncs } => {
+                if let Some(operation) = self.entry(placement).operation_mut(operation) {
+                    operation.syncs.clone_from(syncs);
+                }
+            }
+            Entry::WishFulfilled { placement } => {
+                let progress = self.entry(placement);
+                progress.rolled_back = None;
+                let holder = progress.ownership.as_ref().map(|ownership| ownership.holder.clone());
+                progress.preferred_then = holder;
             }
             Entry::Step { placement, operation, step, state } => {
                 if let Some(operation) = self.entry(placement).operation_mut(operation) {
@@ -174,8 +270,12 @@ impl Ledger {
                     operation.proof.get_or_insert((proof.clone(), at));
                 }
             }
-            Entry::Commit { placement, operation } => self.end(placement, operation, Ending::Committed, at),
+            Entry::Commit { placement, operation } => {
+                self.end(placement, operation, Ending::Committed, at);
+                self.entry(placement).settle_wish(at);
+            }
             Entry::Abort { placement, operation, reason } => {
+                self.entry(placement).roll_back(operation, reason);
                 self.end(placement, operation, Ending::Aborted { reason: reason.clone() }, at);
             }
             Entry::Block { placement, operation, until } => {
@@ -185,6 +285,54 @@ impl Ledger {
             Entry::NeedsHuman { placement, reason } => {
                 self.entry(placement).needs_human.get_or_insert_with(|| reason.clone());
             }
+        }
+    }
+
+    /// What is known of all placements together, kept in step so that nobody has to look through them all.
+    fn overview(&mut self, at: WallTime, entry: &Entry) {
+        match entry {
+            Entry::Intent(intent) if intent.kind.takes_away() => {
+                self.moving.insert(intent.placement.clone());
+                if let (OperationKind::FailOver, None, Some(from)) =
+                    (intent.kind, &intent.approval, &intent.from)
+                {
+                    self.lost.insert(from.clone(), at);
+                }
+            }
+            Entry::Step {
+                placement,
+                operation: _,
+                step: StepKind::Promote,
+                state: StepRecord::Acknowledged,
+            } => {
+                let from = self
+                    .of(placement)
+                    .and_then(Progress::running)
+                    .and_then(|operation| operation.intent.from.clone());
+                if let Some(from) = from {
+                    self.proven.insert(from, at);
+                }
+            }
+            Entry::Commit { placement, operation: _ }
+            | Entry::Abort { placement, operation: _, reason: _ }
+            | Entry::Released { placement } => {
+                self.moving.remove(placement);
+            }
+            Entry::Genesis { .. }
+            | Entry::Term { .. }
+            | Entry::Ownership { .. }
+            | Entry::Policy { .. }
+            | Entry::Echo { .. }
+            | Entry::Intent(_)
+            | Entry::Proposal(_)
+            | Entry::Withdrawn { .. }
+            | Entry::BackedUp { .. }
+            | Entry::Resynced { .. }
+            | Entry::WishFulfilled { .. }
+            | Entry::Step { .. }
+            | Entry::Fence { .. }
+            | Entry::Block { .. }
+            | Entry::NeedsHuman { .. } => {}
         }
     }
 

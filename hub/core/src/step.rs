@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use crds::conditions::Reason;
 use crds::span::format as shown;
-use proto::{Action, ClusterName, FenceProof, Outcome, Refusal, StepKind, WorkloadScale};
+use proto::{Action, ClusterName, FenceProof, Outcome, Refusal, Role, StepKind, WorkloadScale};
 
 use crate::checks;
 use crate::finding::Finding;
 use crate::journal::{Entry, OperationKind};
 use crate::lease::expiry_wait;
-use crate::observation::{Observation, is_ready};
+use crate::observation::{Observation, is_ready, last_sync};
 use crate::progress::Operation;
 
 pub enum Standing {
@@ -29,13 +29,19 @@ pub struct Rule {
 
 pub fn rule(step: StepKind) -> Rule {
     match step {
-        StepKind::Fence => Rule { may_start: at_once, command: fence, standing: done },
+        StepKind::Fence => Rule { may_start: at_once, command: fence, standing: told_to_stop },
+        StepKind::ScaleDown => Rule { may_start: at_once, command: scale_down, standing: scaled_down },
+        StepKind::BackUp => Rule { may_start: at_once, command: nothing, standing: backed_up },
+        StepKind::Demote => Rule { may_start: at_once, command: demote, standing: demoted },
         StepKind::Restore => Rule { may_start: at_once, command: restore, standing: restored },
         StepKind::AwaitFence => Rule { may_start: at_once, command: nothing, standing: fenced },
         StepKind::Promote => Rule { may_start: may_promote, command: promote, standing: promoted },
         StepKind::TakeOwnership => Rule { may_start: at_once, command: nothing, standing: owned },
-        StepKind::ScaleUp => Rule { may_start: at_once, command: scale_up, standing: scaled_up },
+        StepKind::ScaleUp => Rule { may_start: dependencies_serve, command: scale_up, standing: scaled_up },
         StepKind::AwaitReady => Rule { may_start: at_once, command: nothing, standing: ready },
+        StepKind::Resync => Rule { may_start: is_stopped_and_secondary, command: resync, standing: resynced },
+        StepKind::AwaitSync => Rule { may_start: at_once, command: nothing, standing: synced_again },
+        StepKind::Rejoin => Rule { may_start: at_once, command: rejoin, standing: rejoined },
         StepKind::Release => Rule { may_start: at_once, command: release, standing: released },
     }
 }
@@ -48,16 +54,203 @@ fn nothing(_: &Observation, _: &Operation) -> Vec<(ClusterName, Action)> {
     Vec::new()
 }
 
-fn done(_: &Observation, _: &Operation) -> Standing {
-    Standing::Done(Vec::new())
+/// The cluster that an operation has to stop: the one it leaves, or the returned one whose copy is made anew.
+fn to_be_stopped(operation: &Operation) -> Option<&ClusterName> {
+    match operation.intent.kind {
+        OperationKind::Resync => Some(&operation.intent.to),
+        OperationKind::FailOver | OperationKind::Migrate | OperationKind::FailBack => {
+            operation.intent.from.as_ref()
+        }
+        OperationKind::Deploy | OperationKind::Readopt | OperationKind::Release => None,
+    }
 }
 
-/// Best effort: the operation goes on at once, and the command goes on until the fence is proven.
+/// The command of one step to one cluster, until the step is done.
+fn until_done(
+    operation: &Operation,
+    step: StepKind,
+    cluster: Option<&ClusterName>,
+    action: impl FnOnce() -> Action,
+) -> Vec<(ClusterName, Action)> {
+    match cluster {
+        Some(cluster) if operation.step(step).acknowledged.is_none() => vec![(cluster.clone(), action())],
+        Some(_) | None => Vec::new(),
+    }
+}
+
+/// In a failover best effort: it goes on at once, and the command goes on until the fence is proven. A returned cluster has
+/// fenced itself before it spoke, so a resync looks at what it reports instead.
 fn fence(_: &Observation, operation: &Operation) -> Vec<(ClusterName, Action)> {
     match (&operation.intent.from, &operation.proof) {
-        (Some(from), None) => vec![(from.clone(), Action::Fence)],
+        (Some(from), None) if operation.intent.kind == OperationKind::FailOver => {
+            vec![(from.clone(), Action::Fence)]
+        }
         (Some(_) | None, _) => Vec::new(),
     }
+}
+
+fn told_to_stop(o: &Observation, operation: &Operation) -> Standing {
+    if operation.intent.kind != OperationKind::Resync {
+        return Standing::Done(Vec::new());
+    }
+    match is_stopped_and_secondary(o, operation) {
+        None => Standing::Done(Vec::new()),
+        Some(finding) => Standing::Waiting(finding),
+    }
+}
+
+fn scale_down(_: &Observation, operation: &Operation) -> Vec<(ClusterName, Action)> {
+    until_done(operation, StepKind::ScaleDown, to_be_stopped(operation), || Action::ScaleDown)
+}
+
+fn scaled_down(o: &Observation, operation: &Operation) -> Standing {
+    answered_by_source(o, operation, StepKind::ScaleDown)
+}
+
+/// Rule 2 of storage.md: PV and PVC only, and as they are now that nothing changes them any more.
+fn backed_up(o: &Observation, operation: &Operation) -> Standing {
+    let intent = &operation.intent;
+    let source = intent.from.as_ref().and_then(|from| o.site(from));
+    let stopped = source.and_then(|site| site.report).filter(|report| {
+        report.role == Role::Fenced && report.epoch_seen == intent.epoch && report.pods == 0
+    });
+    match stopped.and_then(|report| report.inventory.as_ref()) {
+        // The hub's copy is taken from that report before this is asked.
+        Some(inventory) if o.inventory().is_some_and(|kept| kept.version == inventory.version) => {
+            let claims = inventory.volumes.iter().map(|volume| volume.claim.clone()).collect();
+            let (placement, operation) = (intent.placement.clone(), intent.operation.clone());
+            Standing::Done(vec![Entry::BackedUp { placement, operation, claims }])
+        }
+        Some(_) | None => Standing::Waiting(Finding::new(
+            running_reason(intent.kind),
+            format!(
+                "{}: has not reported its claims and volumes since it was scaled down",
+                intent.from.as_ref().map_or("the holder", ClusterName::as_str)
+            ),
+        )),
+    }
+}
+
+fn demote(_: &Observation, operation: &Operation) -> Vec<(ClusterName, Action)> {
+    until_done(operation, StepKind::Demote, to_be_stopped(operation), || Action::Demote)
+}
+
+/// The old holder's word is the proof, and the last data has crossed: only now may anything be promoted (protocol §5).
+fn demoted(o: &Observation, operation: &Operation) -> Standing {
+    let intent = &operation.intent;
+    match answered_by_source(o, operation, StepKind::Demote) {
+        Standing::Done(mut entries) => {
+            entries.push(Entry::Fence {
+                placement: intent.placement.clone(),
+                operation: intent.operation.clone(),
+                proof: FenceProof::Acknowledged,
+            });
+            Standing::Done(entries)
+        }
+        Standing::Waiting(finding) => Standing::Waiting(finding),
+    }
+}
+
+fn answered_by_source(o: &Observation, operation: &Operation, step: StepKind) -> Standing {
+    match &operation.intent.from {
+        Some(from) => answered(o, operation, step, from),
+        // An intent without a holder to leave has nobody to stop; the plans of such operations have no such step.
+        None => Standing::Done(Vec::new()),
+    }
+}
+
+/// Nothing may use an image that is thrown away, and it must be nobody's source (storage.md, rules 7, 8 and 10).
+fn is_stopped_and_secondary(o: &Observation, operation: &Operation) -> Option<Finding> {
+    let cluster = &operation.intent.to;
+    let report = o.site(cluster).and_then(|site| site.report);
+    let waiting = |what: String| Some(Finding::new(Reason::VolumeResyncing, format!("{cluster}: {what}")));
+    let Some(report) = report else { return waiting("has not reported yet; look at its agent".to_owned()) };
+    if report.role != Role::Fenced {
+        return waiting(format!("is {:?}, not Fenced; look at its DRSiteState", report.role));
+    }
+    if report.pods > 0 {
+        return waiting(format!("{} pods still use the claims; look at them", report.pods));
+    }
+    if let Some(attached) = report.volumes.iter().find(|volume| volume.attached) {
+        return waiting(format!(
+            "the volume of claim {} is still attached; look at its VolumeAttachment",
+            attached.claim
+        ));
+    }
+    let primary = report.volumes.iter().find(|volume| {
+        volume.replication.as_ref().is_some_and(|replication| replication.desired == "primary")
+    });
+    if let Some(volume) = primary {
+        return waiting(format!("the VolumeReplication of {} is still to become secondary", volume.claim));
+    }
+    None
+}
+
+fn resync(_: &Observation, operation: &Operation) -> Vec<(ClusterName, Action)> {
+    let claims = operation.intent.claims.clone();
+    until_done(operation, StepKind::Resync, Some(&operation.intent.to), || Action::Resync { claims })
+}
+
+fn resynced(o: &Observation, operation: &Operation) -> Standing {
+    let intent = &operation.intent;
+    match answered(o, operation, StepKind::Resync, &intent.to) {
+        Standing::Done(mut entries) => {
+            let volumes = o.remembered.map(|kept| kept.volumes.as_slice()).unwrap_or_default();
+            entries.push(Entry::Resynced {
+                placement: intent.placement.clone(),
+                operation: intent.operation.clone(),
+                syncs: volumes.iter().map(|volume| (volume.claim.clone(), last_sync(volume))).collect(),
+            });
+            Standing::Done(entries)
+        }
+        Standing::Waiting(finding) => Standing::Waiting(finding),
+    }
+}
+
+/// Protocol §6: protected again only when the holder's sync times advance past the resync.
+fn synced_again(o: &Observation, operation: &Operation) -> Standing {
+    let volumes = o.remembered.map(|kept| kept.volumes.as_slice()).unwrap_or_default();
+    let behind = operation.intent.claims.iter().find(|claim| {
+        let before = operation.syncs.iter().find(|(known, _)| known == *claim).and_then(|(_, sync)| *sync);
+        let volume = volumes.iter().find(|volume| volume.claim == **claim);
+        volume.is_some_and(|volume| last_sync(volume).is_none_or(|sync| Some(sync) <= before))
+    });
+    match behind {
+        None => Standing::Done(Vec::new()),
+        Some(claim) => Standing::Waiting(Finding::new(
+            Reason::VolumeResyncing,
+            format!(
+                "claim {claim} has not been synced to {} since its copy was made anew; wait, and look at the mirroring if it does not come",
+                operation.intent.to
+            ),
+        )),
+    }
+}
+
+fn rejoin(_: &Observation, operation: &Operation) -> Vec<(ClusterName, Action)> {
+    until_done(operation, StepKind::Rejoin, Some(&operation.intent.to), || Action::Rejoin)
+}
+
+fn rejoined(o: &Observation, operation: &Operation) -> Standing {
+    answered(o, operation, StepKind::Rejoin, &operation.intent.to)
+}
+
+/// What this application needs is there first (`spec.dependsOn`).
+fn dependencies_serve(o: &Observation, operation: &Operation) -> Option<Finding> {
+    let waits = match operation.intent.kind {
+        OperationKind::FailOver | OperationKind::Migrate | OperationKind::FailBack => true,
+        OperationKind::Deploy | OperationKind::Readopt | OperationKind::Resync | OperationKind::Release => {
+            false
+        }
+    };
+    let missing = o.missing_dependencies.first().filter(|_| waits)?;
+    Some(Finding::new(
+        Reason::DependencyNotReady,
+        format!(
+            "{}: waits for {missing} (spec.dependsOn); see to that one first, or take it out",
+            o.placement.name
+        ),
+    ))
 }
 
 fn restore(o: &Observation, operation: &Operation) -> Vec<(ClusterName, Action)> {
@@ -87,6 +280,13 @@ fn fenced(o: &Observation, operation: &Operation) -> Standing {
             Entry::Fence { placement: intent.placement.clone(), operation: intent.operation.clone(), proof };
         Standing::Done(vec![fence])
     };
+    let asserted = intent
+        .approval
+        .as_ref()
+        .filter(|approval| approval.asserts_off.is_some() && approval.asserts_off == intent.from);
+    if let Some(approval) = asserted {
+        return proven(FenceProof::Asserted { approver: approval.approver.clone() });
+    }
     let from = intent.from.as_ref().and_then(|from| o.site(from));
     if from
         .and_then(|site| site.answers.get(&StepKind::Fence))
@@ -103,11 +303,14 @@ fn fenced(o: &Observation, operation: &Operation) -> Standing {
             ),
         ));
     };
+    if let Some(finding) = checks::first(checks::EXPIRY_PROVES, o) {
+        return Standing::Waiting(Finding::new(Reason::FenceUnconfirmed, finding.message));
+    }
     if o.lease_age >= wait {
         return proven(FenceProof::LeaseExpired);
     }
     Standing::Waiting(Finding::new(
-        Reason::FailoverRunning,
+        running_reason(intent.kind),
         format!("{holder}: certainly stopped in {}", shown(wait.saturating_sub(o.lease_age))),
     ))
 }
@@ -118,13 +321,36 @@ fn may_promote(o: &Observation, operation: &Operation) -> Option<Finding> {
     match operation.intent.kind {
         OperationKind::FailOver => {
             let by_time = matches!(operation.proof, Some((FenceProof::LeaseExpired, _)));
+            let approved = operation.intent.approval.is_some();
             let accusation = if by_time { checks::first(checks::ACCUSATION, o) } else { None };
+            let arming = if approved { checks::CONSENT } else { checks::ARMING };
             accusation
-                .or_else(|| checks::first(checks::ARMING, o))
-                .or_else(|| checks::first(checks::READINESS, o))
+                .or_else(|| checks::first(arming, o))
+                .or_else(|| checks::first(checks::TARGET, o))
+                .or_else(|| if approved { None } else { checks::first(checks::COPY, o) })
+                .or_else(|| the_path_is_proven(o, operation))
         }
-        OperationKind::Deploy | OperationKind::Readopt | OperationKind::Release => None,
+        OperationKind::Migrate | OperationKind::FailBack => {
+            checks::first(checks::CONSENT, o).or_else(|| checks::first(checks::TARGET, o))
+        }
+        OperationKind::Deploy | OperationKind::Readopt | OperationKind::Resync | OperationKind::Release => {
+            None
+        }
     }
+}
+
+/// Of many placements that leave one cluster the first proves the path, then the rest go in parallel (protocol §7). One that is stuck
+/// does not hold up the others for longer than it takes to be called stuck.
+fn the_path_is_proven(o: &Observation, operation: &Operation) -> Option<Finding> {
+    let first = o.hub.first_out.as_ref()?;
+    let is_another =
+        *first.placement != operation.intent.placement && Some(&first.from) == operation.intent.from.as_ref();
+    (is_another && first.promoting_for < stuck_after(o)).then(|| {
+        Finding::new(
+            Reason::Queued,
+            format!("{}: {} goes first, and proves the path", o.placement.name, first.name),
+        )
+    })
 }
 
 fn promote(_: &Observation, operation: &Operation) -> Vec<(ClusterName, Action)> {
@@ -202,23 +428,47 @@ fn released(o: &Observation, operation: &Operation) -> Standing {
 const STUCK_AFTER: Duration = Duration::from_secs(10);
 const STUCK_AFTER_CALLS: u32 = 5;
 
+fn stuck_after(o: &Observation) -> Duration {
+    (o.placement.policy.timing.rpc * STUCK_AFTER_CALLS).max(STUCK_AFTER)
+}
+
+/// What a running operation is called while nothing is wrong with it.
+pub fn running_reason(kind: OperationKind) -> Reason {
+    match kind {
+        OperationKind::FailOver => Reason::FailoverRunning,
+        OperationKind::Migrate => Reason::MigrationRunning,
+        OperationKind::FailBack => Reason::FailbackRunning,
+        OperationKind::Resync => Reason::ResyncRunning,
+        OperationKind::Deploy | OperationKind::Readopt => Reason::DeployRunning,
+        OperationKind::Release => Reason::ReleaseRunning,
+    }
+}
+
 /// How an agent answered the step's command.
 fn answered(o: &Observation, operation: &Operation, step: StepKind, cluster: &ClusterName) -> Standing {
     let name = &o.placement.name;
     let waiting = |reason, message: String| Standing::Waiting(Finding::new(reason, message));
-    let running = match operation.intent.kind {
-        OperationKind::FailOver => Reason::FailoverRunning,
-        OperationKind::Deploy | OperationKind::Readopt => Reason::DeployRunning,
-        OperationKind::Release => Reason::ReleaseRunning,
-    };
+    let running = running_reason(operation.intent.kind);
     match o.site(cluster).and_then(|site| site.answers.get(&step)) {
         Some(Outcome::Done) => Standing::Done(Vec::new()),
         Some(Outcome::Working { waiting_for }) => waiting(running, format!("{cluster}: {waiting_for}")),
         Some(Outcome::Failing { reason, message }) => {
             let since = operation.step(step).issued.map_or(Duration::ZERO, |issued| o.wall.since(issued));
-            let young = since < (o.placement.policy.timing.rpc * STUCK_AFTER_CALLS).max(STUCK_AFTER);
-            let stuck =
-                if step == StepKind::Promote { Reason::PromoteStuck } else { Reason::TargetUnreachable };
+            let young = since < stuck_after(o);
+            let stuck = match step {
+                StepKind::Promote => Reason::PromoteStuck,
+                StepKind::Resync | StepKind::Rejoin => Reason::ResyncStuck,
+                StepKind::ScaleDown | StepKind::Demote => Reason::HandoverStuck,
+                StepKind::Fence
+                | StepKind::BackUp
+                | StepKind::Restore
+                | StepKind::AwaitFence
+                | StepKind::TakeOwnership
+                | StepKind::ScaleUp
+                | StepKind::AwaitReady
+                | StepKind::AwaitSync
+                | StepKind::Release => Reason::TargetUnreachable,
+            };
             let reason_now = if young { running } else { stuck };
             waiting(reason_now, format!("{cluster}: {reason}: {message}"))
         }

@@ -6,20 +6,21 @@ use std::time::Duration;
 use crds::cluster::Liveness as ShownLiveness;
 use crds::conditions::{ConditionType, EventReason, Reason};
 use crds::placement::DRPlacementStatus;
-use proto::{ClusterName, Moment, PlacementId, StepKind, Timing};
+use proto::{ClusterName, Moment, PlacementId, StepKind, Timing, WallTime};
 
 use crate::conditions::{self, is_stalled, summarize};
 use crate::decision::{Decision, Explanation};
 use crate::event::Now;
 use crate::explain::{
-    Figures, Happening, OperationView, PlacementView, SiteReport, operation_view, proof_name,
+    Figures, Happening, OperationView, PlacementView, SiteReport, operation_view, proof_name, proposal_view,
+    withdrawn_view,
 };
 use crate::finding::Finding;
 use crate::fleet::{Fleet, Liveness, Site};
 use crate::journal::{Entry, OperationKind, StepRecord};
 use crate::observation::Observation;
 use crate::placement::{Placement, Refused};
-use crate::progress::{Ledger, Operation};
+use crate::progress::Ledger;
 
 #[derive(Default)]
 pub struct Tell {
@@ -34,6 +35,7 @@ struct Told {
     status: Option<DRPlacementStatus>,
     view: Option<PlacementView>,
     operation: Option<OperationView>,
+    proposal: Option<OperationView>,
     /// The holder that is not heard, if it is not.
     lost: Option<ClusterName>,
     refusal: Option<Reason>,
@@ -48,6 +50,15 @@ impl Tell {
     /// What an earlier hub has told, so that the times of transitions live on.
     pub fn knew(&mut self, id: &PlacementId, status: &DRPlacementStatus) {
         self.placements.entry(id.clone()).or_default().status.get_or_insert_with(|| status.clone());
+    }
+
+    /// Since when the placement's copy has met its bound, as it was last told.
+    pub fn protected_since(&self, id: &PlacementId) -> Option<WallTime> {
+        let status = self.placements.get(id)?.status.as_ref()?;
+        let protected = status.conditions.iter().find(|condition| {
+            condition.type_ == ConditionType::Protected.as_str() && condition.status == "True"
+        })?;
+        Some(WallTime(protected.last_transition_time.0.as_millisecond()))
     }
 
     pub fn forget(&mut self, id: &PlacementId) {
@@ -97,7 +108,16 @@ impl Tell {
             }
         }
         if let Some(operation) = &o.progress.operation {
-            told.operation(operation, waiting, decision);
+            let view = operation_view(operation, waiting.filter(|_| operation.is_running()), stuck(waiting));
+            told.operation(view, decision);
+        }
+        if let Some(proposal) = &o.progress.proposed {
+            told.proposal(proposal_view(proposal, waiting), decision);
+        } else if let Some((proposal, why)) = &o.progress.withdrawn {
+            let became = o.progress.operation.as_ref().map(|operation| &operation.intent.operation);
+            if became != Some(&proposal.intent.operation) {
+                told.proposal(withdrawn_view(proposal, why), decision);
+            }
         }
         told.transitions(o, waiting, decision);
     }
@@ -173,10 +193,19 @@ impl Tell {
     }
 }
 
+fn stuck(waiting: Option<&Finding>) -> bool {
+    waiting.is_some_and(|finding| is_stalled(finding.reason))
+}
+
 impl Told {
-    fn operation(&mut self, operation: &Operation, waiting: Option<&Finding>, decision: &mut Decision) {
-        let stuck = waiting.is_some_and(|finding| is_stalled(finding.reason));
-        let view = operation_view(operation, waiting.filter(|_| operation.is_running()), stuck);
+    fn proposal(&mut self, view: OperationView, decision: &mut Decision) {
+        if self.proposal.as_ref() != Some(&view) {
+            self.proposal = Some(view.clone());
+            decision.explain.push(Explanation::Operation(Box::new(view)));
+        }
+    }
+
+    fn operation(&mut self, view: OperationView, decision: &mut Decision) {
         if self.operation.as_ref() != Some(&view) {
             self.operation = Some(view.clone());
             decision.explain.push(Explanation::Operation(Box::new(view)));
@@ -251,9 +280,35 @@ fn happening(entry: &Entry, ledger: &Ledger) -> Option<Happening> {
             let reason = match intent.kind {
                 OperationKind::Deploy | OperationKind::Readopt => EventReason::DeployStarted,
                 OperationKind::FailOver => EventReason::FailoverStarted,
+                OperationKind::Migrate => EventReason::MigrationStarted,
+                OperationKind::FailBack => EventReason::FailbackStarted,
+                OperationKind::Resync => EventReason::ResyncStarted,
                 OperationKind::Release => return None,
             };
             (&intent.placement, reason, intent.kind == OperationKind::FailOver, intent.evidence.join("; "))
+        }
+        Entry::Proposal(intent) => (
+            &intent.placement,
+            EventReason::OperationProposed,
+            intent.kind != OperationKind::FailBack,
+            format!("{}: {}", intent.operation, intent.evidence.join("; ")),
+        ),
+        Entry::Withdrawn { placement, operation, reason } => {
+            (placement, EventReason::OperationWithdrawn, false, format!("{operation}: {reason}"))
+        }
+        Entry::Step {
+            placement,
+            operation: _,
+            step: StepKind::ScaleDown,
+            state: StepRecord::Acknowledged,
+        } => (
+            placement,
+            EventReason::ScaledDown,
+            false,
+            "no pod and no attachment uses the volumes".to_owned(),
+        ),
+        Entry::Step { placement, operation: _, step: StepKind::Demote, state: StepRecord::Acknowledged } => {
+            (placement, EventReason::HandedOver, false, "everything written has crossed".to_owned())
         }
         Entry::Fence { placement, operation: _, proof } => {
             (placement, EventReason::FenceConfirmed, false, format!("proof: {}", proof_name(proof)))
@@ -266,12 +321,24 @@ fn happening(entry: &Entry, ledger: &Ledger) -> Option<Happening> {
             let reason = match kind {
                 OperationKind::Deploy | OperationKind::Readopt => EventReason::Deployed,
                 OperationKind::FailOver => EventReason::FailoverCompleted,
+                OperationKind::Migrate => EventReason::MigrationCompleted,
+                OperationKind::FailBack => EventReason::FailbackCompleted,
+                OperationKind::Resync => EventReason::ResyncCompleted,
                 OperationKind::Release => return None,
             };
             (placement, reason, false, operation.to_string())
         }
         Entry::Abort { placement, operation: _, reason } => {
-            (placement, EventReason::FailoverAborted, true, reason.clone())
+            let kind = ledger.of(placement)?.operation.as_ref()?.intent.kind;
+            let event = match kind {
+                OperationKind::Migrate | OperationKind::FailBack => EventReason::RolledBack,
+                OperationKind::Resync => EventReason::ResyncAborted,
+                OperationKind::FailOver
+                | OperationKind::Deploy
+                | OperationKind::Readopt
+                | OperationKind::Release => EventReason::FailoverAborted,
+            };
+            (placement, event, true, reason.clone())
         }
         Entry::Released { placement } => {
             (placement, EventReason::Released, false, "the application stays as it is".to_owned())
@@ -283,6 +350,9 @@ fn happening(entry: &Entry, ledger: &Ledger) -> Option<Happening> {
         | Entry::Policy { .. }
         | Entry::Echo { .. }
         | Entry::Step { .. }
+        | Entry::BackedUp { .. }
+        | Entry::Resynced { .. }
+        | Entry::WishFulfilled { .. }
         | Entry::Block { .. } => return None,
     };
     let progress = ledger.of(placement)?;

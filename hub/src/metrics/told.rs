@@ -244,6 +244,7 @@ fn worst_loss(status: &DROperationStatus) -> Option<f64> {
 fn result(status: &DROperationStatus) -> Option<&'static str> {
     match status.phase? {
         OperationPhase::Proposed | OperationPhase::Running | OperationPhase::Stuck => None,
+        OperationPhase::Withdrawn => Some("Withdrawn"),
         OperationPhase::Succeeded => Some("Succeeded"),
         OperationPhase::Aborted => Some("Aborted"),
         OperationPhase::Failed => Some("Failed"),
@@ -263,7 +264,7 @@ fn trigger(kind: OperationKind) -> &'static str {
     match kind {
         OperationKind::Deploy | OperationKind::Release => "Declared",
         OperationKind::FailOver | OperationKind::Readopt => "Observed",
-        OperationKind::Migrate | OperationKind::FailBack => "Requested",
+        OperationKind::Migrate | OperationKind::FailBack | OperationKind::Resync => "Requested",
     }
 }
 
@@ -275,6 +276,7 @@ pub fn kind_name(kind: OperationKind) -> &'static str {
         OperationKind::Release => "Release",
         OperationKind::Migrate => "Migrate",
         OperationKind::FailBack => "FailBack",
+        OperationKind::Resync => "Resync",
     }
 }
 

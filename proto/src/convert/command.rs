@@ -13,7 +13,22 @@ use crate::{Acknowledgement, Action, Command, CommandId, FenceProof, Outcome};
 mirrored!(
     step_kind,
     StepKind,
-    [Fence, Restore, AwaitFence, Promote, TakeOwnership, ScaleUp, AwaitReady, Release]
+    [
+        Fence,
+        Restore,
+        AwaitFence,
+        Promote,
+        TakeOwnership,
+        ScaleUp,
+        AwaitReady,
+        Release,
+        ScaleDown,
+        BackUp,
+        Demote,
+        Resync,
+        AwaitSync,
+        Rejoin
+    ]
 );
 mirrored!(refusal, Refusal, [StaleEpoch, Conflict, Expired, PromiseOutstanding, NotAssigned]);
 
@@ -73,6 +88,10 @@ impl From<Action> for v1::command::Action {
     fn from(action: Action) -> Self {
         match action {
             Action::Fence => v1::command::Action::Fence(v1::FenceAction {}),
+            Action::ScaleDown => v1::command::Action::ScaleDown(v1::ScaleDownAction {}),
+            Action::Demote => v1::command::Action::Demote(v1::DemoteAction {}),
+            Action::Resync { claims } => v1::command::Action::Resync(v1::ResyncAction { claims }),
+            Action::Rejoin => v1::command::Action::Rejoin(v1::RejoinAction {}),
             Action::Restore { inventory } => {
                 v1::command::Action::Restore(v1::RestoreAction { inventory: Some(inventory.into()) })
             }
@@ -92,6 +111,12 @@ impl TryFrom<v1::command::Action> for Action {
     fn try_from(action: v1::command::Action) -> Parsed<Self> {
         Ok(match action {
             v1::command::Action::Fence(v1::FenceAction {}) => Action::Fence,
+            v1::command::Action::ScaleDown(v1::ScaleDownAction {}) => Action::ScaleDown,
+            v1::command::Action::Demote(v1::DemoteAction {}) => Action::Demote,
+            v1::command::Action::Resync(resync) => {
+                Action::Resync { claims: checked_list(resync.claims, MOST_OBJECTS, "claims", object_name)? }
+            }
+            v1::command::Action::Rejoin(v1::RejoinAction {}) => Action::Rejoin,
             v1::command::Action::Restore(restore) => {
                 Action::Restore { inventory: part(restore.inventory, "inventory")? }
             }

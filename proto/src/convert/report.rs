@@ -1,5 +1,6 @@
 //! What agents report, and what they are assigned.
 
+use crate::convert::field::mirrored;
 use crate::convert::field::{
     MOST_ENDPOINTS, MOST_OBJECTS, MOST_PLACEMENTS, Parsed, Problem, WireError, checked_list, cluster, cut,
     list, object_name, operation, optional_part, optional_text, part, placement, selector, text, uid,
@@ -8,6 +9,8 @@ use crate::convert::lease::role;
 use crate::epoch::Epoch;
 use crate::wire::v1;
 use crate::{Ailment, Assignment, Peer, PlacementName, Protect, Report, WorkloadState};
+
+mirrored!(divergence, Divergence, [No, Unknown, Yes]);
 
 impl From<WorkloadState> for v1::WorkloadState {
     fn from(state: WorkloadState) -> Self {
@@ -56,6 +59,7 @@ impl From<Report> for v1::Report {
             pods,
             driver_leader,
             ailments,
+            divergence,
         } = report;
         v1::Report {
             cluster: cluster.to_string(),
@@ -70,6 +74,7 @@ impl From<Report> for v1::Report {
             pods,
             driver_leader,
             ailments: ailments.into_iter().map(Into::into).collect(),
+            divergence: v1::Divergence::from(divergence).into(),
         }
     }
 }
@@ -90,6 +95,7 @@ impl TryFrom<v1::Report> for Report {
             pods: report.pods,
             driver_leader: report.driver_leader,
             ailments: list(report.ailments, MOST_OBJECTS, "ailments")?,
+            divergence: divergence(report.divergence, "divergence")?,
         })
     }
 }

@@ -50,7 +50,22 @@ fn role() -> impl Strategy<Value = Role> {
 
 fn step() -> impl Strategy<Value = StepKind> {
     use StepKind::*;
-    let all = vec![Fence, Restore, AwaitFence, Promote, TakeOwnership, ScaleUp, AwaitReady, Release];
+    let all = vec![
+        Fence,
+        ScaleDown,
+        BackUp,
+        Demote,
+        Restore,
+        AwaitFence,
+        Promote,
+        TakeOwnership,
+        ScaleUp,
+        AwaitReady,
+        Resync,
+        AwaitSync,
+        Rejoin,
+        Release,
+    ];
     prop::sample::select(all)
 }
 
@@ -187,11 +202,13 @@ fn report() -> impl Strategy<Value = Report> {
         .prop_map(|(workload, wanted, ready)| WorkloadState { workload, wanted, ready });
     let ailment = (text(), text()).prop_map(|(reason, message)| Ailment { reason, message });
     let identity = (cluster(), placement(), epoch(), role(), of(operation()), of(text()), of(inventory()));
-    let seen = (vec(volume(), 0..3), vec(state, 0..3), any::<u32>(), of(any::<bool>()), vec(ailment, 0..3));
+    let divergence = prop_oneof![Just(Divergence::No), Just(Divergence::Unknown), Just(Divergence::Yes)];
+    let ailments = vec(ailment, 0..3);
+    let seen = (vec(volume(), 0..3), vec(state, 0..3), any::<u32>(), of(any::<bool>()), ailments, divergence);
     (identity, seen).prop_map(
         |(
             (cluster, placement, epoch_seen, role, operation, staged, inventory),
-            (volumes, workloads, pods, driver_leader, ailments),
+            (volumes, workloads, pods, driver_leader, ailments, divergence),
         )| Report {
             cluster,
             placement,
@@ -205,6 +222,7 @@ fn report() -> impl Strategy<Value = Report> {
             pods,
             driver_leader,
             ailments,
+            divergence,
         },
     )
 }
@@ -310,6 +328,10 @@ fn action() -> impl Strategy<Value = Action> {
         (workload(), any::<u32>()).prop_map(|(workload, replicas)| WorkloadScale { workload, replicas });
     prop_oneof![
         Just(Action::Fence),
+        Just(Action::ScaleDown),
+        Just(Action::Demote),
+        vec(label(), 0..4).prop_map(|claims| Action::Resync { claims }),
+        Just(Action::Rejoin),
         inventory().prop_map(|inventory| Action::Restore { inventory }),
         (proof, vec(label(), 0..4)).prop_map(|(proof, claims)| Action::Promote { proof, claims }),
         vec(scale, 0..4).prop_map(|workloads| Action::ScaleUp { workloads }),

@@ -288,7 +288,11 @@ fn a_target_that_the_holder_was_never_told_of_is_not_promoted() {
     }
     story.pass(15_000);
     assert_eq!((story.promotions(), story.epoch()), (0, 1), "{}", story.told());
-    assert!(story.told().contains("waits   NotFenceCapable"), "{}", story.told());
+    assert!(
+        story.told().contains("was added to spec.clusters after east last confirmed them"),
+        "{}",
+        story.told()
+    );
 }
 
 #[test]

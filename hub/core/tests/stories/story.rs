@@ -7,11 +7,11 @@ use std::time::Duration;
 use crds::placement::DRPlacementStatus;
 use hub_core::fleet::Cluster;
 use hub_core::journal::{Entry, Line, Tip};
-use hub_core::placement::{Mode, Placement};
+use hub_core::placement::{Failback, Mode, Placement};
 use hub_core::{Decision, Event, Explanation, Hub, Now, Remembered, Send, Settings};
 use proto::{
-    Acknowledgement, Action, Ailment, ClusterName, Command, Epoch, Fencing, FromHub, Generation, Heartbeat,
-    Hello, Inventory, Mark, Moment, Nonce, OnSilence, Outcome, PathKind, PathState, PlacementId,
+    Acknowledgement, Action, Ailment, ClusterName, Command, Divergence, Epoch, Fencing, FromHub, Generation,
+    Heartbeat, Hello, Inventory, Mark, Moment, Nonce, OnSilence, Outcome, PathKind, PathState, PlacementId,
     PlacementName, Policy, Protect, Renewal, Replication, ReplicationState, Report, Role, Selector, Timing,
     VolumeManifest, VolumeState, WallTime, WorkloadRef, WorkloadState,
 };
@@ -32,6 +32,8 @@ pub const TIMING: Timing = Timing {
 
 /// 2026-01-01, so that the story shows times that a reader can place.
 const WALL_ZERO: i64 = 1_767_225_600_000;
+/// How long a returned site must be heard before it is a target.
+const STEADY: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_millis(20);
 
 /// One member cluster as the story plays it: it beats while it is up, and answers commands when it is told to.
@@ -57,6 +59,11 @@ pub struct Member {
     pub later: Option<VolumeState>,
     pub ailments: Vec<Ailment>,
     pub wants: u32,
+    pub divergence: Divergence,
+    /// It was told to scale down, and shows what it has for the last backup.
+    pub hands_over: bool,
+    /// Its demotion does not cross.
+    pub slow_demotion: bool,
     nonce: u64,
     mark: Mark,
     echo: Generation,
@@ -117,6 +124,7 @@ pub fn placement() -> Placement {
         replication_class: "rbd-5m".to_owned(),
         mode: Mode::Automatic,
         max_data_loss: Some(Duration::from_secs(600)),
+        max_skew: None,
         policy: Policy {
             generation: Generation(1),
             timing: TIMING,
@@ -124,6 +132,14 @@ pub fn placement() -> Placement {
             fencing: Fencing::SelfFence,
         },
         paused: false,
+        move_deadline: Duration::from_secs(60),
+        failback: Failback {
+            automatic: false,
+            resync_automatic: false,
+            stabilization: Duration::from_secs(60),
+            windows: Vec::new(),
+        },
+        depends_on: Vec::new(),
         told: None,
         acknowledged: None,
     }
@@ -172,6 +188,9 @@ impl Member {
             later: None,
             ailments: Vec::new(),
             wants: 0,
+            divergence: Divergence::No,
+            hands_over: false,
+            slow_demotion: false,
             nonce: 0,
             mark: Mark::default(),
             echo: Generation(0),
@@ -210,8 +229,9 @@ impl Member {
             role: self.role,
             operation: None,
             staged: self.staged.clone(),
-            inventory: (self.wants > 0 && matches!(self.role, Role::Unknown | Role::Holder))
-                .then(|| later_claims::inventory_with(self.later.as_ref())),
+            inventory: (self.hands_over
+                || self.wants > 0 && matches!(self.role, Role::Unknown | Role::Holder))
+            .then(|| later_claims::inventory_with(self.later.as_ref())),
             volumes: if owns_claims {
                 std::iter::once(volume).chain(self.later.clone()).collect()
             } else {
@@ -221,6 +241,7 @@ impl Member {
             pods: self.pods,
             driver_leader: Some(true),
             ailments: self.ailments.clone(),
+            divergence: self.divergence,
         }
     }
 }
@@ -312,7 +333,7 @@ impl Story {
     }
 
     pub fn start_hub(&mut self) {
-        let settings = Settings { name: "hub".to_owned(), failure_domain: "hub-site".to_owned() };
+        let settings = Settings { steady_after: STEADY, ..Settings::new("hub", "hub-site") };
         let remembered = self.remembered.values().cloned().collect();
         let (hub, first) = Hub::start(settings, self.clock(), &self.lines, remembered);
         self.hub = Some(hub);
@@ -517,8 +538,16 @@ impl Story {
                         if member.epoch == assignment.epoch {
                             member.role = Role::Holder;
                         }
+                    } else if assignment.epoch > member.epoch && member.role == Role::Holder {
+                        (member.epoch, member.role) = (assignment.epoch, Role::Fenced);
+                        (member.pods, member.wants, member.divergence) = (0, 0, Divergence::Unknown);
                     } else if assignment.epoch > member.epoch {
                         (member.epoch, member.role) = (assignment.epoch, Role::Standby);
+                    } else if holder != "nobody"
+                        && member.role == Role::Fenced
+                        && member.divergence == Divergence::No
+                    {
+                        (member.role, member.hands_over) = (Role::Standby, false);
                     }
                 }
             }
@@ -536,7 +565,24 @@ impl Story {
         let mut outcome = Outcome::Done;
         member.epoch = member.epoch.max(command.epoch);
         match &command.action {
-            Action::Fence => (member.role, member.pods, member.wants) = (Role::Fenced, 0, 0),
+            Action::Fence => {
+                (member.role, member.pods, member.wants) = (Role::Fenced, 0, 0);
+                member.divergence = Divergence::Unknown;
+            }
+            Action::ScaleDown if member.slow => {
+                (member.role, member.wants) = (Role::Fenced, 0);
+                outcome = Outcome::Working { waiting_for: "1 pods to be gone".to_owned() };
+            }
+            Action::ScaleDown => {
+                (member.role, member.pods, member.wants) = (Role::Fenced, 0, 0);
+                member.hands_over = true;
+            }
+            Action::Demote if member.slow_demotion => {
+                outcome = Outcome::Working { waiting_for: "the demotion of shop-data to cross".to_owned() };
+            }
+            Action::Demote => member.divergence = Divergence::No,
+            Action::Resync { .. } => {}
+            Action::Rejoin => (member.role, member.divergence) = (Role::Standby, Divergence::No),
             Action::Restore { inventory } => member.staged = Some(inventory.version.clone()),
             Action::Promote { .. } if member.fails_promotion => {
                 let (reason, message) =
@@ -544,7 +590,7 @@ impl Story {
                 outcome = Outcome::Failing { reason, message };
             }
             Action::Promote { .. } => {
-                (member.role, member.last_sync) = (Role::Promoting, None);
+                (member.role, member.last_sync, member.hands_over) = (Role::Promoting, None, false);
             }
             Action::ScaleUp { workloads } => {
                 let replicas = workloads.iter().map(|workload| workload.replicas).sum();
@@ -595,6 +641,13 @@ fn record_line(entry: &Entry) -> String {
         Entry::Intent(intent) => {
             format!("Intent {} to {} at epoch {}", intent.operation, intent.to, intent.epoch)
         }
+        Entry::Proposal(intent) => {
+            format!("Proposal {} to {} at epoch {}", intent.operation, intent.to, intent.epoch)
+        }
+        Entry::Withdrawn { operation, reason, .. } => format!("Withdrawn {operation}: {reason}"),
+        Entry::BackedUp { claims, .. } => format!("BackedUp {}", claims.join(", ")),
+        Entry::Resynced { .. } => "Resynced".to_owned(),
+        Entry::WishFulfilled { .. } => "WishFulfilled".to_owned(),
         Entry::Step { step, state, .. } => format!("Step {step} {state:?}"),
         Entry::Fence { proof, .. } => format!("Fence {proof:?}"),
         Entry::Commit { operation, .. } => format!("Commit {operation}"),

@@ -1,0 +1,93 @@
+//! The return of a former holder: its outdated copy is thrown away and made anew, and then it is a standby. What only this
+//! copy had is lost here, so it happens only by a command, and the DRSiteState names its operation first.
+
+use std::time::Duration;
+
+use proto::{Outcome, Replication, ReplicationState, Role};
+
+use crate::ailments::reason;
+use crate::decision::Effect;
+use crate::desired::{Next, Turn, View};
+use crate::fence;
+use crate::hand_over::not_replicated;
+use crate::promote::failure;
+use crate::world::ReplicationObject;
+
+/// While a copy is made anew its VolumeReplication passes through failures that mean nothing, for about a minute per
+/// 64 MiB of a small array; what lasts longer is told.
+const TRANSIENT: Duration = Duration::from_secs(300);
+
+pub fn resync(view: &View<'_>, claims: &[String]) -> Next {
+    let mut next = Next::done();
+    if !fence::stop(view, &mut next) {
+        return next;
+    }
+    for claim in claims {
+        match view.world.replication_of(view.namespace(), claim) {
+            Some((name, object)) => resync_claim(view, claim, name, object, &mut next),
+            None => next.fail(reason::CLAIM_NOT_REPLICATED, not_replicated(view.namespace(), claim)),
+        }
+    }
+    next
+}
+
+fn resync_claim(view: &View<'_>, claim: &str, name: &str, object: &ReplicationObject, next: &mut Next) {
+    let replication = &object.replication;
+    let asked = object.auto_resync && replication.desired == "secondary";
+    if !asked {
+        if fence::demote_one(view, name, object, next) && view.is_durable() {
+            let (namespace, name) = (view.namespace().to_owned(), name.to_owned());
+            next.effects.push(Effect::ResyncReplication { namespace, name, epoch: view.site.epoch_seen });
+        }
+        next.wait_also_for(format!("the copy of claim {claim} to be made anew"));
+    } else if !follows(replication) {
+        still_on_its_way(view, claim, object, next);
+    }
+}
+
+/// It replays. Degraded stays true as long as the other copy is the primary, and says nothing here.
+fn follows(replication: &Replication) -> bool {
+    replication.current
+        && replication.state == ReplicationState::Secondary
+        && replication.completed == Some(true)
+        && replication.resyncing == Some(true)
+}
+
+fn still_on_its_way(view: &View<'_>, claim: &str, object: &ReplicationObject, next: &mut Next) {
+    let failing = failure(&object.replication, object).filter(|_| view.refused_for > TRANSIENT);
+    let Some(reason) = failing else {
+        return next.wait_also_for(format!("the copy of claim {claim} to be made anew"));
+    };
+    let message = format!(
+        "claim {}/{claim} cannot be copied anew ({reason}: {}): see the storage driver's log and the mirroring of its image; this goes on by itself once it works",
+        view.namespace(),
+        if object.replication.message.is_empty() { "no message" } else { &object.replication.message }
+    );
+    next.fail(&reason, message);
+}
+
+/// `autoResync` goes everywhere before the role does: at a standby nothing may throw a copy away by itself (rule 8).
+pub fn rejoin(view: &View<'_>) -> Next {
+    let mut next = Next::done();
+    if view.site.role == Role::Standby {
+        if !view.is_durable() {
+            next.wait_also_for("the DRSiteState to say Standby");
+        }
+        return next;
+    }
+    if !fence::stop(view, &mut next) {
+        return next;
+    }
+    for claim in &view.site.claims {
+        let Some((name, object)) = view.world.replication_of(view.namespace(), claim) else { continue };
+        if object.replication.desired != "secondary" || object.auto_resync {
+            next.effects.push(fence::demotion(view, name));
+            next.wait_also_for(format!("VolumeReplication {name} to say autoResync: false"));
+        }
+    }
+    if next.outcome == Outcome::Done {
+        next.turn = Some(Turn::Rejoined);
+        next.wait_also_for("the DRSiteState to say Standby");
+    }
+    next
+}

@@ -1,0 +1,265 @@
+//! What an owned placement calls for now: a failover, a move, a new copy, or nothing. Who has to be asked first is part of it.
+
+use std::time::Duration;
+
+use crds::conditions::Reason;
+use crds::span::format as shown;
+use proto::{ClusterName, Divergence, Role};
+
+use crate::checks;
+use crate::decide::intent;
+use crate::explain::at_least;
+use crate::finding::Finding;
+use crate::fleet::Liveness;
+use crate::journal::{Entry, Intent, OperationKind};
+use crate::lease::expiry_wait;
+use crate::observation::{Observation, SiteView};
+use crate::placement::Mode;
+use crate::progress::Ownership;
+
+#[derive(Debug, PartialEq)]
+pub enum Wish {
+    /// The finding, where there is one, says what stands against it.
+    Nothing(Option<Finding>),
+    Begin(Box<Intent>),
+    /// A human decides; the finding says what about.
+    Ask(Box<Intent>, Finding),
+    /// Nothing is moved, but something is to be remembered.
+    Note(Entry),
+}
+
+pub fn wish(o: &Observation, ownership: &Ownership) -> Wish {
+    if is_silent(o) {
+        return fail_over(o);
+    }
+    if o.progress.highest > ownership.epoch {
+        return readopt(o, &ownership.holder);
+    }
+    match planned_move(o, ownership) {
+        Wish::Begin(intent) => Wish::Begin(intent),
+        otherwise => new_copy(o, ownership).unwrap_or(otherwise),
+    }
+}
+
+pub fn is_silent(o: &Observation) -> bool {
+    o.holder().is_some_and(|holder| matches!(holder.liveness, Liveness::Suspect | Liveness::Unreachable))
+}
+
+/// An epoch was burned by an abort: the holder, which was told to stop, gets a fresh one.
+fn readopt(o: &Observation, holder: &ClusterName) -> Wish {
+    let Some(site) = o.site(holder) else { return Wish::Nothing(None) };
+    if site.liveness != Liveness::Alive || !site.connected {
+        let message =
+            format!("{holder}: silent again after it had answered; its agent must answer to go on there");
+        return Wish::Nothing(Some(Finding::new(Reason::NoContact, message)));
+    }
+    let why = match &o.progress.rolled_back {
+        Some((to, reason)) => format!("the move to {to} was rolled back: {reason}"),
+        None => format!("{holder} answers again"),
+    };
+    Wish::Begin(Box::new(intent(o, OperationKind::Readopt, holder, vec![why])))
+}
+
+/// Whether the holder is lost, and who decides about a failover (protocol §5).
+fn fail_over(o: &Observation) -> Wish {
+    let (Some(holder), Some(target)) = (o.holder(), o.target()) else {
+        return Wish::Nothing(checks::readiness(o));
+    };
+    let blocked = checks::first(checks::ACCUSATION, o)
+        .or_else(|| checks::first(checks::ARMING, o))
+        .or_else(|| checks::readiness(o))
+        .or_else(|| checks::too_many_move(o));
+    let to = &target.cluster.name;
+    match blocked {
+        None => Wish::Begin(Box::new(intent(
+            o,
+            OperationKind::FailOver,
+            to,
+            failover_evidence(o, holder, target),
+        ))),
+        Some(finding) if may_be_asked(o, holder, to, &finding) => {
+            let evidence = offer(o, holder, target, &finding);
+            let intent = intent(o, OperationKind::FailOver, to, evidence);
+            let asked = format!(
+                "{}; approve {} with a DRApproval to fail over to {to}",
+                finding.message, intent.operation
+            );
+            Wish::Ask(Box::new(intent), Finding::new(Reason::WaitingForApproval, asked))
+        }
+        Some(finding) => Wish::Nothing(Some(finding)),
+    }
+}
+
+/// Evidence takes a call or two to gather: before that nobody is asked. Nor is anybody while the holder is seen alive, or
+/// while the hub may be the one cut off (protocol §4, the link table).
+fn may_be_asked(o: &Observation, holder: &SiteView, to: &ClusterName, finding: &Finding) -> bool {
+    let asked_for = match o.placement.mode {
+        Mode::Automatic | Mode::Confirm => true,
+        // Only on request: the user prefers the survivor.
+        Mode::Manual => o.placement.preferred == *to,
+    };
+    let timing = &o.placement.policy.timing;
+    let long_lost = holder.silent >= timing.unreachable + timing.rpc * 2;
+    let standing =
+        o.progress.proposed.as_ref().is_some_and(|proposal| {
+            proposal.intent.kind == OperationKind::FailOver && proposal.intent.to == *to
+        });
+    let vetoed = matches!(finding.reason, Reason::SignOfLife | Reason::HubFrozen | Reason::Queued);
+    let possible = checks::first(checks::ASKING, o).is_none() && checks::first(checks::TARGET, o).is_none();
+    asked_for && long_lost && !vetoed && (possible || standing)
+}
+
+fn failover_evidence(o: &Observation, holder: &SiteView, target: &SiteView) -> Vec<String> {
+    let lost = &holder.cluster.name;
+    let mut evidence = vec![format!("hub: {lost} silent for {}", shown(holder.silent))];
+    for seen in &target.sees_holder {
+        let path = checks::path_name(seen.path);
+        let worked = seen.worked_age.map_or("never".to_owned(), |age| format!("{} ago", shown(age)));
+        evidence
+            .push(format!("{}: {path} of {lost} out of reach, last worked {worked}", target.cluster.name));
+    }
+    if let (Some(loss), Some(bound)) = (o.worst_loss(o.lost_by()), o.loss_bound()) {
+        evidence.push(format!("loss {} of at most {}", shown(loss), shown(bound)));
+    }
+    evidence
+}
+
+/// What a human needs to decide: why the hub does not, what would be lost, and how the old holder would be known to have
+/// stopped.
+fn offer(o: &Observation, holder: &SiteView, target: &SiteView, finding: &Finding) -> Vec<String> {
+    let lost = &holder.cluster.name;
+    let mut evidence = vec![format!("not automatic: {}", finding.message)];
+    evidence.push(match o.worst_loss(o.lost_by()) {
+        Some(loss) => format!("expected loss: {}", at_least(loss)),
+        None => "expected loss: unknown, which may be everything".to_owned(),
+    });
+    evidence.push(match (checks::waiting_proves_nothing(o), expiry_wait(o.progress)) {
+        (None, Some(wait)) => {
+            format!("fence: {lost} stops by itself; certainly within {} of its last lease", shown(wait))
+        }
+        (Some(why), _) => format!(
+            "fence: waiting proves nothing about {lost} ({}); see that it is off, and say so with spec.assertFenced: {lost}",
+            why.message
+        ),
+        (None, None) => format!(
+            "fence: {lost} may run on while nobody answers; see that it is off, and say so with spec.assertFenced: {lost}"
+        ),
+    });
+    evidence.extend(failover_evidence(o, holder, target));
+    evidence
+}
+
+/// The user prefers another cluster than the one that has the placement.
+fn planned_move(o: &Observation, ownership: &Ownership) -> Wish {
+    let (progress, to) = (o.progress, &o.placement.preferred);
+    if *to == ownership.holder {
+        let settled = progress.rolled_back.is_none() && progress.preferred_then.as_ref() == Some(to);
+        return if settled {
+            Wish::Nothing(None)
+        } else {
+            Wish::Note(Entry::WishFulfilled { placement: o.placement.id.clone() })
+        };
+    }
+    let edited = progress.preferred_then.as_ref().is_some_and(|then| then != to);
+    if edited { migrate(o, to) } else { fail_back(o, to) }
+}
+
+/// An edit of the field is the order.
+fn migrate(o: &Observation, to: &ClusterName) -> Wish {
+    if let Some(finding) = checks::first(checks::HANDOVER, o).or_else(|| checks::too_many_move(o)) {
+        return Wish::Nothing(Some(finding));
+    }
+    let evidence = vec![format!("{} prefers {to}", o.placement.name)];
+    match &o.progress.rolled_back {
+        Some((before, reason)) if before == to => {
+            let mut intent = intent(o, OperationKind::Migrate, to, evidence);
+            intent.evidence.push(format!("rolled back before: {reason}"));
+            let message = format!(
+                "{}: the move to {to} was rolled back: {reason}; mend that, then approve {} with a DRApproval, or prefer another cluster",
+                o.placement.name, intent.operation
+            );
+            Wish::Ask(Box::new(intent), Finding::new(Reason::RolledBack, message))
+        }
+        Some(_) | None => Wish::Begin(Box::new(intent(o, OperationKind::Migrate, to, evidence))),
+    }
+}
+
+/// Nobody has asked for it since the last owner was decided; the preferred cluster is simply there again.
+fn fail_back(o: &Observation, to: &ClusterName) -> Wish {
+    let failback = &o.placement.failback;
+    let blocked = checks::first(checks::HANDOVER, o).or_else(|| checks::too_many_move(o));
+    let Some(since) = o.protected_since.filter(|_| blocked.is_none()) else {
+        return Wish::Nothing(blocked.filter(|_| failback.automatic));
+    };
+    let protected = o.wall.since(since);
+    let evidence = vec![
+        format!("{} prefers {to}, and its copy is whole", o.placement.name),
+        format!("protected for {}", shown(whole_seconds(protected))),
+    ];
+    let intent = Box::new(intent(o, OperationKind::FailBack, to, evidence));
+    if !failback.automatic {
+        let message = format!(
+            "{}: could go back to {to}; approve {} with a DRApproval when it suits",
+            o.placement.name, intent.operation
+        );
+        return Wish::Ask(intent, Finding::new(Reason::FailbackOffered, message));
+    }
+    match not_yet(o, to, protected) {
+        Some(finding) => Wish::Nothing(Some(finding)),
+        None => Wish::Begin(intent),
+    }
+}
+
+fn not_yet(o: &Observation, to: &ClusterName, protected: Duration) -> Option<Finding> {
+    let failback = &o.placement.failback;
+    let name = &o.placement.name;
+    let later = |message: String| Some(Finding::new(Reason::FailbackOffered, message));
+    if protected < failback.stabilization {
+        let left = whole_seconds(failback.stabilization.saturating_sub(protected));
+        return later(format!("{name}: goes back to {to} in {}, if it stays protected", shown(left)));
+    }
+    if !failback.windows.is_empty() && !failback.windows.iter().any(|window| window.contains(o.wall)) {
+        return later(format!("{name}: goes back to {to} in the next of spec.failback.windows"));
+    }
+    checks::first(checks::CALM, o)
+}
+
+fn whole_seconds(span: Duration) -> Duration {
+    Duration::from_secs(span.as_secs())
+}
+
+/// A former holder is back, stopped, with a copy that may hold writes nobody else has (protocol §6).
+fn new_copy(o: &Observation, ownership: &Ownership) -> Option<Wish> {
+    let returned = o.candidates().find(|site| {
+        let fenced = site.report.is_some_and(|report| {
+            report.role == Role::Fenced
+                && report.epoch_seen == ownership.epoch
+                && report.divergence != Divergence::No
+        });
+        fenced && site.connected && site.liveness == Liveness::Alive
+    })?;
+    if let Some(finding) = checks::first(checks::NEW_COPY, o) {
+        return Some(Wish::Nothing(Some(finding)));
+    }
+    let name = &returned.cluster.name;
+    let diverged = returned.report.map_or(Divergence::Unknown, |report| report.divergence);
+    let state = match diverged {
+        Divergence::Yes => "the storage says that it differs",
+        Divergence::Unknown | Divergence::No => "nothing shows what had been copied when it stopped",
+    };
+    let evidence = vec![
+        format!("{name}: is back, stopped, and its copy is outdated; {state}"),
+        format!(
+            "{name}: a resync throws away what only its copy holds; until it is done there is no second copy"
+        ),
+    ];
+    let intent = Box::new(intent(o, OperationKind::Resync, name, evidence));
+    if o.placement.failback.resync_automatic {
+        return Some(Wish::Begin(intent));
+    }
+    let message = format!(
+        "{}: the copy at {name} is outdated ({state}); save what you need from it, then approve {} with a DRApproval to make it anew",
+        o.placement.name, intent.operation
+    );
+    Some(Wish::Ask(intent, Finding::new(Reason::DivergedData, message)))
+}
