@@ -168,7 +168,8 @@ fn moves(kind: OperationKind) -> bool {
         OperationKind::FailOver
         | OperationKind::Readopt
         | OperationKind::Migrate
-        | OperationKind::FailBack => true,
+        | OperationKind::FailBack
+        | OperationKind::Resync => true,
     }
 }
 
