@@ -20,6 +20,7 @@ use serde_json::Value;
 pub use hub::*;
 pub use objects::*;
 pub use scenes::*;
+pub use storage::*;
 
 pub struct Cluster {
     pub agent: Agent,
@@ -40,6 +41,7 @@ pub struct Cluster {
     pub pods_obey: bool,
     /// Whether the storage driver does what VolumeReplications say, at once.
     pub storage_obeys: bool,
+    pub array: Array,
     /// Whether DRSiteStates can be written.
     pub writable: bool,
     /// Whether watches tell of an effect before the effect itself is answered.
@@ -51,6 +53,8 @@ pub struct Cluster {
     pub hold_requests: Vec<HoldRequest>,
     /// The marks that probes have begun with.
     pub probed: Vec<Mark>,
+    /// The newest report, with the inventory that the hub has from it or from one before.
+    pub reported: Option<Report>,
     /// What the newest heartbeat told of paths.
     pub told_paths: Vec<PathState>,
 }
@@ -74,6 +78,7 @@ impl Cluster {
             transcript: String::new(),
             pods_obey: true,
             storage_obeys: true,
+            array: Array::Mirrors,
             writable: true,
             watch_is_faster: false,
             stops_linger: false,
@@ -81,6 +86,7 @@ impl Cluster {
             asked: Vec::new(),
             hold_requests: Vec::new(),
             probed: Vec::new(),
+            reported: None,
             told_paths: Vec::new(),
         }
     }

@@ -6,6 +6,7 @@ mod cluster;
 mod fencing;
 mod leases;
 mod letting_go;
+mod planned_moves;
 mod promotion;
 mod refusals;
 mod restarts;

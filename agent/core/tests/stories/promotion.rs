@@ -210,6 +210,8 @@ fn a_deployment_that_silence_has_interrupted_ends_with_the_application_running()
     east.transcript.clear();
     east.say("the hub is back and goes on with its deployment");
     east.storage_obeys = true;
+    let answer = east.storage_answers("data");
+    east.event(answer);
     east.event(Event::HubUp);
     east.hears_assignment(assignment(0, None, "west"));
     east.hears_command("shop-deploy-1", StepKind::Promote, 1, promote(&["data"], FenceProof::NeverHeld));

@@ -14,9 +14,11 @@ impl Cluster {
             let operation = site.operation.as_ref().map_or("-", |operation| operation.0.as_str());
             let promise =
                 site.promise.as_ref().map_or(String::new(), |it| format!(", promised until {}", it.until.0));
+            let handed_over = if site.has_handed_over() { ", handed over" } else { "" };
+            let resync = site.resync.as_ref().map_or(String::new(), |it| format!(", resync by {}", it.0));
             let verb = if self.writable { "write" } else { "cannot write" };
             self.line(format!(
-                "{verb} DRSiteState {:?} epoch {} by {operation}, claims [{}]{promise}",
+                "{verb} DRSiteState {:?} epoch {} by {operation}, claims [{}]{promise}{handed_over}{resync}",
                 site.role,
                 site.epoch_seen,
                 site.claims.iter().cloned().collect::<Vec<_>>().join(" ")
@@ -71,6 +73,9 @@ impl Cluster {
                 }
             }
             FromAgent::Report(report) => {
+                let known = self.reported.take().and_then(|before| before.inventory);
+                let inventory = report.inventory.clone().or(known);
+                self.reported = Some(Report { inventory, ..report.clone() });
                 let staged = report.staged.as_ref().map_or("", |_| ", staged");
                 let inventory = report.inventory.as_ref().map_or("", |_| ", inventory");
                 let ailments: Vec<&str> =

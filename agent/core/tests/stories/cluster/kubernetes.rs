@@ -46,13 +46,16 @@ impl Cluster {
                 self.replicate(&claim)
             }
             Effect::PromoteReplication { name, epoch, .. } => {
-                self.set_replication(&name, "primary", Some(epoch))
+                self.set_replication(&name, "primary", false, epoch)
             }
             Effect::DemoteReplication { name, epoch, .. } => {
-                self.set_replication(&name, "secondary", Some(epoch))
+                self.set_replication(&name, "secondary", false, epoch)
+            }
+            Effect::ResyncReplication { name, epoch, .. } => {
+                self.set_replication(&name, "secondary", true, epoch)
             }
             Effect::MarkReplication { name, epoch, .. } => {
-                self.set_replication(&name, "primary", Some(epoch))
+                self.set_replication(&name, "primary", false, epoch)
             }
             Effect::UnmarkReplication { name, .. } => self.change(Kind::Replication, &name, |object| {
                 object["metadata"]["annotations"] = json!({});
