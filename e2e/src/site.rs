@@ -152,6 +152,11 @@ impl Site {
         settings.put_in_force(&self.nodes_folder).await
     }
 
+    /// What the pods' own programs have printed.
+    pub fn pod_logs(&self) -> Vec<PathBuf> {
+        nodes::pod_logs(&self.nodes_folder)
+    }
+
     /// An error that names the first part that has ended of itself, with the end of its log.
     pub fn still_runs(&self) -> Result<()> {
         self.control_plane.still_runs()?;

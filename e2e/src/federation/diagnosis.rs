@@ -93,7 +93,7 @@ impl Federation {
             let addons = site.array.log().with_file_name("csi-addons");
             let services = [site.array.log().to_owned(), site.nodes.log().to_owned()];
             let pair = ["csi-addons-manager.log", "csi-addons-sidecar.log"].map(|log| addons.join(log));
-            services.into_iter().chain(pair)
+            services.into_iter().chain(pair).chain(site.pod_logs())
         };
         let sites = [&self.east, &self.west].into_iter().flat_map(of_site);
         own.into_iter().chain(sites).collect()

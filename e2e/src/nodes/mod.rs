@@ -19,7 +19,11 @@ mod session;
 mod settings;
 mod view;
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Context;
 use clap::Args;
@@ -35,6 +39,7 @@ use session::Session;
 
 /// The storage driver of the tests, by the name of a real one.
 pub const DRIVER: &str = "rook-ceph.rbd.csi.ceph.com";
+const PODS: &str = "pods";
 const PAUSE_BEFORE_RECONNECTING: Duration = Duration::from_millis(250);
 
 /// What a site's nodes need to know. `command_line` is the way to hand it to the program `nodes`.
@@ -147,6 +152,12 @@ fn launcher(arguments: &Arguments) -> anyhow::Result<Launcher> {
         outside_log: arguments.log.clone(),
         site: arguments.site.clone(),
         write_interval: Duration::from_millis(arguments.write_interval_ms),
-        output_directory: arguments.dir.join("pods"),
+        output_directory: arguments.dir.join(PODS),
     })
+}
+
+/// What the pods of the nodes in this folder have printed, each container in a file of its own; none before the first.
+pub fn pod_logs(folder: &Path) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(folder.join(PODS)).into_iter().flatten();
+    files.flatten().map(|file| file.path()).collect()
 }
