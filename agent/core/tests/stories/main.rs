@@ -10,4 +10,5 @@ mod planned_moves;
 mod promotion;
 mod refusals;
 mod restarts;
+mod returning_holder;
 mod staging;

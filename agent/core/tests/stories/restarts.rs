@@ -30,6 +30,24 @@ fn an_agent_that_restarts_on_the_same_boot_lets_the_application_run() {
 }
 
 #[test]
+fn an_agent_that_restarts_right_after_an_adoption_lets_the_application_run() {
+    let mut east = Cluster::new("east");
+    east.run_application(&["data", "logs"]);
+    east.start("boot-1");
+    east.event(Event::HubUp);
+    east.hears_assignment(assignment(0, None, "west"));
+    let adopt = promote(&["data", "logs"], FenceProof::NeverHeld);
+    east.hears_command("shop-deploy-1", StepKind::Promote, 1, adopt);
+    east.start("boot-1");
+    assert_eq!(east.role(), Some((Role::Promoting, 1)), "what it lives by was remembered at once");
+    east.event(Event::HubUp);
+    east.hears_assignment(assignment(1, Some("east"), "west"));
+    east.pass_seconds(1);
+    assert_eq!(east.role(), Some((Role::Holder, 1)));
+    assert_eq!(east.scaled_to(), 2);
+}
+
+#[test]
 fn a_remembered_deadline_still_ends_the_application() {
     let mut east = holding_east();
     east.pass_seconds(1);

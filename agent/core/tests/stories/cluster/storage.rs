@@ -88,7 +88,7 @@ fn status(object: &Value, array: Array) -> Value {
     }
 }
 
-pub fn refused(message: &str) -> Value {
+fn refused(message: &str) -> Value {
     secondary(conditions("FailedToResync", "False", "True", "False"), message)
 }
 

@@ -1,0 +1,316 @@
+//! A former holder comes back: what its copy has is told, and thrown away only by a command.
+
+use std::time::Duration;
+
+use agent_core::{Event, Kind};
+use proto::*;
+use serde_json::{Value, json};
+
+use crate::cluster::*;
+
+const RESYNC: &str = "shop-resync-2";
+
+fn resyncs(east: &mut Cluster, claims: &[&str]) {
+    let claims = claims.iter().map(|&claim| claim.to_owned()).collect();
+    east.hears_command(RESYNC, StepKind::Resync, 2, Action::Resync { claims });
+}
+
+fn rejoins(east: &mut Cluster) {
+    east.hears_command(RESYNC, StepKind::Rejoin, 2, Action::Rejoin);
+}
+
+fn has_answered(cluster: &Cluster, step: StepKind, outcome: &str) -> bool {
+    cluster.transcript.contains(&format!("/{step}: {outcome}"))
+}
+
+fn auto_resync(cluster: &Cluster) -> Vec<bool> {
+    let replications = cluster.objects.iter().filter(|((kind, _), _)| *kind == Kind::Replication);
+    replications.map(|(_, object)| object["spec"]["autoResync"] == json!(true)).collect()
+}
+
+fn divergence(cluster: &Cluster) -> Divergence {
+    cluster.reported.as_ref().expect("a report").divergence
+}
+
+/// East was lost and has come back; west holds epoch 2, and the array says nothing about the copies yet.
+fn returned_east() -> Cluster {
+    let mut east = holding_east();
+    east.array = Array::IsSlowToCross;
+    east.pass_seconds(1);
+    east.hears_denial(2, DenialReason::Superseded);
+    east.hears_assignment(assignment(2, Some("west"), "west"));
+    east.pass_seconds(2);
+    assert_eq!(east.role(), Some((Role::Fenced, 2)));
+    east
+}
+
+/// As `returned_east`, and the storage has found that the copies do not match.
+fn diverged_east() -> Cluster {
+    let mut east = returned_east();
+    east.array_becomes(Array::IsSplitBrain);
+    east.pass_seconds(1);
+    east
+}
+
+#[test]
+fn a_diverged_copy_is_made_anew_and_its_cluster_becomes_a_standby() {
+    let mut east = diverged_east();
+    east.transcript.clear();
+    resyncs(&mut east, &["data", "logs"]);
+    east.pass_seconds(2);
+    east.say("the images have been copied anew, and replay");
+    east.array_becomes(Array::Mirrors);
+    east.pass_seconds(1);
+    east.say("west's sync times have advanced");
+    rejoins(&mut east);
+    east.pass_seconds(1);
+    assert_eq!(divergence(&east), Divergence::No);
+    insta::assert_snapshot!(east.transcript);
+}
+
+#[test]
+fn what_a_former_holder_has_alone_is_unknown_until_the_storage_says_it() {
+    let mut east = returned_east();
+    assert_eq!(divergence(&east), Divergence::Unknown);
+    east.array_becomes(Array::RefusesToSync);
+    east.pass_seconds(80);
+    assert_eq!(divergence(&east), Divergence::Unknown, "a refusal may pass");
+    east.pass_seconds(20);
+    assert_eq!(divergence(&east), Divergence::Yes, "one that lasts is the storage's word");
+    east.array_becomes(Array::IsSlowToCross);
+    east.pass_seconds(1);
+    assert_eq!(divergence(&east), Divergence::Unknown);
+    east.array_becomes(Array::IsSplitBrain);
+    east.pass_seconds(1);
+    assert_eq!(divergence(&east), Divergence::Yes, "it says so in words");
+}
+
+#[test]
+fn nobody_but_a_former_holder_may_have_diverged() {
+    let mut east = holding_east();
+    east.pass_seconds(1);
+    assert_eq!(divergence(&east), Divergence::No);
+    let west = standby_west();
+    assert_eq!(divergence(&west), Divergence::No);
+}
+
+#[test]
+fn without_a_command_no_copy_is_ever_thrown_away() {
+    let mut east = diverged_east();
+    for _ in 0..5 {
+        east.pass_seconds(60);
+        east.start("boot-1");
+        east.event(Event::HubUp);
+    }
+    assert_eq!(auto_resync(&east), [false, false]);
+}
+
+#[test]
+fn a_copy_is_thrown_away_only_when_the_drsitestate_names_the_operation() {
+    let mut east = diverged_east();
+    east.writable = false;
+    resyncs(&mut east, &["data", "logs"]);
+    east.pass_seconds(3);
+    assert_eq!(auto_resync(&east), [false, false], "{}", east.transcript);
+    east.writable = true;
+    east.pass_seconds(3);
+    assert_eq!(auto_resync(&east), [true, true], "{}", east.transcript);
+}
+
+#[test]
+fn only_the_claims_that_are_named_are_resynced() {
+    let mut east = diverged_east();
+    resyncs(&mut east, &["data"]);
+    east.pass_seconds(1);
+    assert_eq!(auto_resync(&east), [true, false]);
+}
+
+#[test]
+fn nothing_is_thrown_away_while_something_uses_a_volume_or_it_is_still_primary() {
+    let mut east = holding_east();
+    east.pods_obey = false;
+    east.storage_obeys = false;
+    east.pass_seconds(1);
+    east.hears_denial(2, DenialReason::Superseded);
+    east.hears_assignment(assignment(2, Some("west"), "west"));
+    east.pass_seconds(1);
+    resyncs(&mut east, &["data", "logs"]);
+    east.pass_seconds(5);
+    assert!(!auto_resync(&east).contains(&true), "{}", east.transcript);
+    for event in east.pods_end() {
+        east.event(event);
+    }
+    east.pass_seconds(3);
+    assert!(!auto_resync(&east).contains(&true), "the driver has not demoted yet:\n{}", east.transcript);
+    for claim in ["data", "logs"] {
+        let answer = east.storage_answers(claim);
+        east.event(answer);
+    }
+    east.pass_seconds(1);
+    assert_eq!(auto_resync(&east), [true, true], "{}", east.transcript);
+}
+
+fn fails(reason: &str) -> Value {
+    json!({
+        "state": "Secondary", "message": "image needs to be recreated",
+        "conditions": [
+            {"type": "Completed", "status": "False", "reason": reason},
+            {"type": "Degraded", "status": "True"}, {"type": "Resyncing", "status": "False"},
+        ],
+    })
+}
+
+#[test]
+fn failures_while_a_copy_is_made_anew_are_told_only_when_they_last() {
+    let mut east = diverged_east();
+    east.pass_seconds(600);
+    east.transcript.clear();
+    resyncs(&mut east, &["data", "logs"]);
+    for _ in 0..9 {
+        for reason in ["FailedToResync", "FailedToDemote"] {
+            let said = east.storage_says("data", |_| fails(reason));
+            east.event(said);
+            east.pass_seconds(15);
+        }
+    }
+    assert!(!east.transcript.contains("Failing"), "{}", east.transcript);
+    east.pass_seconds(60);
+    assert!(has_answered(&east, StepKind::Resync, "Failing { reason: \"FailedToDemote\""));
+    assert!(east.transcript.contains("image needs to be recreated"));
+    assert_eq!(auto_resync(&east), [true, true], "it goes on");
+    east.array_becomes(Array::Mirrors);
+    east.pass_seconds(1);
+    assert!(has_answered(&east, StepKind::Resync, "Done"), "{}", east.transcript);
+}
+
+#[test]
+fn a_resync_is_done_only_when_every_copy_replays_at_the_present_generation() {
+    let mut east = diverged_east();
+    east.array = Array::Mirrors;
+    east.storage_obeys = false;
+    resyncs(&mut east, &["data", "logs"]);
+    east.pass_seconds(5);
+    assert_eq!(auto_resync(&east), [true, true]);
+    assert!(!has_answered(&east, StepKind::Resync, "Done"), "{}", east.transcript);
+    let answer = east.storage_answers("data");
+    east.event(answer);
+    east.pass_seconds(5);
+    assert!(!has_answered(&east, StepKind::Resync, "Done"), "{}", east.transcript);
+    let answer = east.storage_answers("logs");
+    east.event(answer);
+    east.pass_seconds(1);
+    assert!(has_answered(&east, StepKind::Resync, "Done"), "{}", east.transcript);
+}
+
+#[test]
+fn until_it_rejoins_a_copy_goes_on_being_resynced_and_its_cluster_stays_stopped() {
+    let mut east = diverged_east();
+    resyncs(&mut east, &["data", "logs"]);
+    east.array_becomes(Array::Mirrors);
+    east.pass_seconds(1);
+    assert!(has_answered(&east, StepKind::Resync, "Done"), "{}", east.transcript);
+    east.start("boot-1");
+    east.event(Event::HubUp);
+    let watched = east.put(deployments(), "web", deployment(2, &["data", "logs"]));
+    east.event(Event::Watched(watched));
+    east.pass_seconds(30);
+    assert_eq!(auto_resync(&east), [true, true], "a fence does not take back what was approved");
+    assert_eq!((east.role(), east.scaled_to()), (Some((Role::Fenced, 2)), 0));
+    rejoins(&mut east);
+    east.pass_seconds(1);
+    assert_eq!(auto_resync(&east), [false, false]);
+    assert_eq!(east.role(), Some((Role::Standby, 2)));
+}
+
+#[test]
+fn an_approval_ends_with_its_epoch() {
+    let mut east = diverged_east();
+    resyncs(&mut east, &["data", "logs"]);
+    east.pass_seconds(1);
+    assert_eq!(auto_resync(&east), [true, true]);
+    east.hears_assignment(assignment(3, Some("north"), "west"));
+    east.pass_seconds(2);
+    assert_eq!(auto_resync(&east), [false, false], "{}", east.transcript);
+    assert_eq!(east.sites[&placement()].state.resync, None);
+}
+
+#[test]
+fn a_resync_of_another_epoch_or_where_nobody_else_holds_is_refused() {
+    let mut east = diverged_east();
+    for epoch in [1, 3] {
+        let action = Action::Resync { claims: vec!["data".into()] };
+        east.hears_command("shop-resync-9", StepKind::Resync, epoch, action);
+    }
+    assert_eq!(east.transcript.matches("Resync: Refused { refusal: StaleEpoch").count(), 2);
+    let mut holder = holding_east();
+    let action = Action::Resync { claims: vec!["data".into()] };
+    holder.hears_command("shop-resync-1", StepKind::Resync, 1, action);
+    assert!(has_answered(&holder, StepKind::Resync, "Refused { refusal: Conflict"));
+    let mut west = standby_west();
+    let action = Action::Resync { claims: vec!["data".into()] };
+    west.hears_command("shop-resync-1", StepKind::Resync, 1, action);
+    assert!(has_answered(&west, StepKind::Resync, "Refused { refusal: Conflict"));
+    assert!(!auto_resync(&east).contains(&true) && !auto_resync(&holder).contains(&true));
+}
+
+#[test]
+fn a_resync_without_a_volumereplication_or_without_claims_is_told() {
+    let mut east = diverged_east();
+    let gone = east.remove(Kind::Replication, "logs").expect("a VolumeReplication");
+    east.event(gone);
+    resyncs(&mut east, &["data", "logs"]);
+    east.pass_seconds(1);
+    assert!(has_answered(&east, StepKind::Resync, "Failing { reason: \"ClaimNotReplicated\""));
+    let mut east = diverged_east();
+    resyncs(&mut east, &[]);
+    east.pass_seconds(1);
+    assert!(has_answered(&east, StepKind::Resync, "Failing { reason: \"NoClaims\""));
+}
+
+#[test]
+fn an_agent_that_dies_at_any_point_of_a_return_comes_to_the_same_end() {
+    for dies_after in 0..50 {
+        let mut east = diverged_east();
+        for turn in 0..50 {
+            if turn == dies_after {
+                east.start("boot-1");
+                east.event(Event::HubUp);
+            }
+            if turn == 20 {
+                east.array_becomes(Array::Mirrors);
+            }
+            east.pass(Duration::from_millis(100));
+            match has_answered(&east, StepKind::Resync, "Done") {
+                false => resyncs(&mut east, &["data", "logs"]),
+                true => rejoins(&mut east),
+            }
+        }
+        assert!(
+            has_answered(&east, StepKind::Rejoin, "Done"),
+            "died after {dies_after}:\n{}",
+            east.transcript
+        );
+        assert_eq!(east.role(), Some((Role::Standby, 2)));
+        assert_eq!(auto_resync(&east), [false, false]);
+    }
+}
+
+#[test]
+fn a_rejoin_whose_answer_was_lost_is_answered_again() {
+    let mut east = diverged_east();
+    resyncs(&mut east, &["data", "logs"]);
+    east.array_becomes(Array::Mirrors);
+    east.pass_seconds(1);
+    rejoins(&mut east);
+    east.pass_seconds(1);
+    assert_eq!(east.role(), Some((Role::Standby, 2)));
+    let site = east.sites.get_mut(&placement()).expect("a DRSiteState");
+    site.state.results.clear();
+    east.start("boot-1");
+    east.event(Event::HubUp);
+    east.transcript.clear();
+    east.pass_seconds(1);
+    rejoins(&mut east);
+    east.pass_seconds(1);
+    assert!(has_answered(&east, StepKind::Rejoin, "Done"), "{}", east.transcript);
+}
