@@ -148,9 +148,9 @@ fn operation_id(o: &Observation, kind: OperationKind, to: &ClusterName, epoch: E
         return proposed.operation.clone();
     }
     let name = format!("{}-{}-{epoch}", o.placement.name.name, kind.as_str());
-    OperationId(match o.progress.attempts {
-        0 => name,
-        attempts => format!("{name}-{attempts}"),
+    OperationId(match o.progress.attempts.get(&kind) {
+        None => name,
+        Some(before) => format!("{name}-{before}"),
     })
 }
 

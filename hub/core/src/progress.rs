@@ -93,7 +93,7 @@ pub struct Progress {
     /// The last proposal that no longer stands, and why.
     pub withdrawn: Option<(Proposal, String)>,
     /// Proposals, and operations that enter no epoch, since the last epoch was entered; each has a name of its own.
-    pub attempts: u32,
+    pub attempts: BTreeMap<OperationKind, u32>,
     /// What the user preferred when the present owner was decided.
     pub preferred_then: Option<ClusterName>,
     /// The target of the last planned move that was rolled back.
@@ -116,7 +116,7 @@ impl Progress {
         operation: None,
         proposed: None,
         withdrawn: None,
-        attempts: 0,
+        attempts: BTreeMap::new(),
         preferred_then: None,
         rolled_back: None,
         flips: Vec::new(),
@@ -127,6 +127,27 @@ impl Progress {
 
     pub fn running(&self) -> Option<&Operation> {
         self.operation.as_ref().filter(|operation| operation.is_running())
+    }
+
+    fn begin(&mut self, intent: &Intent, at: WallTime) {
+        if intent.epoch > self.highest {
+            self.highest = intent.epoch;
+            self.attempts.clear();
+        }
+        // One that was proposed before has been counted then.
+        let proposed = self.proposed.as_ref().map(|proposal| &proposal.intent.operation);
+        if !intent.kind.enters_an_epoch() && proposed != Some(&intent.operation) {
+            *self.attempts.entry(intent.kind).or_default() += 1;
+        }
+        self.proposed = None;
+        self.operation = Some(Operation {
+            intent: intent.clone(),
+            started: at,
+            steps: BTreeMap::new(),
+            proof: None,
+            ended: None,
+            syncs: Vec::new(),
+        });
     }
 
     /// The owner is decided: what was wished for then is told from what is wished for later.
@@ -210,26 +231,12 @@ impl Ledger {
             Entry::Intent(intent) => {
                 let progress = self.entry(&intent.placement);
                 progress.name = Some(intent.name.clone());
-                if intent.epoch > progress.highest {
-                    progress.highest = intent.epoch;
-                    progress.attempts = 0;
-                } else {
-                    progress.attempts += 1;
-                }
-                progress.proposed = None;
-                progress.operation = Some(Operation {
-                    intent: (**intent).clone(),
-                    started: at,
-                    steps: BTreeMap::new(),
-                    proof: None,
-                    ended: None,
-                    syncs: Vec::new(),
-                });
+                progress.begin(intent, at);
             }
             Entry::Proposal(intent) => {
                 let progress = self.entry(&intent.placement);
                 progress.name = Some(intent.name.clone());
-                progress.attempts += 1;
+                *progress.attempts.entry(intent.kind).or_default() += 1;
                 progress.proposed = Some(Proposal { intent: (**intent).clone(), since: at });
             }
             Entry::Withdrawn { placement, operation, reason } => {

@@ -18,6 +18,8 @@ pub fn settle(o: &Observation, wish: Wish) -> Choice {
     match wish {
         Wish::Ask(wanted, finding) => match standing {
             Some(proposal) if is_same(&proposal.intent, &wanted) => answer(o, proposal, *wanted, finding),
+            // What has just ended may still be on its way into the reports.
+            None if has_just_ended(o) => Choice::Wait(Some(finding)),
             standing => {
                 let mut entries = withdraw(standing, "something else is asked for now");
                 entries.push(Entry::Proposal(wanted));
@@ -34,12 +36,21 @@ pub fn settle(o: &Observation, wish: Wish) -> Choice {
             entries.push(entry);
             Choice::Record(entries)
         }
+        Wish::Hold(kind, finding) if standing.is_none_or(|proposal| proposal.intent.kind == kind) => {
+            Choice::Wait(finding)
+        }
+        Wish::Hold(_, _) => Choice::Record(withdraw(standing, "its reason is gone")),
         Wish::Nothing(finding) if standing.is_some() => {
             let why = finding.map_or_else(|| "its reason is gone".to_owned(), |finding| finding.message);
             Choice::Record(withdraw(standing, &why))
         }
         Wish::Nothing(finding) => Choice::Wait(finding),
     }
+}
+
+fn has_just_ended(o: &Observation) -> bool {
+    let ended = o.progress.operation.as_ref().and_then(|operation| operation.ended.as_ref());
+    ended.is_some_and(|(_, at)| o.wall.since(*at) < o.placement.policy.timing.suspect)
 }
 
 /// What was looked at is what is approved: another wording of the DRPlacement is another proposal.

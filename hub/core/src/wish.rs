@@ -21,6 +21,8 @@ use crate::progress::Ownership;
 pub enum Wish {
     /// The finding, where there is one, says what stands against it.
     Nothing(Option<Finding>),
+    /// It would be right, but not now; a proposal of it stands.
+    Hold(OperationKind, Option<Finding>),
     Begin(Box<Intent>),
     /// A human decides; the finding says what about.
     Ask(Box<Intent>, Finding),
@@ -37,7 +39,9 @@ pub fn wish(o: &Observation, ownership: &Ownership) -> Wish {
     }
     match planned_move(o, ownership) {
         Wish::Begin(intent) => Wish::Begin(intent),
-        otherwise => new_copy(o, ownership).unwrap_or(otherwise),
+        otherwise @ (Wish::Nothing(_) | Wish::Hold(..) | Wish::Ask(..) | Wish::Note(_)) => {
+            new_copy(o, ownership).unwrap_or(otherwise)
+        }
     }
 }
 
@@ -167,7 +171,7 @@ fn planned_move(o: &Observation, ownership: &Ownership) -> Wish {
 /// An edit of the field is the order.
 fn migrate(o: &Observation, to: &ClusterName) -> Wish {
     if let Some(finding) = checks::first(checks::HANDOVER, o).or_else(|| checks::too_many_move(o)) {
-        return Wish::Nothing(Some(finding));
+        return Wish::Hold(OperationKind::Migrate, Some(finding));
     }
     let evidence = vec![format!("{} prefers {to}", o.placement.name)];
     match &o.progress.rolled_back {
@@ -189,7 +193,7 @@ fn fail_back(o: &Observation, to: &ClusterName) -> Wish {
     let failback = &o.placement.failback;
     let blocked = checks::first(checks::HANDOVER, o).or_else(|| checks::too_many_move(o));
     let Some(since) = o.protected_since.filter(|_| blocked.is_none()) else {
-        return Wish::Nothing(blocked.filter(|_| failback.automatic));
+        return Wish::Hold(OperationKind::FailBack, blocked.filter(|_| failback.automatic));
     };
     let protected = o.wall.since(since);
     let evidence = vec![
@@ -205,7 +209,7 @@ fn fail_back(o: &Observation, to: &ClusterName) -> Wish {
         return Wish::Ask(intent, Finding::new(Reason::FailbackOffered, message));
     }
     match not_yet(o, to, protected) {
-        Some(finding) => Wish::Nothing(Some(finding)),
+        Some(finding) => Wish::Hold(OperationKind::FailBack, Some(finding)),
         None => Wish::Begin(intent),
     }
 }
@@ -239,7 +243,7 @@ fn new_copy(o: &Observation, ownership: &Ownership) -> Option<Wish> {
         fenced && site.connected && site.liveness == Liveness::Alive
     })?;
     if let Some(finding) = checks::first(checks::NEW_COPY, o) {
-        return Some(Wish::Nothing(Some(finding)));
+        return Some(Wish::Hold(OperationKind::Resync, Some(finding)));
     }
     let name = &returned.cluster.name;
     let diverged = returned.report.map_or(Divergence::Unknown, |report| report.divergence);

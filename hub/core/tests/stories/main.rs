@@ -6,3 +6,4 @@ mod golden;
 mod later_claims;
 
 mod adversity;
+mod planned;

@@ -319,6 +319,10 @@ impl Story {
         let _infallible = writeln!(self.text, "{shown}  {line}");
     }
 
+    pub fn forget_what_was_told(&mut self) {
+        self.text.clear();
+    }
+
     pub fn told(&self) -> &str {
         &self.text
     }
@@ -541,6 +545,8 @@ impl Story {
                     } else if assignment.epoch > member.epoch && member.role == Role::Holder {
                         (member.epoch, member.role) = (assignment.epoch, Role::Fenced);
                         (member.pods, member.wants, member.divergence) = (0, 0, Divergence::Unknown);
+                    } else if assignment.epoch > member.epoch && member.role == Role::Fenced {
+                        member.epoch = assignment.epoch;
                     } else if assignment.epoch > member.epoch {
                         (member.epoch, member.role) = (assignment.epoch, Role::Standby);
                     } else if holder != "nobody"

@@ -1,0 +1,327 @@
+//! Planned moves, as storage.md tells them: nothing is lost, and until the point of no return everything can be taken back.
+
+use hub_core::Event;
+use hub_core::approval::Approval;
+use hub_core::placement::Mode;
+use proto::{Divergence, Epoch, Generation, Role};
+
+use crate::story::{Story, cluster};
+
+/// East's application, and the user prefers west now.
+fn moving() -> Story {
+    moving_where(|_| {})
+}
+
+fn moving_where(prepare: impl FnOnce(&mut Story)) -> Story {
+    let mut story = Story::protected();
+    prepare(&mut story);
+    story.say("the user prefers west");
+    story.edit(|placement| placement.preferred = cluster("west"));
+    story
+}
+
+/// East was lost and west has taken over; east is back, stopped, with its outdated copy.
+fn after_a_disaster() -> Story {
+    let mut story = Story::protected();
+    story.kill("east");
+    story.pass(14_000);
+    assert_eq!(story.holder().as_deref(), Some("west"), "{}", story.told());
+    story.forget_what_was_told();
+    story.say("east returns, and fences itself before it speaks");
+    let east = story.member("east");
+    (east.up, east.role, east.epoch) = (true, Role::Fenced, Epoch(1));
+    (east.pods, east.wants, east.divergence) = (0, 0, Divergence::Unknown);
+    for member in &mut story.members {
+        member.sees.values_mut().for_each(|sees| *sees = true);
+    }
+    story.pass(3000);
+    story
+}
+
+fn approve(story: &mut Story, operation: &str, epoch: u64) {
+    let generation = story.placement.generation;
+    answer(story, operation, epoch, generation, true);
+}
+
+fn answer(story: &mut Story, operation: &str, epoch: u64, generation: Generation, approve: bool) {
+    let word = if approve { "approves" } else { "declines" };
+    story.say(&format!("ops {word} {operation}"));
+    story.step(Event::ApprovalSeen(Box::new(approval(operation, epoch, generation, approve))));
+}
+
+fn approval(operation: &str, epoch: u64, generation: Generation, approve: bool) -> Approval {
+    Approval {
+        namespace: "shop".to_owned(),
+        name: format!("answer-to-{operation}"),
+        operation: operation.to_owned(),
+        placement: "shop".to_owned(),
+        epoch: Epoch(epoch),
+        generation,
+        approver: "ops".to_owned(),
+        approve,
+        asserts_off: None,
+        expires: None,
+    }
+}
+
+#[test]
+fn a_migration_goes_step_by_step_as_the_document_says() {
+    let mut story = moving();
+    story.pass(6000);
+    assert_eq!((story.holder().as_deref(), story.epoch()), (Some("west"), 2));
+    insta::assert_snapshot!(story.told());
+}
+
+#[test]
+fn a_failback_in_steady_state_is_the_same_with_the_clusters_exchanged() {
+    let mut story = moving();
+    story.pass(8000);
+    story.forget_what_was_told();
+    story.say("the user prefers east again");
+    story.edit(|placement| placement.preferred = cluster("east"));
+    story.pass(8000);
+    assert_eq!((story.holder().as_deref(), story.epoch()), (Some("east"), 3));
+    insta::assert_snapshot!(story.told());
+}
+
+#[test]
+fn after_a_disaster_the_old_copy_is_made_anew_and_the_application_goes_back_when_somebody_says_so() {
+    let mut story = after_a_disaster();
+    assert!(story.told().contains("waits   DivergedData"), "{}", story.told());
+    approve(&mut story, "shop-resync-2", 2);
+    story.pass(8000);
+    assert!(story.told().contains("Proposal shop-failback-3"), "{}", story.told());
+    approve(&mut story, "shop-failback-3", 3);
+    story.pass(1000);
+    insta::assert_snapshot!(story.told());
+}
+
+#[test]
+fn a_user_who_takes_the_wish_back_before_anything_is_promoted_gets_the_application_back_where_it_was() {
+    let mut story = moving_where(|story| story.member("east").slow_demotion = true);
+    story.pass(2000);
+    story.say("the user prefers east after all");
+    story.edit(|placement| placement.preferred = cluster("east"));
+    story.pass(4000);
+    assert_eq!((story.holder().as_deref(), story.epoch()), (Some("east"), 3), "{}", story.told());
+    assert_eq!(story.member("east").pods, 1);
+    assert!(story.told().contains("Abort shop-migrate-2"), "{}", story.told());
+}
+
+#[test]
+fn a_handover_that_takes_too_long_is_rolled_back_and_not_tried_again_without_a_word() {
+    let mut story = moving_where(|story| story.member("east").slow_demotion = true);
+    story.pass(70_000);
+    let pods = story.member("east").pods;
+    assert_eq!((story.holder().as_deref(), pods), (Some("east"), 1), "{}", story.told());
+    assert!(story.told().contains("waits   RolledBack"), "{}", story.told());
+    assert_eq!(story.told().matches("record  Intent shop-migrate").count(), 1, "{}", story.told());
+    story.say("the link is mended");
+    story.member("east").slow_demotion = false;
+    approve(&mut story, "shop-migrate-4", 4);
+    story.pass(6000);
+    assert_eq!(story.holder().as_deref(), Some("west"), "{}", story.told());
+}
+
+#[test]
+fn past_the_point_of_no_return_a_change_of_mind_waits_for_its_turn() {
+    let mut story = moving_where(|story| story.member("west").slow = true);
+    story.pass(2000);
+    assert_eq!(story.holder().as_deref(), Some("west"), "{}", story.told());
+    story.say("the user prefers east again, and west's pods start at last");
+    story.edit(|placement| placement.preferred = cluster("east"));
+    story.pass(2000);
+    assert!(!story.told().contains("Abort"), "{}", story.told());
+    story.member("west").slow = false;
+    story.member("west").pods = 1;
+    story.pass(8000);
+    assert_eq!((story.holder().as_deref(), story.epoch()), (Some("east"), 3), "{}", story.told());
+}
+
+#[test]
+fn a_paused_placement_is_not_moved() {
+    let mut story = Story::protected();
+    story.edit(|placement| {
+        placement.preferred = cluster("west");
+        placement.paused = true;
+    });
+    story.pass(6000);
+    assert!(!story.told().contains("Intent"), "{}", story.told());
+    assert!(story.told().contains("waits   Paused"), "{}", story.told());
+}
+
+#[test]
+fn a_pause_during_a_handover_promotes_nothing_and_the_deadline_brings_the_application_back() {
+    let mut story = moving_where(|story| story.member("east").slow_demotion = true);
+    story.pass(1000);
+    story.edit(|placement| placement.paused = true);
+    story.member("east").slow_demotion = false;
+    story.pass(10_000);
+    assert_eq!(story.promotions(), 0, "{}", story.told());
+    story.pass(60_000);
+    let pods = story.member("east").pods;
+    assert_eq!((story.holder().as_deref(), pods), (Some("east"), 1), "{}", story.told());
+}
+
+#[test]
+fn nothing_is_moved_to_a_cluster_that_is_not_heard() {
+    let mut story = Story::protected();
+    story.member("west").linked = false;
+    story.pass(4000);
+    story.edit(|placement| placement.preferred = cluster("west"));
+    story.pass(4000);
+    assert!(!story.told().contains("Intent"), "{}", story.told());
+    assert!(story.told().contains("waits   PeerSilent"), "{}", story.told());
+}
+
+#[test]
+fn a_placement_that_is_deleted_in_the_middle_leaves_the_application_running_where_it_was() {
+    let mut story = moving_where(|story| story.member("east").slow_demotion = true);
+    story.pass(1000);
+    story.edit(|placement| placement.deleting = true);
+    story.pass(6000);
+    let pods = story.member("east").pods;
+    assert_eq!(pods, 1, "{}", story.told());
+    assert!(story.told().contains("let go"), "{}", story.told());
+}
+
+#[test]
+fn an_approval_counts_only_for_the_operation_the_epoch_and_the_wording_that_it_names() {
+    let mut story = after_a_disaster();
+    let generation = story.placement.generation;
+    answer(&mut story, "shop-resync-1", 2, generation, true);
+    answer(&mut story, "shop-resync-2", 1, generation, true);
+    story.pass(1000);
+    answer(&mut story, "shop-resync-2", 2, Generation(generation.0 + 1), true);
+    story.pass(1000);
+    let mut expired = approval("shop-resync-2", 2, generation, true);
+    expired.expires = Some(proto::WallTime(0));
+    story.step(Event::ApprovalSeen(Box::new(expired)));
+    story.pass(1000);
+    assert!(!story.told().contains("Intent"), "{}", story.told());
+}
+
+#[test]
+fn a_no_counts_more_than_a_yes() {
+    let mut story = after_a_disaster();
+    let generation = story.placement.generation;
+    let mut no = approval("shop-resync-2", 2, generation, false);
+    no.name = "a-no".to_owned();
+    story.step(Event::ApprovalSeen(Box::new(no)));
+    approve(&mut story, "shop-resync-2", 2);
+    story.pass(1000);
+    assert!(!story.told().contains("Intent"), "{}", story.told());
+    story.step(Event::ApprovalGone("shop".to_owned(), "a-no".to_owned()));
+    story.pass(1000);
+    assert!(story.told().contains("Intent shop-resync-2"), "{}", story.told());
+}
+
+#[test]
+fn an_approval_of_a_proposal_that_was_withdrawn_counts_for_no_later_one() {
+    let mut story = Story::protected();
+    story.edit(|placement| placement.mode = Mode::Confirm);
+    story.pass(2000);
+    story.kill("east");
+    story.pass(8000);
+    assert!(story.told().contains("Proposal shop-failover-2 "), "{}", story.told());
+    story.say("east returns");
+    let east = story.member("east");
+    (east.up, east.pods) = (true, 1);
+    story.pass(2000);
+    assert!(story.told().contains("Withdrawn shop-failover-2"), "{}", story.told());
+    approve(&mut story, "shop-failover-2", 2);
+    story.kill("east");
+    story.pass(15_000);
+    assert!(story.told().contains("Proposal shop-failover-2-1"), "{}", story.told());
+    assert_eq!(story.epoch(), 1, "{}", story.told());
+}
+
+#[test]
+fn in_mode_confirm_a_failover_is_proposed_and_done_by_an_approval() {
+    let mut story = Story::protected();
+    story.edit(|placement| placement.mode = Mode::Confirm);
+    story.pass(2000);
+    story.kill("east");
+    story.pass(12_000);
+    assert_eq!(story.epoch(), 1, "{}", story.told());
+    approve(&mut story, "shop-failover-2", 2);
+    story.pass(6000);
+    assert_eq!((story.holder().as_deref(), story.epoch()), (Some("west"), 2), "{}", story.told());
+    assert!(!story.told().contains("Block"), "a human has looked: {}", story.told());
+}
+
+#[test]
+fn in_mode_manual_nothing_is_proposed_before_the_user_prefers_the_survivor() {
+    let mut story = Story::protected();
+    story.edit(|placement| placement.mode = Mode::Manual);
+    story.pass(2000);
+    story.kill("east");
+    story.pass(12_000);
+    assert!(!story.told().contains("Proposal"), "{}", story.told());
+    story.edit(|placement| placement.preferred = cluster("west"));
+    story.pass(1000);
+    assert!(story.told().contains("Proposal shop-failover-2"), "{}", story.told());
+}
+
+#[test]
+fn where_waiting_proves_nothing_a_yes_without_the_assertion_moves_nothing() {
+    let mut story = Story::protected();
+    story.edit(|placement| {
+        placement.mode = Mode::Confirm;
+        placement.policy.on_silence = proto::OnSilence::Continue;
+    });
+    story.pass(2000);
+    story.kill("east");
+    story.pass(12_000);
+    approve(&mut story, "shop-failover-2", 2);
+    story.pass(20_000);
+    assert_eq!((story.promotions(), story.epoch()), (0, 1), "{}", story.told());
+    let mut vouched = approval("shop-failover-2", 2, story.placement.generation, true);
+    (vouched.name, vouched.asserts_off) = ("vouched".to_owned(), Some(cluster("east")));
+    story.say("ops vouches that east is off");
+    story.step(Event::ApprovalSeen(Box::new(vouched)));
+    story.pass(3000);
+    assert_eq!(story.holder().as_deref(), Some("west"), "{}", story.told());
+    assert!(story.told().contains("Fence Asserted"), "{}", story.told());
+}
+
+#[test]
+fn a_resync_that_nobody_has_approved_is_not_done_unless_it_was_declared() {
+    let mut asked = after_a_disaster();
+    asked.pass(10_000);
+    assert!(!asked.told().contains("/Resync at epoch"), "{}", asked.told());
+    let mut declared = Story::protected();
+    declared.edit(|placement| placement.failback.resync_automatic = true);
+    declared.kill("east");
+    declared.pass(14_000);
+    let east = declared.member("east");
+    (east.up, east.role, east.epoch) = (true, Role::Fenced, Epoch(1));
+    (east.pods, east.wants, east.divergence) = (0, 0, Divergence::Unknown);
+    declared.pass(8000);
+    assert!(declared.told().contains("east: shop-resync-2/Resync at epoch 2"), "{}", declared.told());
+}
+
+#[test]
+fn an_automatic_failback_waits_until_the_copy_has_been_whole_for_long_enough() {
+    let mut story = after_a_disaster();
+    story.edit(|placement| {
+        placement.failback.automatic = true;
+        placement.failback.resync_automatic = true;
+    });
+    story.pass(40_000);
+    assert_eq!(story.holder().as_deref(), Some("west"), "{}", story.told());
+    story.pass(60_000);
+    assert_eq!((story.holder().as_deref(), story.epoch()), (Some("east"), 3), "{}", story.told());
+}
+
+#[test]
+fn the_copy_counts_again_only_when_the_holder_has_synced_it_after_the_resync() {
+    let mut story = after_a_disaster();
+    story.member("west").syncs = false;
+    approve(&mut story, "shop-resync-2", 2);
+    story.pass(6000);
+    assert!(!story.told().contains("/Rejoin"), "{}", story.told());
+    story.member("west").syncs = true;
+    story.pass(4000);
+    assert!(story.told().contains("Commit shop-resync-2"), "{}", story.told());
+}
