@@ -54,7 +54,7 @@ impl Driver {
                 },
                 wish = wishes.recv() => match wish {
                     Some(wish) => wish,
-                    None => anyhow::bail!("the watches of DRPlacements and DRClusters ended"),
+                    None => anyhow::bail!("the watches of DRPlacements, DRClusters and DRApprovals ended"),
                 },
             };
             self.handle(event).await?;

@@ -3,10 +3,12 @@
 pub mod args;
 pub mod driver;
 
+pub mod approvals;
 pub mod clock;
 pub mod crash;
 pub mod identity;
 pub mod journal_store;
+mod known;
 pub mod metrics;
 pub mod pki;
 pub mod placements;

@@ -17,7 +17,7 @@ use understudy_hub::journal_store::JournalStore;
 use understudy_hub::metrics::Metrics;
 use understudy_hub::sessions::{SessionCounters, SessionRefusal, SessionSettings, Sessions};
 use understudy_hub::traces::Traces;
-use understudy_hub::{clock, identity, pki, placements, status_writer, telemetry};
+use understudy_hub::{approvals, clock, identity, pki, placements, status_writer, telemetry};
 use understudy_telemetry::{Health, serve};
 
 /// Wishes waiting for the core: a watch that lists a thousand placements waits for it rather than growing.
@@ -55,12 +55,11 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     let credentials = identity::load(arguments.certificate_files(), arguments.trust_domain.clone())?;
     let (journal, replayed) = JournalStore::open(&arguments.journal, &arguments.hub_name, clock::now().wall)?;
     tracing::info!(lines = replayed.lines.len(), fresh = replayed.fresh, "the journal is open");
-    let settings =
-        Settings {
-            steady_after: arguments.steady_after,
-            moves_at_once: arguments.moves_at_once,
-            ..Settings::new(&arguments.hub_name, &arguments.failure_domain)
-        };
+    let settings = Settings {
+        steady_after: arguments.steady_after,
+        moves_at_once: arguments.moves_at_once,
+        ..Settings::new(&arguments.hub_name, &arguments.failure_domain)
+    };
     let (hub, first) = Hub::start(settings, clock::now(), &replayed.lines, replayed.remembered);
 
     let client = kube::Client::try_default().await.context("connecting to the hub's own API server")?;
@@ -71,6 +70,7 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     let (want_read, wanted_reads) = mpsc::channel(READS);
     tasks.spawn(placements::watch_placements(client.clone(), wish.clone()));
     tasks.spawn(placements::watch_clusters(client.clone(), wish.clone(), known));
+    tasks.spawn(approvals::watch_approvals(client.clone(), wish.clone()));
     tasks.spawn(placements::verify_placements(client.clone(), wanted_reads, wish));
     tasks.spawn(status_writer::run(client, told));
 
@@ -80,6 +80,7 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     tracing::info!(listen = %listener.local_addr()?, term = hub.term().0, "the hub is up");
     let metrics = Metrics::new(&telemetry.meter());
     metrics.leads(true);
+    metrics.replayed(replayed.lines.iter().map(|line| &line.entry));
     tasks.spawn(count_refusals(sessions.counters(), metrics.clone()));
     let (served, calls, until) = (sessions.clone(), metrics.calls(), stop.clone());
     tasks.spawn(async move {

@@ -1,7 +1,9 @@
 //! Every instrument of the hub, declared once. Call sites hand over what happened, and carry no names.
 
+mod decisions;
 mod told;
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hub_core::decision::{Explanation, Send};
@@ -11,6 +13,7 @@ use tokio::sync::watch;
 use understudy_telemetry::{CALL_DURATION, CallDurations, Counter, Declaration, Histogram, Kind, Meter};
 
 use crate::journal_store::AppendTimes;
+use decisions::Undecided;
 use told::{Ended, Told};
 
 const PLACEMENT: &[&str] = &["namespace", "placement"];
@@ -116,6 +119,12 @@ const OPERATION_ACTIVE: Declaration = gauge(
     &["namespace", "placement", "kind", "step"],
     "1 while an operation runs, by its current step.",
 );
+const OPERATION_PROPOSED: Declaration = gauge(
+    "understudy.operation.proposed",
+    "{operation}",
+    &["namespace", "placement", "kind"],
+    "1 while an operation is proposed and waits for a human's answer. Alert on it where nobody watches.",
+);
 const LEADER: Declaration = gauge(
     "understudy.hub.leader",
     "{leader}",
@@ -127,13 +136,13 @@ const OPERATIONS: Declaration = counter(
     "understudy.operations",
     "{operation}",
     &["kind", "trigger", "result"],
-    "Operations that ended while this hub led.",
+    "Operations that ended while this hub led. Trigger: Declared (a DRPlacement was made or deleted), Requested (the preferred cluster was edited), Approved (a human said yes), Observed (the hub saw by itself).",
 );
 const DECISIONS: Declaration = counter(
     "understudy.decisions",
     "{decision}",
     &["decision", "reason"],
-    "What the hub decided: to begin an operation, to abort one, to let a human look, or to wait; each when it began.",
+    "What the hub decided: to propose an operation, to withdraw a proposal, to begin an operation or to abort one (the reason is its kind), to let a human look, or to wait; each when it began.",
 );
 const SESSIONS: Declaration = counter(
     "understudy.sessions",
@@ -152,13 +161,13 @@ const OPERATION_STEP_DURATION: Declaration = histogram(
     "understudy.operation.step.duration",
     OPERATION_SPANS,
     &["kind", "step"],
-    "From a step's command to its proof; step Detect is from the last sign of life to the decision.",
+    "From a step's command to its proof; step Detect is from the last sign of life to the decision, which may have waited for a human.",
 );
 const OPERATION_DATA_LOSS: Declaration = histogram(
     "understudy.operation.data_loss",
     LOSS_SPANS,
     &["kind"],
-    "What an operation gave up, by its receipt: the worst volume. A loss that is not known has no length, and is not in it.",
+    "What an operation that succeeded gave up, by its receipt: the worst volume. A loss that is not known has no length, and is not in it.",
 );
 const STEP_DURATION: Declaration =
     histogram("understudy.hub.step.duration", STEP_SPANS, &[], "How long the hub thought about one event.");
@@ -184,6 +193,7 @@ pub const ALL: &[Declaration] = &[
     OPERATION_STEP_DURATION,
     OPERATION_DATA_LOSS,
     OPERATION_ACTIVE,
+    OPERATION_PROPOSED,
     SESSIONS,
     DECISIONS,
     LEADER,
@@ -196,6 +206,7 @@ pub const ALL: &[Declaration] = &[
 #[derive(Clone, Debug)]
 pub struct Metrics {
     told: watch::Sender<Told>,
+    undecided: Arc<Mutex<Undecided>>,
     operations: Counter<u64>,
     operation_duration: Histogram<f64>,
     operation_step_duration: Histogram<f64>,
@@ -220,9 +231,11 @@ impl Metrics {
         CONDITION.gauge(meter, &seen, Told::conditions);
         ACTIVE.gauge(meter, &seen, Told::active_clusters);
         OPERATION_ACTIVE.gauge(meter, &seen, Told::active_operations);
+        OPERATION_PROPOSED.gauge(meter, &seen, Told::proposed_operations);
         LEADER.gauge(meter, &seen, Told::leader);
         Metrics {
             told,
+            undecided: Arc::default(),
             operations: OPERATIONS.counter(meter),
             operation_duration: OPERATION_DURATION.histogram(meter),
             operation_step_duration: OPERATION_STEP_DURATION.histogram(meter),
@@ -254,8 +267,17 @@ impl Metrics {
 
     /// Counts the decisions among the entries that have become durable.
     pub fn recorded(&self, entries: &[Entry]) {
-        for (decision, reason) in entries.iter().filter_map(decision_of) {
+        let mut undecided = self.undecided.lock().unwrap_or_else(PoisonError::into_inner);
+        for (decision, reason) in entries.iter().filter_map(|entry| undecided.decision(entry)) {
             self.decisions.add(1, &DECISIONS.attributes([decision, reason]));
+        }
+    }
+
+    /// Takes in what an earlier hub had begun, so that its end is known by its kind.
+    pub fn replayed<'a>(&self, entries: impl Iterator<Item = &'a Entry>) {
+        let mut undecided = self.undecided.lock().unwrap_or_else(PoisonError::into_inner);
+        for entry in entries {
+            undecided.decision(entry);
         }
     }
 
@@ -299,32 +321,6 @@ impl Metrics {
         if let Some(loss) = worst_loss {
             self.operation_data_loss.record(*loss, &OPERATION_DATA_LOSS.attributes([*kind]));
         }
-    }
-}
-
-/// The decision that an entry is, and why it was made. Free text in an entry is for people, not for a label.
-fn decision_of(entry: &Entry) -> Option<(&'static str, &'static str)> {
-    match entry {
-        Entry::Intent(intent) => Some(("Begin", told::kind_name(hub_core::explain::shown_kind(intent.kind)))),
-        Entry::Proposal(intent) => {
-            Some(("Propose", told::kind_name(hub_core::explain::shown_kind(intent.kind))))
-        }
-        Entry::Abort { .. } => Some(("Abort", "SignOfLife")),
-        Entry::NeedsHuman { .. } => Some(("AskHuman", "NeedsHuman")),
-        Entry::Block { .. } => Some(("Block", "CoolingDown")),
-        Entry::Genesis { .. }
-        | Entry::Term { .. }
-        | Entry::Ownership { .. }
-        | Entry::Policy { .. }
-        | Entry::Echo { .. }
-        | Entry::Step { .. }
-        | Entry::Fence { .. }
-        | Entry::Commit { .. }
-        | Entry::Withdrawn { .. }
-        | Entry::BackedUp { .. }
-        | Entry::Resynced { .. }
-        | Entry::WishFulfilled { .. }
-        | Entry::Released { .. } => None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! The conversation with the hub's API server about the users' wishes: DRPlacements and DRClusters, watched and read.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
 use crate::clock;
+use crate::known::Known;
 use crate::sessions::KnownClusters;
 
 /// While it stands, a deleted DRPlacement waits until every agent has let go of the application.
@@ -24,33 +25,6 @@ pub const FINALIZER: &str = "understudy.dev/release";
 
 /// How long one read or write of a DRPlacement may take.
 const CALL: Duration = Duration::from_secs(5);
-
-/// What the watch of one kind has shown, so that a relist tells what is gone.
-struct Known<K> {
-    present: BTreeSet<K>,
-    listed: BTreeSet<K>,
-}
-
-impl<K: Ord + Clone> Known<K> {
-    fn new() -> Self {
-        Known { present: BTreeSet::new(), listed: BTreeSet::new() }
-    }
-
-    fn begin_list(&mut self) {
-        self.listed.clear();
-    }
-
-    fn listed(&mut self, key: K) {
-        self.listed.insert(key.clone());
-        self.present.insert(key);
-    }
-
-    fn end_list(&mut self) -> Vec<K> {
-        let gone: Vec<K> = self.present.difference(&self.listed).cloned().collect();
-        self.present = std::mem::take(&mut self.listed);
-        gone
-    }
-}
 
 /// Tells every DRPlacement as it is, until the driver is gone.
 pub async fn watch_placements(client: Client, events: mpsc::Sender<Event>) -> anyhow::Result<()> {
@@ -85,7 +59,7 @@ pub async fn watch_placements(client: Client, events: mpsc::Sender<Event>) -> an
                 let id = PlacementId::parse(&object.uid().unwrap_or_default());
                 id.ok()
                     .map(|id| {
-                        known.present.remove(&id);
+                        known.deleted(&id);
                         Event::PlacementGone(id)
                     })
                     .into_iter()
@@ -205,7 +179,7 @@ pub async fn watch_clusters(
                 let name = ClusterName::parse(&object.name_any());
                 name.ok()
                     .map(|name| {
-                        known.present.remove(&name);
+                        known.deleted(&name);
                         Event::ClusterGone(name)
                     })
                     .into_iter()

@@ -47,7 +47,7 @@ enum Subject {
 #[derive(Clone)]
 enum Write {
     Placement(Box<PlacementView>),
-    Operation(Box<OperationView>, bool),
+    Operation(Box<OperationView>),
     Site(SiteReport),
     Release(PlacementId, PlacementName),
     Event(Happening),
@@ -64,6 +64,7 @@ struct Desk {
     under_way: BTreeSet<Subject>,
     /// The last status written, without its ages, and when.
     written: BTreeMap<PlacementId, (DRPlacementStatus, Instant)>,
+    /// Operations whose object stands and is still written to.
     created: BTreeSet<Subject>,
     next_event: u64,
 }
@@ -102,8 +103,7 @@ impl Desk {
             }
             Explanation::Operation(view) => {
                 let subject = Subject::Operation(view.placement.clone(), view.operation.clone());
-                let exists = self.created.contains(&subject);
-                (subject, Write::Operation(view, exists), now)
+                (subject, Write::Operation(view), now)
             }
             Explanation::Site(row) => (Subject::Site(row.cluster.clone()), Write::Site(row), now),
             Explanation::Released(id, name) => (Subject::Release(id.clone()), Write::Release(id, name), now),
@@ -152,9 +152,11 @@ impl Desk {
         for subject in ready {
             let Some(pending) = self.pending.remove(&subject) else { continue };
             self.under_way.insert(subject.clone());
+            let exists = self.created.contains(&subject);
             let (client, recorder) = (client.clone(), recorder.clone());
             writes.spawn(async move {
-                let outcome = tokio::time::timeout(CALL, carry_out(&client, &recorder, &pending.write)).await;
+                let outcome =
+                    tokio::time::timeout(CALL, carry_out(&client, &recorder, &pending.write, exists)).await;
                 let outcome = outcome.unwrap_or_else(|_| {
                     Err(kube::Error::Service("the API server did not answer in time".into()))
                 });
@@ -167,6 +169,10 @@ impl Desk {
         self.under_way.remove(&subject);
         match outcome {
             Ok(()) => self.written(subject, &write),
+            Err(kube::Error::Api(status)) if status.code == 404 && self.created.remove(&subject) => {
+                // Somebody deleted what a human is to answer or to follow: it is made anew.
+                self.pending.entry(subject).or_insert(Pending { write, not_before: Instant::now() });
+            }
             Err(kube::Error::Api(status)) if status.code == 404 => {
                 // The object is gone; so is the wish to write about it.
                 tracing::debug!(?subject, "nothing to write to any more");
@@ -188,22 +194,28 @@ impl Desk {
             Write::Placement(view) => {
                 self.written.insert(view.id.clone(), (without_ages(&view.status), Instant::now()));
             }
-            Write::Operation(view, _) => {
-                let ended = matches!(
-                    view.status.phase,
-                    Some(OperationPhase::Succeeded | OperationPhase::Aborted | OperationPhase::Failed)
-                );
-                if ended {
-                    self.created.remove(&subject)
-                } else {
-                    self.created.insert(subject)
-                };
+            Write::Operation(view) if view.status.phase.is_some_and(has_ended) => {
+                self.created.remove(&subject);
+            }
+            Write::Operation(_) => {
+                self.created.insert(subject);
             }
             Write::Release(id, _) => {
                 self.written.remove(id);
             }
             Write::Site(_) | Write::Event(_) => {}
         }
+    }
+}
+
+/// Nothing more is told about it, and its object stays.
+fn has_ended(phase: OperationPhase) -> bool {
+    match phase {
+        OperationPhase::Withdrawn
+        | OperationPhase::Succeeded
+        | OperationPhase::Aborted
+        | OperationPhase::Failed => true,
+        OperationPhase::Proposed | OperationPhase::Running | OperationPhase::Stuck => false,
     }
 }
 
@@ -217,10 +229,15 @@ fn without_ages(status: &DRPlacementStatus) -> DRPlacementStatus {
     status
 }
 
-async fn carry_out(client: &Client, recorder: &Recorder, write: &Write) -> Result<(), kube::Error> {
+async fn carry_out(
+    client: &Client,
+    recorder: &Recorder,
+    write: &Write,
+    exists: bool,
+) -> Result<(), kube::Error> {
     match write {
         Write::Placement(view) => placement(client, view).await,
-        Write::Operation(view, exists) => operation(client, view, *exists).await,
+        Write::Operation(view) => operation(client, view, exists).await,
         Write::Site(row) => site(client, row).await,
         Write::Release(id, name) => placements::release(client, id, name).await,
         Write::Event(happening) => event(recorder, happening).await,

@@ -32,8 +32,9 @@ impl Traces {
                 Entry::Step { placement, operation, step, state } => {
                     self.step(placement, operation, *step, *state);
                 }
-                Entry::Commit { placement, operation } | Entry::Abort { placement, operation, reason: _ } => {
-                    self.running.remove(&(placement.clone(), operation.clone()));
+                Entry::Commit { placement, operation } => self.ended(placement, operation, "Succeeded", None),
+                Entry::Abort { placement, operation, reason } => {
+                    self.ended(placement, operation, "Aborted", Some(reason));
                 }
                 Entry::Genesis { .. }
                 | Entry::Term { .. }
@@ -66,6 +67,20 @@ impl Traces {
         }
     }
 
+    fn ended(
+        &mut self,
+        placement: &PlacementId,
+        operation: &OperationId,
+        result: &'static str,
+        why: Option<&str>,
+    ) {
+        if let Some(Running { root, steps: _ }) = self.running.remove(&(placement.clone(), operation.clone()))
+        {
+            root.record("result", result);
+            root.record("reason", why);
+        }
+    }
+
     /// Hangs the agent's work below the step that commands it.
     pub fn sending(&self, send: &mut Send) {
         let FromHub::Command(command) = &mut send.message else { return };
@@ -87,5 +102,9 @@ fn root(intent: &Intent) -> Span {
         epoch = intent.epoch.0,
         from = intent.from.as_ref().map(tracing::field::display),
         to = %intent.to,
+        approval = intent.approval.as_ref().map(|yes| yes.name.as_str()),
+        approver = intent.approval.as_ref().map(|yes| yes.approver.as_str()),
+        result = tracing::field::Empty,
+        reason = tracing::field::Empty,
     )
 }

@@ -9,6 +9,7 @@ use crds::operation::{
 use crds::placement::DRPlacementStatus;
 use hub_core::explain::{Figures, OperationView, PlacementView, SiteReport};
 use hub_core::finding::Finding;
+use hub_core::journal::{Intent, OperationKind as RecordedKind};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, Time};
 use k8s_openapi::jiff::Timestamp;
 use proto::{
@@ -76,6 +77,10 @@ fn placement(waiting: Option<Reason>) -> Explanation {
 }
 
 fn operation(phase: OperationPhase) -> Explanation {
+    operation_of(OperationKind::FailOver, phase, None)
+}
+
+fn operation_of(kind: OperationKind, phase: OperationPhase, approved_by: Option<&str>) -> Explanation {
     let step = |name: &str, state| StepStatus {
         name: name.into(),
         state,
@@ -96,13 +101,14 @@ fn operation(phase: OperationPhase) -> Explanation {
         operation: OperationId("web-failover-2".into()),
         spec: DROperationSpec {
             placement: "web".into(),
-            kind: OperationKind::FailOver,
+            kind,
             from: Some("east".into()),
             to: Some("west".into()),
             epoch: 2,
         },
         status: DROperationStatus {
             phase: Some(phase),
+            approved_by: approved_by.map(str::to_owned),
             plan: vec![step("Fence", StepState::Done), step("Promote", StepState::Running)],
             loss_receipt: vec![loss("data", 90), loss("logs", 60)],
             lost_at: Some(precise(100)),
@@ -112,6 +118,44 @@ fn operation(phase: OperationPhase) -> Explanation {
             ..DROperationStatus::default()
         },
     }))
+}
+
+fn another_is_proposed() -> Explanation {
+    let Explanation::Operation(mut view) =
+        operation_of(OperationKind::Resync, OperationPhase::Proposed, None)
+    else {
+        unreachable!("an operation")
+    };
+    view.operation = OperationId("web-resync-2".into());
+    Explanation::Operation(view)
+}
+
+fn intent(kind: RecordedKind) -> Box<Intent> {
+    Box::new(Intent {
+        operation: OperationId("web-2".into()),
+        placement: id(),
+        name: name(),
+        kind,
+        from: Some(east()),
+        to: ClusterName::parse("west").expect("cluster"),
+        epoch: Epoch(2),
+        plan: Vec::new(),
+        claims: Vec::new(),
+        evidence: Vec::new(),
+        lost_at: None,
+        losses: Vec::new(),
+        generation: Generation(1),
+        preferred: None,
+        approval: None,
+    })
+}
+
+fn aborted() -> Entry {
+    Entry::Abort { placement: id(), operation: OperationId("web-2".into()), reason: "free text".into() }
+}
+
+fn withdrawn() -> Entry {
+    Entry::Withdrawn { placement: id(), operation: OperationId("web-2".into()), reason: "free text".into() }
 }
 
 fn grant() -> hub_core::decision::Send {
@@ -165,6 +209,7 @@ fn every_declared_instrument_is_scraped_with_its_kind_and_labels() {
     tell_everything(&metrics);
     metrics.explain(&operation(OperationPhase::Succeeded));
     metrics.explain(&operation(OperationPhase::Running));
+    metrics.explain(&another_is_proposed());
     // Calls are measured by the layer in the server; the telemetry crate tests it.
     let ours: Vec<Declaration> = ALL.iter().copied().filter(|one| *one != CALL_DURATION).collect();
     assert_eq!(deviations(&telemetry.scrape(), &ours), Vec::<String>::new());
@@ -218,6 +263,85 @@ fn an_operation_that_ends_is_counted_once_with_its_times_and_its_worst_loss() {
         ],
     );
     assert!(!scrape.contains("understudy_operation_active{"), "it has ended\n{scrape}");
+}
+
+#[test]
+fn an_aborted_operation_gave_up_nothing() {
+    let telemetry = telemetry();
+    let metrics = Metrics::new(&telemetry.meter());
+    metrics.explain(&operation(OperationPhase::Running));
+    metrics.explain(&operation(OperationPhase::Aborted));
+    let scrape = telemetry.scrape();
+    let counted = r#"understudy_operations_total{kind="FailOver",result="Aborted",trigger="Observed"} 1"#;
+    assert_has(&scrape, &[counted]);
+    assert!(!scrape.contains("understudy_operation_data_loss"), "it promoted nothing\n{scrape}");
+}
+
+#[test]
+fn a_proposal_is_shown_until_a_human_says_yes_and_the_operation_counts_as_approved() {
+    let telemetry = telemetry();
+    let metrics = Metrics::new(&telemetry.meter());
+    let told = |phase, by| metrics.explain(&operation_of(OperationKind::FailBack, phase, by));
+    let shown = r#"understudy_operation_proposed{kind="FailBack",namespace="shop",placement="web"} 1"#;
+
+    told(OperationPhase::Proposed, None);
+    let scrape = telemetry.scrape();
+    assert_has(&scrape, &[shown]);
+    assert!(!scrape.contains("understudy_operation_active{"), "it does not run yet\n{scrape}");
+
+    told(OperationPhase::Running, Some("jane"));
+    let scrape = telemetry.scrape();
+    assert!(!scrape.contains("understudy_operation_proposed{"), "it runs\n{scrape}");
+    assert!(scrape.contains("understudy_operation_active{"), "it runs\n{scrape}");
+
+    told(OperationPhase::Succeeded, Some("jane"));
+    let counted = r#"understudy_operations_total{kind="FailBack",result="Succeeded",trigger="Approved"} 1"#;
+    assert_has(&telemetry.scrape(), &[counted]);
+}
+
+#[test]
+fn a_withdrawn_proposal_is_no_operation_that_ended() {
+    let telemetry = telemetry();
+    let metrics = Metrics::new(&telemetry.meter());
+    metrics.explain(&operation(OperationPhase::Proposed));
+    metrics.explain(&operation(OperationPhase::Withdrawn));
+    let scrape = telemetry.scrape();
+    for absent in ["proposed{", "active{", "duration_seconds", "data_loss"] {
+        assert!(!scrape.contains(&format!("understudy_operation_{absent}")), "{absent} in\n{scrape}");
+    }
+    assert!(!scrape.contains("understudy_operations_total{"), "it was never begun\n{scrape}");
+}
+
+#[test]
+fn what_is_proposed_withdrawn_begun_and_aborted_is_counted_by_its_kind() {
+    let telemetry = telemetry();
+    let metrics = Metrics::new(&telemetry.meter());
+    metrics.recorded(&[Entry::Proposal(intent(RecordedKind::Resync)), withdrawn()]);
+    // The holder gets its application back in the same decision in which the move is given up.
+    metrics.recorded(&[Entry::Intent(intent(RecordedKind::Migrate))]);
+    metrics.recorded(&[aborted(), Entry::Intent(intent(RecordedKind::Readopt))]);
+    metrics.recorded(&[aborted(), aborted(), withdrawn()]);
+    assert_has(
+        &telemetry.scrape(),
+        &[
+            r#"understudy_decisions_total{decision="Propose",reason="Resync"} 1"#,
+            r#"understudy_decisions_total{decision="Withdraw",reason="Resync"} 1"#,
+            r#"understudy_decisions_total{decision="Begin",reason="Migrate"} 1"#,
+            r#"understudy_decisions_total{decision="Abort",reason="Migrate"} 1"#,
+            r#"understudy_decisions_total{decision="Abort",reason="Readopt"} 1"#,
+        ],
+    );
+}
+
+#[test]
+fn what_an_earlier_hub_had_begun_is_known_by_its_kind_and_not_counted_again() {
+    let telemetry = telemetry();
+    let metrics = Metrics::new(&telemetry.meter());
+    metrics.replayed([Entry::Intent(intent(RecordedKind::FailOver))].iter());
+    metrics.recorded(&[aborted()]);
+    let scrape = telemetry.scrape();
+    assert_has(&scrape, &[r#"understudy_decisions_total{decision="Abort",reason="FailOver"} 1"#]);
+    assert!(!scrape.contains(r#"decision="Begin""#), "the earlier hub has counted it\n{scrape}");
 }
 
 #[test]

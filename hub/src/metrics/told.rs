@@ -13,7 +13,7 @@ use understudy_telemetry::{Declaration, Sample};
 
 use super::{
     ACTIVE, CONDITION, EXPECTED_LOSS, EXPECTED_RTO, HEARTBEAT_TIME, LAG, LAST_SYNC_TIME, LEADER,
-    LEASE_EXPIRY_TIME, LIVENESS, OPERATION_ACTIVE,
+    LEASE_EXPIRY_TIME, LIVENESS, OPERATION_ACTIVE, OPERATION_PROPOSED,
 };
 
 /// How many volumes of one placement have a series of their own.
@@ -24,8 +24,10 @@ pub struct Told {
     pub leads: bool,
     sites: BTreeMap<ClusterName, SiteReport>,
     placements: BTreeMap<PlacementId, PlacementView>,
-    /// Those that have not ended.
+    /// Those that run.
     operations: BTreeMap<(PlacementId, OperationId), OperationView>,
+    /// Those that wait for a human's answer.
+    proposals: BTreeMap<(PlacementId, OperationId), OperationView>,
     leases: BTreeMap<(PlacementId, ClusterName), WallTime>,
 }
 
@@ -72,19 +74,35 @@ impl Told {
         if now == before.as_ref().and_then(reason) { None } else { now.map(|reason| reason.as_str()) }
     }
 
-    /// Returns an end that follows a beginning: after a restart, ended operations are told again.
+    /// Returns an end that follows a beginning: after a restart, ended operations are told again. A proposal that is
+    /// withdrawn was never begun.
     fn operation(&mut self, view: &OperationView) -> Option<Ended> {
         let key = (view.placement.clone(), view.operation.clone());
-        let Some(result) = result(&view.status) else {
-            self.operations.insert(key, view.clone());
-            return None;
-        };
-        self.operations.remove(&key).map(|_| ended(view, result))
+        match standing(&view.status) {
+            Standing::Proposed => {
+                self.proposals.insert(key, view.clone());
+                None
+            }
+            Standing::Withdrawn => {
+                self.proposals.remove(&key);
+                None
+            }
+            Standing::Running => {
+                self.proposals.remove(&key);
+                self.operations.insert(key, view.clone());
+                None
+            }
+            Standing::Ended(result) => {
+                self.proposals.remove(&key);
+                self.operations.remove(&key).map(|_| ended(view, result))
+            }
+        }
     }
 
     fn forget(&mut self, placement: &PlacementId) {
         self.placements.remove(placement);
         self.operations.retain(|(id, _), _| id != placement);
+        self.proposals.retain(|(id, _), _| id != placement);
         self.leases.retain(|(id, _), _| id != placement);
     }
 
@@ -205,6 +223,14 @@ impl Told {
         self.operations.values().map(of).collect()
     }
 
+    pub fn proposed_operations(&self) -> Vec<Sample> {
+        let of = |view: &OperationView| {
+            let name = &view.name;
+            OPERATION_PROPOSED.sample(1.0, [name.namespace.as_str(), &name.name, kind_name(view.spec.kind)])
+        };
+        self.proposals.values().map(of).collect()
+    }
+
     pub fn leader(&self) -> Vec<Sample> {
         vec![LEADER.sample(truth(self.leads), [])]
     }
@@ -226,11 +252,11 @@ fn ended(view: &OperationView, result: &'static str) -> Ended {
         status.started.as_ref().zip(status.finished.as_ref()).map(|(from, to)| micros(to) - micros(from));
     Ended {
         kind: kind_name(view.spec.kind),
-        trigger: trigger(view.spec.kind),
+        trigger: trigger(view),
         result,
         took,
         steps: status.durations.iter().map(|part| (part.phase.clone(), part.seconds)).collect(),
-        worst_loss: worst_loss(status),
+        worst_loss: worst_loss(status).filter(|_| result == SUCCEEDED),
     }
 }
 
@@ -241,13 +267,24 @@ fn worst_loss(status: &DROperationStatus) -> Option<f64> {
     losses.collect::<Option<Vec<f64>>>()?.into_iter().map(|loss| loss.max(0.0)).reduce(f64::max)
 }
 
-fn result(status: &DROperationStatus) -> Option<&'static str> {
-    match status.phase? {
-        OperationPhase::Proposed | OperationPhase::Running | OperationPhase::Stuck => None,
-        OperationPhase::Withdrawn => Some("Withdrawn"),
-        OperationPhase::Succeeded => Some("Succeeded"),
-        OperationPhase::Aborted => Some("Aborted"),
-        OperationPhase::Failed => Some("Failed"),
+/// Where an operation stands between its proposal and its end.
+enum Standing {
+    Proposed,
+    Withdrawn,
+    Running,
+    Ended(&'static str),
+}
+
+const SUCCEEDED: &str = "Succeeded";
+
+fn standing(status: &DROperationStatus) -> Standing {
+    match status.phase {
+        Some(OperationPhase::Proposed) => Standing::Proposed,
+        Some(OperationPhase::Withdrawn) => Standing::Withdrawn,
+        Some(OperationPhase::Running | OperationPhase::Stuck) | None => Standing::Running,
+        Some(OperationPhase::Succeeded) => Standing::Ended(SUCCEEDED),
+        Some(OperationPhase::Aborted) => Standing::Ended("Aborted"),
+        Some(OperationPhase::Failed) => Standing::Ended("Failed"),
     }
 }
 
@@ -259,12 +296,18 @@ fn current_step(status: &DROperationStatus) -> &str {
     current.map_or("", |step| step.name.as_str())
 }
 
-/// What made the hub begin: a DRPlacement that was made or deleted, or what it saw itself.
-fn trigger(kind: OperationKind) -> &'static str {
-    match kind {
+/// What made the hub begin: a human's yes, an edit of the DRPlacement, or what it saw itself.
+fn trigger(view: &OperationView) -> &'static str {
+    if view.status.approved_by.is_some() {
+        return "Approved";
+    }
+    match view.spec.kind {
         OperationKind::Deploy | OperationKind::Release => "Declared",
-        OperationKind::FailOver | OperationKind::Readopt => "Observed",
-        OperationKind::Migrate | OperationKind::FailBack | OperationKind::Resync => "Requested",
+        OperationKind::Migrate => "Requested",
+        OperationKind::FailOver
+        | OperationKind::Readopt
+        | OperationKind::FailBack
+        | OperationKind::Resync => "Observed",
     }
 }
 
