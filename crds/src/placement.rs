@@ -36,6 +36,7 @@ use crate::{rules, shape};
     printcolumn(name = "REASON", type_ = "string", json_path = ".status.reason", priority = 1),
     validation = rules::PLACEMENT_NAME_IS_A_LABEL,
     validation = rules::ACTIVE_CLUSTER_STAYS_LISTED,
+    validation = rules::NOTHING_DEPENDS_ON_ITSELF,
     doc = "An application whose volumes are replicated to another cluster: which cluster should run it, what belongs to it, and how it moves when a cluster is lost."
 )]
 #[serde(rename_all = "camelCase")]
@@ -208,6 +209,7 @@ pub struct TimingSpec {
 /// How the application moves while both clusters are well.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules::migration()))]
 pub struct MigrationSpec {
     /// A planned move that has promoted nothing after this span is rolled back: the application is started again where it was.
     /// Default: 15m.
@@ -219,6 +221,7 @@ pub struct MigrationSpec {
 /// What happens when the preferred cluster is back.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules::failback()))]
 pub struct FailbackSpec {
     /// Manual: only on request. Automatic: once the copy there is protected and stable again. Default: Manual.
     #[serde(default)]
@@ -247,6 +250,7 @@ pub enum ResyncMode {
 /// A span of every day, in UTC; one that ends before it begins goes over midnight.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules::window()))]
 pub struct WindowSpec {
     /// Begin, as 22:30.
     #[schemars(schema_with = "shape::time_of_day")]

@@ -39,6 +39,12 @@ pub const ACTIVE_CLUSTER_STAYS_LISTED: RootRule = RootRule {
     field_path: Some(".spec.clusters"),
 };
 
+pub const NOTHING_DEPENDS_ON_ITSELF: RootRule = RootRule {
+    rule: "!has(self.spec.dependsOn) || !(self.metadata.name in self.spec.dependsOn)",
+    message: "spec.dependsOn names the DRPlacement itself, which would wait for itself for ever: name only others",
+    field_path: Some(".spec.dependsOn"),
+};
+
 pub const EPOCH_NEVER_DECREASES: RootRule = RootRule {
     rule: "self.spec.epochSeen >= oldSelf.spec.epochSeen",
     message: "spec.epochSeen never decreases: read the object again, and act on the newer epoch",
@@ -98,6 +104,37 @@ pub(crate) fn failover() -> Value {
             "fieldPath": ".maxDataLoss",
         },
     ])
+}
+
+pub(crate) fn migration() -> Value {
+    json!([more_than_nothing(
+        "deadline",
+        "deadline must be more than 0s, because every move would be rolled back at once: give a span such as 15m",
+    )])
+}
+
+pub(crate) fn failback() -> Value {
+    json!([more_than_nothing(
+        "stabilization",
+        "stabilization must be more than 0s, because a copy that is whole for the first time may fall behind again: give a span such as 30m",
+    )])
+}
+
+/// 1:30 and 01:30 are one time.
+pub(crate) fn window() -> Value {
+    json!([{
+        "rule": "self.from != self.to && '0' + self.from != self.to && self.from != '0' + self.to",
+        "message": "to must not be from, because that is no time at all: end the window later, or leave windows out to allow any time",
+        "fieldPath": ".to",
+    }])
+}
+
+fn more_than_nothing(field: &str, message: &str) -> Value {
+    json!({
+        "rule": format!("!has(self.{field}) || duration(self.{field}) > duration('0s')"),
+        "message": message,
+        "fieldPath": format!(".{field}"),
+    })
 }
 
 /// The inequality of the timing, over what is given here and what the profile gives.

@@ -32,6 +32,7 @@ async fn the_api_refuses_with_the_field_and_the_remedy_and_accepts_the_rest() ->
     a_minimal_placement_is_accepted_and_its_defaults_are_filled_in(&client).await?;
     what_breaks_a_rule_of_placements_is_refused(&client).await?;
     timings_that_keep_the_inequality_are_accepted(&client).await?;
+    how_the_application_moves_is_checked(&client).await?;
     the_cluster_that_owns_the_placement_stays_listed(&client).await?;
     placements_show_their_columns(&client).await?;
     clusters_are_checked(&client).await?;
@@ -149,6 +150,53 @@ async fn timings_that_keep_the_inequality_are_accepted(client: &Client) -> Resul
         let object = with(object, "/spec/failover/timing", timing.clone());
         let _: DRPlacement = created(client, object).await.with_context(|| format!("timing {timing}"))?;
     }
+    Ok(())
+}
+
+/// The fields of planned moves, of failbacks and of recovery in order.
+async fn how_the_application_moves_is_checked(client: &Client) -> Result<()> {
+    let windows = |from: &str, to: &str| json!({"windows": [{"from": from, "to": to}]});
+    let many: Vec<String> = (0..17).map(|number| format!("db-{number}")).collect();
+    let (deadline, stabilization) = ("spec.migration.deadline", "spec.failback.stabilization");
+    let (window, depends_on) = ("spec.failback.windows[0]", "spec.dependsOn");
+    let refused = [
+        ("/spec/migration", json!({"deadline": "0s"}), &[deadline, "a span such as 15m"][..]),
+        ("/spec/migration", json!({"deadline": "soon"}), &[deadline, "soon"]),
+        ("/spec/failback", json!({"stabilization": "0m"}), &[stabilization, "a span such as 30m"]),
+        ("/spec/failback", json!({"stabilization": "-5m"}), &[stabilization, "-5m"]),
+        ("/spec/failback", json!({"resync": "Never"}), &["spec.failback.resync", "Approval"]),
+        (
+            "/spec/failback",
+            windows("22:30", "22:30"),
+            &[window, "end the window later, or leave windows out"],
+        ),
+        ("/spec/failback", windows("1:30", "01:30"), &[window, "end the window later"]),
+        ("/spec/failback", windows("01:30", "1:30"), &[window, "end the window later"]),
+        ("/spec/failback", windows("24:00", "04:00"), &["windows[0].from", "24:00"]),
+        ("/spec/failback", windows("22:30", "4 am"), &["windows[0].to", "4 am"]),
+        ("/spec/failover/maxSkew", json!("soon"), &["spec.failover.maxSkew", "soon"]),
+        ("/spec/dependsOn", json!(["db", "bad"]), &[depends_on, "name only others"]),
+        ("/spec/dependsOn", json!(["db", "db"]), &["spec.dependsOn[1]", "Duplicate"]),
+        ("/spec/dependsOn", json!(["shop/db"]), &["spec.dependsOn[0]", "shop/db"]),
+        ("/spec/dependsOn", json!(many), &[depends_on, "at most 16"]),
+    ];
+    let bad = with(minimal(), "/metadata/name", json!("bad"));
+    for (pointer, value, expected) in refused {
+        let object = with(bad.clone(), pointer, value.clone());
+        refused_with::<DRPlacement>(client, object, expected)
+            .await
+            .with_context(|| format!("{pointer} = {value}"))?;
+    }
+
+    let mut every = with(minimal(), "/metadata/name", json!("every-field"));
+    every["spec"]["migration"] = json!({"deadline": "500ms"});
+    every["spec"]["failback"] = json!({
+        "mode": "Automatic", "resync": "Automatic", "stabilization": "1s",
+        "windows": [{"from": "22:30", "to": "04:00"}, {"from": "1:00", "to": "11:00"}],
+    });
+    every["spec"]["failover"]["maxSkew"] = json!("0s");
+    every["spec"]["dependsOn"] = json!(["db", "every"]);
+    let _: DRPlacement = created(client, every).await?;
     Ok(())
 }
 
@@ -286,6 +334,17 @@ async fn operations_and_approvals_cannot_be_changed(client: &Client) -> Result<(
         "spec": {"operation": "shop-failover-2", "placement": "shop", "epoch": 2, "generation": 1,
                  "approver": "jane", "approve": false},
     });
+    for (pointer, value, expected) in [
+        ("/spec/epoch", json!(0), &["spec.epoch", "greater than or equal to 1"][..]),
+        ("/spec/generation", json!(0), &["spec.generation", "greater than or equal to 1"]),
+        ("/spec/approve", json!("yes"), &["spec.approve", "boolean"]),
+        ("/spec/assertFenced", json!("East"), &["spec.assertFenced", "East"]),
+        ("/spec/expires", json!("tomorrow"), &["spec.expires", "tomorrow"]),
+    ] {
+        refused_with::<DRApproval>(client, with(approval.clone(), pointer, value), expected)
+            .await
+            .context(pointer)?;
+    }
     let _: DRApproval = created(client, approval).await?;
     unchangeable::<DRApproval>(client, "yes", json!({"spec": {"approve": true}})).await
 }
