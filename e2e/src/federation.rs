@@ -3,12 +3,17 @@
 //! Everything real that can be: API servers, controllers, csi-addons, hub and agents with their service accounts'
 //! rights. Stand-ins are the storage arrays and the nodes. It lives in one folder, and ends when it is dropped.
 
+mod approvals;
 mod diagnosis;
 pub mod hub;
+pub mod later_claim;
 pub mod links;
+pub mod moves;
 pub mod promotions;
+pub mod proof;
 pub mod readers;
 pub mod reckoning;
+pub mod returns;
 pub mod service;
 mod wishes;
 
@@ -20,7 +25,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use crds::placement::{FailoverMode, FailoverSpec, TimingSpec};
+use crds::placement::{FailbackSpec, FailoverMode, FailoverSpec, MigrationSpec, TimingSpec};
 use rustix::time::{ClockId, clock_gettime};
 use tempfile::TempDir;
 use tls::pki::{Authority, Existing, Validity};
@@ -67,6 +72,10 @@ pub type Progress = Arc<dyn Fn(&str) + Send + Sync>;
 pub struct Options {
     pub application: Application,
     pub failover: FailoverSpec,
+    pub migration: MigrationSpec,
+    pub failback: FailbackSpec,
+    /// How long a cluster that was lost must be heard again before anything is moved to it.
+    pub steady_after: Duration,
     /// Whether StorageClass and VolumeReplicationClass stand at west as well, before anything is restored there.
     pub classes_at_standby: bool,
     pub east_array: array::Settings,
@@ -88,6 +97,9 @@ impl Options {
                 timing: Some(short_timing()),
                 ..FailoverSpec::default()
             },
+            migration: MigrationSpec::default(),
+            failback: FailbackSpec::default(),
+            steady_after: Duration::from_secs(1),
             classes_at_standby: true,
             east_array: array::Settings::default(),
             west_array: array::Settings::default(),
@@ -202,12 +214,6 @@ impl Federation {
         let loss = Loss { at: Instant::now(), boot_nanoseconds: boot_nanoseconds(), promotions };
         site.cut_power();
         Ok(loss)
-    }
-
-    /// Brings a lost site back, with its disks as they were.
-    pub async fn restart_cold(&self, name: &str) -> Result<()> {
-        self.links.reconnect(name);
-        self.site(name)?.restart_cold().await
     }
 }
 
@@ -360,6 +366,7 @@ impl<'a> Ground<'a> {
             trust_domain: TRUST_DOMAIN,
             listen: self.block.at(HUB, SESSION_PORT),
             metrics: self.block.at(HUB, METRICS_PORT),
+            steady_after: self.options.steady_after,
         };
         Hub::install(control_plane, setting).await
     }

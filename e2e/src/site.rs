@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use jiff::Timestamp;
 
 use crate::array::{self, ArrayOptions, Call, DATA_SOCKET, DataClient};
 use crate::assets::Assets;
@@ -18,6 +19,8 @@ use crate::patience::until;
 use crate::programs::Programs;
 
 const NODES: usize = 2;
+/// Tells an agent which boot it runs in; all sites share the machine's own.
+const BOOT_ID_FILE: &str = "UNDERSTUDY_BOOT_ID_FILE";
 /// Between two rounds of an append-writer.
 const WRITE_INTERVAL_MILLISECONDS: u64 = 20;
 
@@ -115,14 +118,29 @@ impl Site {
         [&self.nodes, &self.agent, &self.array].into_iter().for_each(Service::kill9);
     }
 
-    /// Starts everything again after a power cut. The nodes run their pods again before anybody has been asked.
-    pub async fn restart_cold(&self) -> Result<()> {
+    /// Starts all but the nodes again after a power cut, with the disks as they were, as another boot of the machines.
+    pub async fn restart_without_nodes(&self) -> Result<()> {
         let restarting = || format!("restarting the site {}", self.name);
+        let boot = self.another_boot()?;
         self.array.start().with_context(restarting)?;
-        self.nodes.start().with_context(restarting)?;
         self.control_plane.restart().await.with_context(restarting)?;
-        self.agent.start().with_context(restarting)?;
+        self.agent.start_with(&[(BOOT_ID_FILE, &boot)]).with_context(restarting)?;
         self.csi_addons.restart().await.with_context(restarting)
+    }
+
+    /// Starts nodes that ask their API server before they run anything, as kubelets do that have lost their runtime's state.
+    pub fn start_empty_nodes(&self) -> Result<()> {
+        nodes::forget_pods(&self.nodes_folder)
+            .and_then(|()| self.nodes.start())
+            .with_context(|| format!("restarting the nodes of {}", self.name))
+    }
+
+    /// Names a boot that the machine under the federation has not had.
+    fn another_boot(&self) -> Result<String> {
+        let file = self.nodes_folder.with_file_name("boot-id");
+        let id = Timestamp::now().to_string();
+        fs::write(&file, id).with_context(|| format!("writing {}", file.display()))?;
+        Ok(file.display().to_string())
     }
 
     /// The array's data plane.

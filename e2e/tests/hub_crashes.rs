@@ -185,15 +185,22 @@ impl Deaths {
 
 fn belongs_to_the_failover(entry: &Entry) -> bool {
     match entry {
-        Entry::Intent(intent) => intent.kind == OperationKind::FailOver,
+        Entry::Intent(intent) | Entry::Proposal(intent) => intent.kind == OperationKind::FailOver,
         Entry::Step { operation, .. }
         | Entry::Fence { operation, .. }
         | Entry::Commit { operation, .. }
         | Entry::Abort { operation, .. }
+        | Entry::Withdrawn { operation, .. }
+        | Entry::BackedUp { operation, .. }
+        | Entry::Resynced { operation, .. }
         | Entry::Block { operation, .. } => operation.0.contains("failover"),
         Entry::Ownership { epoch, .. } => epoch.0 > 1,
         Entry::Released { .. } | Entry::NeedsHuman { .. } => true,
-        Entry::Genesis { .. } | Entry::Term { .. } | Entry::Policy { .. } | Entry::Echo { .. } => false,
+        Entry::Genesis { .. }
+        | Entry::Term { .. }
+        | Entry::Policy { .. }
+        | Entry::Echo { .. }
+        | Entry::WishFulfilled { .. } => false,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::net::TcpStream;
@@ -30,6 +31,8 @@ pub struct Setting<'a> {
     pub trust_domain: &'a str,
     pub listen: SocketAddr,
     pub metrics: SocketAddr,
+    /// How long a cluster that was lost must be heard again before anything is moved to it.
+    pub steady_after: Duration,
 }
 
 impl Hub {
@@ -52,6 +55,7 @@ impl Hub {
                 .argument("--failure-domain=hub-site")
                 .argument(format!("--trust-domain={}", setting.trust_domain))
                 .argument(format!("--journal={}", journal.display()))
+                .argument(format!("--steady-after={}", crds::span::format(setting.steady_after)))
                 .arguments([file("cert", "tls.crt"), file("key", "tls.key"), file("ca", "ca.crt")])
                 .environment("KUBECONFIG", kubeconfig)
         });

@@ -181,7 +181,7 @@ impl Reckoning {
     }
 }
 
-fn serves_at(placement: &DRPlacement, cluster: &str) -> bool {
+pub(super) fn serves_at(placement: &DRPlacement, cluster: &str) -> bool {
     let active = placement.status.as_ref().and_then(|status| status.active_cluster.as_deref());
     let available = condition_of(placement, ConditionType::Available);
     active == Some(cluster) && available.is_some_and(|condition| condition.status == "True")

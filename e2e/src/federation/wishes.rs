@@ -2,11 +2,9 @@
 
 use anyhow::{Context, Result};
 use crds::cluster::{DRCluster, DRClusterSpec};
-use crds::placement::{
-    DRPlacement, DRPlacementSpec, FailbackSpec, MigrationSpec, LabelSelectorSpec, ProtectSpec, ReplicationSpec,
-};
+use crds::placement::{DRPlacement, DRPlacementSpec, LabelSelectorSpec, ProtectSpec, ReplicationSpec};
 use kube::Api;
-use kube::api::PostParams;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 use super::links::Carries;
@@ -67,14 +65,29 @@ impl Federation {
                     volume_replication_class: application.replication_class.clone(),
                 },
                 failover: self.options.failover.clone(),
-                migration: MigrationSpec::default(),
-                failback: FailbackSpec::default(),
+                migration: self.options.migration.clone(),
+                failback: self.options.failback.clone(),
                 depends_on: Vec::new(),
                 paused: false,
             },
         );
         let made = self.placements().create(&PostParams::default(), &placement).await;
         made.with_context(|| format!("creating the DRPlacement {}", application.name))
+    }
+
+    /// Edits the one field that moves the application.
+    pub async fn prefer(&self, cluster: &str) -> Result<()> {
+        let name = &self.options.application.name;
+        let wish = Patch::Merge(json!({"spec": {"preferredCluster": cluster}}));
+        let edited = self.placements().patch(name, &PatchParams::default(), &wish).await;
+        edited.map(drop).with_context(|| format!("preferring {cluster} for the DRPlacement {name}"))
+    }
+
+    /// Deletes the DRPlacement; it stays until the hub has let go.
+    pub async fn unprotect(&self) -> Result<()> {
+        let name = &self.options.application.name;
+        let deleted = self.placements().delete(name, &DeleteParams::default()).await;
+        deleted.map(drop).with_context(|| format!("deleting the DRPlacement {name}"))
     }
 }
 

@@ -92,6 +92,11 @@ impl Arguments {
     }
 }
 
+/// Lets nodes that do not run forget their pods, so that they ask the API server what to run.
+pub fn forget_pods(directory: &Path) -> anyhow::Result<()> {
+    Memory::open(directory).remember(&[])
+}
+
 /// Runs the nodes until the process is told to end; pods first, API server second, as after a power failure.
 pub async fn run(arguments: Arguments, ended: impl Future<Output = ()>) -> anyhow::Result<()> {
     std::fs::create_dir_all(&arguments.dir)

@@ -1,0 +1,60 @@
+//! What an approver does: says yes to a proposed operation, with the rights of `understudy-approver` and no more.
+
+use anyhow::{Context, Result};
+use crds::approval::{DRApproval, DRApprovalSpec};
+use crds::operation::DROperation;
+use kube::api::PostParams;
+use kube::{Api, ResourceExt};
+use serde_json::json;
+
+use super::Federation;
+
+const ACCOUNT: &str = "ops";
+
+impl Federation {
+    /// Says yes to what is proposed, as it was looked at.
+    pub async fn approve(&self, operation: &DROperation) -> Result<DRApproval> {
+        let name = operation.name_any();
+        let generation = operation.status.as_ref().and_then(|status| status.generation);
+        let approval = DRApproval::new(
+            &format!("{name}-yes"),
+            DRApprovalSpec {
+                operation: name.clone(),
+                placement: operation.spec.placement.clone(),
+                epoch: operation.spec.epoch,
+                generation: generation.with_context(|| format!("the proposal {name} names no generation"))?,
+                approver: self.approver(),
+                approve: true,
+                assert_fenced: None,
+                expires: None,
+            },
+        );
+        let made = self.approvals_api().await?.create(&PostParams::default(), &approval).await;
+        made.with_context(|| format!("approving {name}"))
+    }
+
+    /// The user that the API server knows the approver by.
+    pub fn approver(&self) -> String {
+        format!("system:serviceaccount:{}:{ACCOUNT}", self.options.application.namespace)
+    }
+
+    async fn approvals_api(&self) -> Result<Api<DRApproval>> {
+        let (hub, namespace) = (&self.hub.control_plane, &self.options.application.namespace);
+        hub.apply_yaml(&account(namespace)).await.context("making the approver")?;
+        let token = hub.token(namespace, ACCOUNT).await?;
+        Ok(Api::namespaced(hub.client_as(&token).await?, namespace))
+    }
+}
+
+fn account(namespace: &str) -> String {
+    let account = json!({
+        "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": ACCOUNT, "namespace": namespace},
+    });
+    let binding = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+        "metadata": {"name": ACCOUNT, "namespace": namespace},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "understudy-approver"},
+        "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": namespace}],
+    });
+    format!("{account}\n---\n{binding}")
+}
