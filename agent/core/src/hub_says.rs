@@ -86,8 +86,7 @@ impl Agent {
         if !asked || *epoch != placement.epoch_seen() || !placement.renews(&cluster) {
             return;
         }
-        if placement.lease.accounted().is_none() {
-            // The first is worth remembering at once: without it a restart would stop the application.
+        if placement.lease.is_over(self.now) {
             self.next_memory = self.now;
         }
         placement.apply_policy(*policy);
@@ -107,6 +106,9 @@ impl Agent {
             let denied = denials.iter().any(|denial| denial.placement == *id);
             let Some(policy) = placement.policy() else { continue };
             if placement.role() == Role::Promoting && !denied {
+                if placement.lease.is_over(self.now) {
+                    self.next_memory = self.now;
+                }
                 placement.lease.hear(sent.at, policy.timing.ttl);
             }
         }
@@ -193,6 +195,9 @@ impl Agent {
             let role = role_for(&command.action, placement.role(), command.epoch > placement.epoch_seen());
             placement.enter_role(&id, command.epoch, role, now, wall);
             if let (Role::Promoting, Some(sent), Some(policy)) = (role, nonce_sent, placement.policy()) {
+                if placement.lease.is_over(now) {
+                    self.next_memory = now;
+                }
                 placement.lease.hear(sent, policy.timing.ttl);
             }
             let site = placement.site_mut(&id);

@@ -120,6 +120,12 @@ impl Lease {
         self.accounted.map(|accounted| accounted.until)
     }
 
+    /// Whether the hub's part is none, or past. What follows is worth remembering at once: without it a restart would
+    /// stop the application.
+    pub fn is_over(&self, now: Moment) -> bool {
+        self.until().is_none_or(|until| until <= now)
+    }
+
     /// The hub's part of the deadline, to be remembered.
     pub fn accounted(&self) -> Option<Accounted> {
         self.accounted
