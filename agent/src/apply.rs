@@ -96,6 +96,15 @@ async fn once(client: &Client, placement: &PlacementId, effect: &Effect) -> Resu
             on(namespace).patch_replication(name, mark).await
         }
         Effect::Create { object } => create(client, object).await,
+        Effect::EnlargeVolume { volume, size } => {
+            let api: Api<DynamicObject> = Api::all_with(client.clone(), &core("PersistentVolume"));
+            patch(&api, Kind::Volume, volume, json!({"spec": {"capacity": {"storage": size}}})).await
+        }
+        Effect::EnlargeClaim { namespace, claim, size } => {
+            let api = on(namespace).api(&core("PersistentVolumeClaim"));
+            let wanted = json!({"spec": {"resources": {"requests": {"storage": size}}}});
+            patch(&api, Kind::Claim, claim, wanted).await
+        }
         Effect::ClearClaimReference { volume, claim_namespace, claim } => {
             clear_claim_reference(client, volume, claim_namespace, claim).await
         }
@@ -212,11 +221,9 @@ impl Namespace<'_> {
         resource: &ApiResource,
         kind: Kind,
         name: &str,
-        patch: Value,
+        wanted: Value,
     ) -> Result<Receipt, Failed> {
-        let parameters = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
-        let patched = self.api(resource).patch(name, &parameters, &Patch::Merge(&patch)).await;
-        patched.map(|object| seen(kind, object)).map_err(|error| failed(&error))
+        patch(&self.api(resource), kind, name, wanted).await
     }
 
     async fn delete_site_state(&self, placement: &PlacementId) -> Result<Receipt, Failed> {
@@ -229,6 +236,17 @@ impl Namespace<'_> {
     }
 }
 
+async fn patch(api: &Api<DynamicObject>, kind: Kind, name: &str, wanted: Value) -> Result<Receipt, Failed> {
+    let parameters = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
+    let patched = api.patch(name, &parameters, &Patch::Merge(&wanted)).await;
+    patched.map(|object| seen(kind, object)).map_err(|error| failed(&error))
+}
+
+/// A kind of the core group.
+fn core(kind: &str) -> ApiResource {
+    ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", kind))
+}
+
 fn wanted_replication(state: &str, auto_resync: bool, epoch: Epoch) -> Value {
     json!({
         "metadata": {"annotations": {EPOCH_ANNOTATION: epoch.to_string()}},
@@ -238,10 +256,9 @@ fn wanted_replication(state: &str, auto_resync: bool, epoch: Epoch) -> Value {
 
 async fn create(client: &Client, object: &Value) -> Result<Receipt, Failed> {
     let text = |at: &str| object.pointer(at).and_then(Value::as_str).unwrap_or_default();
-    let named = |kind: &str| ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", kind));
     let (kind, resource) = match text("/kind") {
-        "PersistentVolume" => (Kind::Volume, named("PersistentVolume")),
-        "PersistentVolumeClaim" => (Kind::Claim, named("PersistentVolumeClaim")),
+        "PersistentVolume" => (Kind::Volume, core("PersistentVolume")),
+        "PersistentVolumeClaim" => (Kind::Claim, core("PersistentVolumeClaim")),
         "StorageClass" => {
             let class = GroupVersionKind::gvk("storage.k8s.io", "v1", "StorageClass");
             (Kind::StorageClass, ApiResource::from_gvk_with_plural(&class, "storageclasses"))
@@ -281,8 +298,7 @@ async fn clear_claim_reference(
     claim_namespace: &str,
     claim: &str,
 ) -> Result<Receipt, Failed> {
-    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", "PersistentVolume"));
-    let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &core("PersistentVolume"));
     let present = api.get(volume).await.map_err(|error| failed(&error))?;
     let patch = json!({
         "metadata": {"resourceVersion": present.metadata.resource_version},

@@ -19,6 +19,7 @@ pub mod reason {
     pub const NO_REPLICATION_CLASS: &str = "NoReplicationClass";
     pub const NO_DRIVER_LEADER: &str = "NoDriverLeader";
     pub const STAGING_CONFLICT: &str = "StagingConflict";
+    pub const VOLUME_TOO_SMALL: &str = "VolumeTooSmall";
     pub const CLASS_DIFFERS: &str = "ClassDiffers";
     pub const GRACE_TOO_LONG: &str = "GraceTooLong";
     pub const TOO_MANY_CLAIMS: &str = "TooManyClaims";

@@ -150,6 +150,16 @@ pub enum Effect {
     Create {
         object: Value,
     },
+    /// A volume was expanded at the holder: its object here, of which nothing but its size is behind.
+    EnlargeVolume {
+        volume: String,
+        size: String,
+    },
+    EnlargeClaim {
+        namespace: String,
+        claim: String,
+        size: String,
+    },
     /// A Released volume is freed for its claim of the same name.
     ClearClaimReference {
         volume: String,
@@ -193,6 +203,8 @@ impl Effect {
             | Effect::PromoteReplication { .. }
             | Effect::MarkReplication { .. }
             | Effect::Create { .. }
+            | Effect::EnlargeVolume { .. }
+            | Effect::EnlargeClaim { .. }
             | Effect::ClearClaimReference { .. }
             | Effect::UnmarkReplicas { .. }
             | Effect::UnmarkReplication { .. }
@@ -214,6 +226,8 @@ impl Effect {
             | Effect::SuspendCronJob { .. }
             | Effect::DemoteReplication { .. }
             | Effect::Create { .. }
+            | Effect::EnlargeVolume { .. }
+            | Effect::EnlargeClaim { .. }
             | Effect::ClearClaimReference { .. }
             | Effect::UnmarkReplicas { .. }
             | Effect::UnmarkReplication { .. }
@@ -253,6 +267,12 @@ impl fmt::Display for Effect {
             Effect::Create { object } => {
                 let text = |at: &str| object.pointer(at).and_then(Value::as_str).unwrap_or_default();
                 write!(f, "create {} {}", text("/kind"), text("/metadata/name"))
+            }
+            Effect::EnlargeVolume { volume, size } => {
+                write!(f, "enlarge PersistentVolume {volume} to {size}")
+            }
+            Effect::EnlargeClaim { claim, size, .. } => {
+                write!(f, "enlarge PersistentVolumeClaim {claim} to {size}")
             }
             Effect::ClearClaimReference { volume, .. } => {
                 write!(f, "clear the claim reference of PersistentVolume {volume}")

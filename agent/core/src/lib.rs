@@ -6,6 +6,7 @@
 
 pub mod agent;
 mod ailments;
+mod capacity;
 pub mod decision;
 pub mod desired;
 mod divergence;

@@ -135,9 +135,15 @@ pub fn all_primary(view: &View<'_>) -> Result<(), String> {
     Ok(())
 }
 
-/// A staged copy whose original is gone: no command has named it, and no pod would write to it.
+/// Its original is gone at the last holder: no command of this epoch has named it, and no pod would write to it. It is a
+/// copy that was staged here, or the original of a claim that was deleted while another cluster held the placement.
 pub fn is_left_over(view: &View<'_>, claim: &str) -> bool {
-    let is_copy = view.world.claim(view.namespace(), claim).is_some_and(|claim| claim.staged);
-    let is_replicated = view.world.replication_of(view.namespace(), claim).is_some();
-    is_copy && !is_replicated && !view.survey.workloads.iter().any(|workload| uses(workload, claim))
+    let unnamed = match view.world.replication_of(view.namespace(), claim) {
+        None => view.world.claim(view.namespace(), claim).is_some_and(|claim| claim.staged),
+        Some((_, object)) => {
+            let replication = &object.replication;
+            replication.desired == "secondary" && replication.epoch != Some(view.site.epoch_seen)
+        }
+    };
+    unnamed && !view.survey.workloads.iter().any(|workload| uses(workload, claim))
 }

@@ -5,6 +5,7 @@ use proto::{Inventory, Outcome, VolumeManifest};
 use serde_json::{Value, json};
 
 use crate::ailments::{ailment, reason};
+use crate::capacity;
 use crate::decision::Effect;
 use crate::desired::{Next, View};
 use crate::parse::{STAGED_ANNOTATION, text};
@@ -83,7 +84,7 @@ fn stage_class(view: &View<'_>, class: &Value, next: &mut Next) {
 fn stage_volume(view: &View<'_>, manifest: &VolumeManifest, restoring: bool, next: &mut Next) {
     let claim = &manifest.claim;
     match volumes::staged(view.world, view.namespace(), manifest) {
-        Staged::Equal => {}
+        Staged::Equal => capacity::enlarge(view, manifest, next),
         Staged::VolumeMissing => {
             next.wait_also_for(format!("the PersistentVolume of claim {claim} to exist"));
             next.effects.push(Effect::Create { object: manifest.persistent_volume.clone() });

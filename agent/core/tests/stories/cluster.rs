@@ -48,6 +48,7 @@ pub struct Cluster {
     pub watch_is_faster: bool,
     /// Whether requests to scale to zero are on their way for long.
     pub stops_linger: bool,
+    pub demotions_linger: bool,
     pub lingering: Vec<(PlacementId, Effect)>,
     pub asked: Vec<(ClusterName, Epoch, Moment)>,
     pub hold_requests: Vec<HoldRequest>,
@@ -82,6 +83,7 @@ impl Cluster {
             writable: true,
             watch_is_faster: false,
             stops_linger: false,
+            demotions_linger: false,
             lingering: Vec::new(),
             asked: Vec::new(),
             hold_requests: Vec::new(),
@@ -174,7 +176,7 @@ impl Cluster {
 
     /// The requests that linger reach the API server. Whoever still waits for them is answered.
     pub fn lingering_stops_land(&mut self, answered: bool) {
-        self.say("the scale to zero lands");
+        self.say("what lingers lands");
         for (placement, effect) in std::mem::take(&mut self.lingering) {
             let key = effect.key();
             let (result, more) = self.apply(effect);

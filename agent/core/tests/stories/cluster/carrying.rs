@@ -34,7 +34,12 @@ impl Cluster {
         }
         for (placement, effect) in apply {
             self.line(effect.to_string());
-            if self.stops_linger && matches!(effect, Effect::Scale { replicas: 0, .. }) {
+            let lingers = match &effect {
+                Effect::Scale { replicas: 0, .. } => self.stops_linger,
+                Effect::DemoteReplication { .. } => self.demotions_linger,
+                _ => false,
+            };
+            if lingers {
                 self.lingering.push((placement, effect));
                 continue;
             }

@@ -61,6 +61,12 @@ impl Cluster {
                 object["metadata"]["annotations"] = json!({});
             }),
             Effect::Create { object } => self.create(object),
+            Effect::EnlargeVolume { volume, size } => self.change(Kind::Volume, &volume, |object| {
+                object["spec"]["capacity"]["storage"] = json!(size);
+            }),
+            Effect::EnlargeClaim { claim, size, .. } => self.change(Kind::Claim, &claim, |object| {
+                object["spec"]["resources"]["requests"]["storage"] = json!(size);
+            }),
             Effect::ClearClaimReference { volume, .. } => self.change(Kind::Volume, &volume, |object| {
                 object["spec"]["claimRef"]["uid"] = Value::Null;
                 object["status"]["phase"] = json!("Available");
