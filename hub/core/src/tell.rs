@@ -6,7 +6,7 @@ use std::time::Duration;
 use crds::cluster::Liveness as ShownLiveness;
 use crds::conditions::{ConditionType, EventReason, Reason};
 use crds::placement::DRPlacementStatus;
-use proto::{ClusterName, Moment, PlacementId, StepKind, Timing, WallTime};
+use proto::{ClusterName, Moment, OperationId, PlacementId, StepKind, Timing, WallTime};
 
 use crate::conditions::{self, is_stalled, summarize};
 use crate::decision::{Decision, Explanation};
@@ -356,12 +356,24 @@ fn happening(entry: &Entry, ledger: &Ledger) -> Option<Happening> {
         | Entry::Block { .. } => return None,
     };
     let progress = ledger.of(placement)?;
+    let begun = progress.operation.as_ref().map(|operation| operation.intent.operation.clone());
     Some(Happening {
         placement: placement.clone(),
         name: progress.name.clone()?,
         reason,
         warning,
         message,
-        operation: progress.operation.as_ref().map(|operation| operation.intent.operation.clone()),
+        operation: proposal(entry).or(begun),
     })
+}
+
+/// A proposal is told beside the operation that was begun before it.
+fn proposal(entry: &Entry) -> Option<OperationId> {
+    if let Entry::Proposal(intent) = entry {
+        return Some(intent.operation.clone());
+    }
+    if let Entry::Withdrawn { placement: _, operation, reason: _ } = entry {
+        return Some(operation.clone());
+    }
+    None
 }

@@ -6,4 +6,5 @@ mod golden;
 mod later_claims;
 
 mod adversity;
+mod fleet;
 mod planned;

@@ -163,7 +163,7 @@ pub fn inventory() -> Inventory {
     }
 }
 
-fn workload() -> WorkloadRef {
+pub fn workload() -> WorkloadRef {
     WorkloadRef { api_version: "apps/v1".to_owned(), kind: "Deployment".to_owned(), name: "shop".to_owned() }
 }
 
