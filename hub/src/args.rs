@@ -66,7 +66,7 @@ pub struct RunArguments {
     pub steady_after: Duration,
 
     /// How many placements may be moved at once.
-    #[arg(long, default_value_t = 16, env = "UNDERSTUDY_MOVES_AT_ONCE")]
+    #[arg(long, default_value = "16", value_parser = parse_moves, env = "UNDERSTUDY_MOVES_AT_ONCE")]
     pub moves_at_once: usize,
 
     /// How often time is looked at; no wait is cut shorter than it must be.
@@ -87,6 +87,43 @@ fn parse_trust_domain(text: &str) -> Result<TrustDomain, String> {
     TrustDomain::parse(text).map_err(|error| error.to_string())
 }
 
+fn parse_moves(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("nothing would ever be moved: give at least 1".to_owned()),
+        Ok(moves) => Ok(moves),
+        Err(error) => Err(format!("{error}: give a number, at least 1")),
+    }
+}
+
 fn parse_span(text: &str) -> Result<Duration, String> {
     crds::span::parse(text).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run_with(flag: &str) -> Result<RunArguments, String> {
+        let files = ["--journal=j", "--cert=c", "--key=k", "--ca=a", "--failure-domain=hub-site"];
+        let given = ["understudy-hub", "run"].into_iter().chain(files).chain([flag]);
+        match Arguments::try_parse_from(given).map_err(|error| error.to_string())?.command {
+            Command::Run(arguments) => Ok(*arguments),
+            Command::Pki(_) => Err("another command".to_owned()),
+        }
+    }
+
+    #[test]
+    fn a_hub_that_would_never_move_anything_does_not_start() {
+        let refused = run_with("--moves-at-once=0").expect_err("a refusal");
+        assert!(refused.contains("--moves-at-once") && refused.contains("give at least 1"), "{refused}");
+        assert_eq!(run_with("--moves-at-once=1").map(|arguments| arguments.moves_at_once), Ok(1));
+    }
+
+    #[test]
+    fn how_long_a_cluster_must_be_steady_is_a_span() {
+        let refused = run_with("--steady-after=soon").expect_err("a refusal");
+        assert!(refused.contains("--steady-after"), "{refused}");
+        let accepted = run_with("--steady-after=1m30s").map(|arguments| arguments.steady_after);
+        assert_eq!(accepted, Ok(Duration::from_secs(90)));
+    }
 }
