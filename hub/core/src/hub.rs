@@ -1,6 +1,6 @@
 //! The hub's one owner of state: an event goes in, a decision comes out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proto::{
@@ -8,17 +8,18 @@ use proto::{
     PlacementId, Reply, Report, Role, StepKind, Term,
 };
 
+mod copies;
+mod observe;
+
 use crate::agenda::Agenda;
 use crate::approval::Approval;
-use crate::checks::unfenceable;
 use crate::decide::{Choice, decide};
 use crate::decision::{Decision, Remembered, Send};
 use crate::event::{Event, Now};
 use crate::finding::Finding;
 use crate::fleet::{Fleet, Liveness};
-use crate::journal::{Entry, Line, OperationKind};
+use crate::journal::{Entry, Line};
 use crate::lease::{self, Memories};
-use crate::observation::{FirstOut, HubView, KEPT_AT_LEAST_EVERY, Observation, SiteView, is_ready};
 use crate::orders::Orders;
 use crate::placement::{Placement, Refused};
 use crate::progress::{Ledger, Progress};
@@ -477,230 +478,6 @@ impl Hub {
         self.agenda.drop(id);
     }
 
-    /// Everything known about one placement now, as ages.
-    fn observe<'a>(&'a self, now: Now, id: &PlacementId) -> Option<Observation<'a>> {
-        static NOTHING_YET: Progress = Progress::NEW;
-        let placement = self.placements.get(id)?;
-        let progress = self.ledger.of(id).unwrap_or(&NOTHING_YET);
-        let holder = progress.ownership.as_ref().map(|ownership| &ownership.holder);
-        let timing = &placement.policy.timing;
-        let dark = self
-            .fleet
-            .sites
-            .values()
-            .filter(|site| site.silent_for(now.boot, self.awake_since) >= timing.suspect);
-        let holder_by_edit_outside = holder.filter(|holder| !placement.clusters.contains(holder));
-        let concerned = placement.clusters.iter().chain(holder_by_edit_outside);
-        let sites = concerned.filter_map(|cluster| self.fleet.sites.get(cluster));
-        let last_grant = self.last_grant.get(id).copied().unwrap_or(self.started);
-        // Any reply may have moved a deadline at the holder (the agent counts from its own sending), so the wait counts
-        // from the last word that could have been answered.
-        let last_heard = holder.and_then(|holder| self.answered.get(holder)).copied().unwrap_or(last_grant);
-        let views = sites.map(|site| SiteView {
-            cluster: &site.cluster,
-            connected: site.connected,
-            liveness: site.liveness(now.boot, self.awake_since, timing.suspect, timing.unreachable),
-            silent: site.silent_for(now.boot, self.awake_since),
-            back_for: site.back_for(now.boot, timing.suspect),
-            heard: site.heard.as_ref(),
-            report: site.reports.get(id),
-            mute: site.mute(id),
-            sees_holder: holder
-                .map(|holder| site.sees(holder, now.boot, self.ledger.term))
-                .unwrap_or_default(),
-            answers: self.answers_of(id, progress, &site.cluster.name),
-        });
-        let mut observation = Observation {
-            placement,
-            progress,
-            remembered: self.remembered.get(id),
-            sites: views.collect(),
-            unconfigured: placement
-                .clusters
-                .iter()
-                .filter(|name| !self.fleet.sites.contains_key(name))
-                .collect(),
-            hub: HubView {
-                failure_domain: &self.settings.failure_domain,
-                sites: self.fleet.sites.len(),
-                dark: dark.count(),
-                lost_lately: self.lost_lately(now),
-                steady_after: self.settings.steady_after,
-                moving: self.ledger.moving.iter().filter(|moving| *moving != id).count(),
-                moving_at_most: self.settings.moves_at_once,
-                first_out: self.first_out(now, id, progress),
-            },
-            lease_age: now.boot.since(last_grant.max(last_heard)),
-            verified_age: self.verified.get(id).map(|began| now.boot.since(*began)),
-            aim: None,
-            preferred_flaw: None,
-            standbys: Vec::new(),
-            approvals: self.approvals.values().filter(|approval| approval.concerns(placement)).collect(),
-            missing_dependencies: self.missing_dependencies(now, placement, progress),
-            protected_since: self.tell.protected_since(id),
-            overlapping: self.overlapped_by(placement),
-            wall: now.wall,
-        };
-        observation.look_at_the_standbys();
-        Some(observation)
-    }
-
-    fn lost_lately(&self, now: Now) -> Vec<&ClusterName> {
-        const LATELY: Duration = Duration::from_secs(3600);
-        let lately = self.ledger.lost.iter().filter(|(_, at)| now.wall.since(**at) < LATELY);
-        lately.map(|(cluster, _)| cluster).collect()
-    }
-
-    /// The failover of another placement that leaves the same cluster, as long as none has got through.
-    fn first_out(&self, now: Now, id: &PlacementId, progress: &Progress) -> Option<FirstOut<'_>> {
-        let from = progress.running()?.intent.from.as_ref()?;
-        let began = progress.running()?.started;
-        if self.ledger.proven.get(from).is_some_and(|proven| *proven >= began) {
-            return None;
-        }
-        self.ledger.moving.iter().filter(|moving| *moving != id).find_map(|moving| {
-            let operation = self.ledger.of(moving)?.running()?;
-            let intent = &operation.intent;
-            let promote = operation.step(StepKind::Promote);
-            let leads = intent.kind == OperationKind::FailOver && intent.from.as_ref() == Some(from);
-            let issued = promote.issued.filter(|_| leads && promote.acknowledged.is_none())?;
-            Some(FirstOut {
-                placement: moving,
-                name: &intent.name,
-                from: from.clone(),
-                promoting_for: now.wall.since(issued),
-            })
-        })
-    }
-
-    /// What a placement that is being moved needs first, and does not find.
-    fn missing_dependencies(&self, now: Now, placement: &Placement, progress: &Progress) -> Vec<String> {
-        if progress.running().is_none() {
-            return Vec::new();
-        }
-        let namespace = &placement.name.namespace;
-        let missing = placement.depends_on.iter().filter_map(|name| {
-            let other = self
-                .placements
-                .values()
-                .find(|other| other.name.namespace == *namespace && other.name.name == *name);
-            match other {
-                None => Some(format!("{namespace}/{name}, which does not exist")),
-                Some(other) if self.needs(other, &placement.name.name, &mut BTreeSet::new()) => {
-                    Some(format!("{}, which waits for it in turn", other.name))
-                }
-                Some(other) => (!self.serves(now, other)).then(|| other.name.to_string()),
-            }
-        });
-        missing.collect()
-    }
-
-    /// Whether a placement depends on another, directly or by others.
-    fn needs(&self, placement: &Placement, name: &str, seen: &mut BTreeSet<PlacementId>) -> bool {
-        if !seen.insert(placement.id.clone()) {
-            return false;
-        }
-        let namespace = &placement.name.namespace;
-        let mut others = self.placements.values().filter(|other| {
-            other.name.namespace == *namespace && placement.depends_on.contains(&other.name.name)
-        });
-        others.any(|other| other.name.name == name || self.needs(other, name, seen))
-    }
-
-    fn serves(&self, now: Now, placement: &Placement) -> bool {
-        let ownership = self.ledger.of(&placement.id).and_then(|progress| progress.ownership.as_ref());
-        let site = ownership.and_then(|ownership| self.fleet.sites.get(&ownership.holder));
-        let timing = &placement.policy.timing;
-        site.is_some_and(|site| {
-            let heard = site.silent_for(now.boot, self.awake_since) < timing.suspect && site.connected;
-            heard && site.reports.get(&placement.id).is_some_and(is_ready)
-        })
-    }
-
-    fn answers_of<'a>(
-        &'a self,
-        id: &PlacementId,
-        progress: &Progress,
-        cluster: &ClusterName,
-    ) -> BTreeMap<StepKind, &'a Outcome> {
-        let running = progress.running().map(|operation| &operation.intent.operation);
-        self.answers
-            .get(id)
-            .filter(|answers| Some(&answers.operation) == running)
-            .map(|answers| {
-                let own = answers.outcomes.iter().filter(|((from, _), _)| from == cluster);
-                own.map(|((_, step), outcome)| (*step, outcome)).collect()
-            })
-            .unwrap_or_default()
-    }
-
-    /// Keeps the holder's manifests and sync times, the newest wins (storage.md, rule 9).
-    fn keep_copy(&mut self, now: Now, id: &PlacementId, decision: &mut Decision) {
-        let Some(kept) = self.newest_copy(now, id) else { return };
-        let worth_keeping = self.remembered.get(id).is_none_or(|known| {
-            known.inventory != kept.inventory
-                || known.volumes != kept.volumes
-                || known.from != kept.from
-                || known.unfenceable != kept.unfenceable
-                || kept.received.since(known.received) >= KEPT_AT_LEAST_EVERY
-        });
-        if worth_keeping {
-            decision.remember.push(kept.clone());
-            self.remembered.insert(id.clone(), kept);
-        }
-    }
-
-    fn newest_copy(&self, now: Now, id: &PlacementId) -> Option<Remembered> {
-        let progress = self.ledger.of(id)?;
-        let ownership = progress.ownership.as_ref()?;
-        let site = self.fleet.sites.get(&ownership.holder)?;
-        let report = site.reports.get(id)?;
-        let owns =
-            matches!(report.role, Role::Holder | Role::Promoting) && report.epoch_seen == ownership.epoch;
-        let hands_over = progress.running().is_some_and(|operation| {
-            operation.current_step() == Some(StepKind::BackUp)
-                && report.role == Role::Fenced
-                && report.epoch_seen == operation.intent.epoch
-                && report.pods == 0
-        });
-        if !owns && !hands_over {
-            return None;
-        }
-        let known = self.remembered.get(id);
-        // While it is being moved, the application's replicas at the new place are not yet what the user wants.
-        let settled = hands_over
-            || progress.running().is_none_or(|operation| match operation.intent.kind {
-                OperationKind::Deploy | OperationKind::Resync => true,
-                OperationKind::Readopt
-                | OperationKind::FailOver
-                | OperationKind::Migrate
-                | OperationKind::FailBack
-                | OperationKind::Release => false,
-            });
-        let inventory = report
-            .inventory
-            .as_ref()
-            .filter(|_| settled)
-            .or_else(|| known.map(|known| &known.inventory))
-            .or(report.inventory.as_ref())?;
-        let received = site.heard.as_ref().map_or(now.wall, |heard| heard.at_wall);
-        let observation = self.observe(now, id)?;
-        let unfenceable = site.heard.as_ref().and_then(|heard| unfenceable(&observation, heard, report));
-        Some(Remembered {
-            placement: id.clone(),
-            name: progress.name.clone()?,
-            from: ownership.holder.clone(),
-            inventory: inventory.clone(),
-            volumes: match known {
-                // A stopped holder's volumes are about to show no sync time any more.
-                Some(known) if hands_over => known.volumes.clone(),
-                Some(_) | None => report.volumes.clone(),
-            },
-            received,
-            unfenceable,
-        })
-    }
-
     /// Folds an entry in as it is asked to be written down: the driver makes it durable before anything is sent.
     fn record(&mut self, now: Now, entry: Entry, decision: &mut Decision) {
         self.ledger.fold(now.wall, &entry);
@@ -715,22 +492,5 @@ impl Hub {
     fn placements_of(&self, cluster: &ClusterName) -> Vec<PlacementId> {
         let of_cluster = self.placements.values().filter(|placement| placement.clusters.contains(cluster));
         of_cluster.map(|placement| placement.id.clone()).collect()
-    }
-
-    fn overlapping(&self, id: &PlacementId) -> Vec<PlacementId> {
-        let Some(placement) = self.placements.get(id) else { return Vec::new() };
-        let others = self.placements.values().filter(|other| other.overlaps(placement));
-        others.map(|other| other.id.clone()).collect()
-    }
-
-    /// The other placement that selects the same and goes before: the one that owns something, or the first by name.
-    fn overlapped_by(&self, placement: &Placement) -> Option<&proto::PlacementName> {
-        let owned =
-            |id: &PlacementId| self.ledger.of(id).is_some_and(|progress| progress.ownership.is_some());
-        if owned(&placement.id) {
-            return None;
-        }
-        let mut others = self.placements.values().filter(|other| other.overlaps(placement));
-        others.find(|other| owned(&other.id) || other.name < placement.name).map(|other| &other.name)
     }
 }

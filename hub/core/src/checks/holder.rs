@@ -1,0 +1,148 @@
+//! Whether the holder is there, can hand over, and can be relied upon to stop by itself.
+
+use crds::conditions::Reason;
+use proto::{Report, Role};
+
+use crate::finding::Finding;
+use crate::fleet::{Heard, Liveness};
+use crate::lease::expiry_wait;
+use crate::observation::Observation;
+
+/// It runs the application, lives by its lease, and can be told to stop.
+pub fn holder_can_hand_over(o: &Observation) -> Option<Finding> {
+    let holder = o.holder()?;
+    let name = &holder.cluster.name;
+    let epoch = o.progress.ownership.as_ref().map(|ownership| ownership.epoch);
+    let holds =
+        holder.report.is_some_and(|report| report.role == Role::Holder && Some(report.epoch_seen) == epoch);
+    let well = holder.connected && holder.liveness == Liveness::Alive && holds;
+    (!well).then(|| {
+        Finding::new(
+            Reason::NoContact,
+            format!("{name}: is not heard as the holder of {} now; look at its agent", o.placement.name),
+        )
+    })
+}
+
+pub fn three_failure_domains(o: &Observation) -> Option<Finding> {
+    let (holder, target) = (o.holder()?, o.target()?);
+    let domains = [o.hub.failure_domain, &holder.cluster.failure_domain, &target.cluster.failure_domain];
+    let distinct = std::collections::BTreeSet::from(domains).len();
+    (distinct < 3).then(|| {
+        Finding::new(
+            Reason::TooFewFailureDomains,
+            format!(
+                "{}: hub ({}), {} ({}) and {} ({}) do not stand in three failure domains, so nobody can tell who is cut off; move the hub, or correct spec.failureDomain of the DRClusters",
+                o.placement.name,
+                o.hub.failure_domain,
+                holder.cluster.name,
+                holder.cluster.failure_domain,
+                target.cluster.name,
+                target.cluster.failure_domain
+            ),
+        )
+    })
+}
+
+pub fn expiry_proves_a_fence(o: &Observation) -> Option<Finding> {
+    let holder = o.holder_name()?;
+    expiry_wait(o.progress).is_none().then(|| {
+        Finding::new(
+            Reason::NotFenceCapable,
+            format!(
+                "{}: {holder} has not confirmed that it stops when nobody answers, so waiting for it proves nothing; use onSilence: Stop and fencing: SelfFence, and wait until {holder} has renewed once",
+                o.placement.name
+            ),
+        )
+    })
+}
+
+pub fn holder_can_fence_itself(o: &Observation) -> Option<Finding> {
+    let holder = o.holder()?;
+    let unfenceable = match (holder.heard, holder.report) {
+        (Some(heard), Some(report)) => unfenceable(o, heard, report),
+        // It renews, and does not say what it sees: then it may not see what it would have to stop.
+        (Some(_), None) if holder.mute >= o.placement.policy.timing.unreachable => Some(format!(
+            "{}: its agent has not reported since it connected; look at its log",
+            holder.cluster.name
+        )),
+        // Not heard since this hub started, or just connected: what was known before still holds.
+        (Some(_) | None, _) => o.remembered.and_then(|kept| kept.unfenceable.clone()),
+    };
+    unfenceable.map(|why| Finding::new(Reason::NotFenceCapable, why))
+}
+
+/// A holder that the hub cannot reach holds through the promises of the targets it knows. One that it was not told of has
+/// promised nothing, so waiting says nothing about it (the same as R6 says of policies).
+pub fn holder_knows_the_target(o: &Observation) -> Option<Finding> {
+    let (holder, target) = (o.holder_name()?, &o.target()?.cluster.name);
+    let known = o.progress.targets.iter().all(|(_, clusters)| clusters.contains(target));
+    (!known).then(|| {
+        Finding::new(
+            Reason::NotFenceCapable,
+            format!(
+                "{}: {target} was added to spec.clusters after {holder} last confirmed them; wait until {holder} renews",
+                o.placement.name
+            ),
+        )
+    })
+}
+
+/// Why the holder cannot be relied upon to stop by itself, if so: what it cannot stop, and what it does not live by.
+pub fn unfenceable(o: &Observation, heard: &Heard, report: &Report) -> Option<String> {
+    let name = &report.cluster;
+    if heard.api_write_age.is_none_or(|age| age > o.placement.policy.timing.suspect) {
+        return Some(format!(
+            "{name}: its agent cannot write to its own API server, and could not stop the application; mend that API server"
+        ));
+    }
+    if let Some(ailment) =
+        report.ailments.iter().find(|ailment| UNFENCEABLE.contains(&ailment.reason.as_str()))
+    {
+        return Some(format!("{name}: {}: {}", ailment.reason, ailment.message));
+    }
+    let owned = o.progress.ownership.as_ref().is_some_and(|ownership| ownership.epoch == report.epoch_seen);
+    let lives_by_its_lease = owned && matches!(report.role, Role::Holder | Role::Fenced);
+    let moving = o.progress.running().is_some()
+        || o.progress.ownership.as_ref().is_some_and(|ownership| o.progress.highest > ownership.epoch);
+    (!lives_by_its_lease && !moving).then(|| {
+        format!(
+            "{name}: says that it is {:?} at epoch {}, and does not live by the lease of epoch {}; look at its DRSiteState",
+            report.role,
+            report.epoch_seen,
+            o.progress.ownership.as_ref().map_or(proto::Epoch(0), |ownership| ownership.epoch)
+        )
+    })
+}
+
+/// What an agent reports that a self-fence cannot stop in time.
+const UNFENCEABLE: [&str; 6] = [
+    "GraceTooLong",
+    "BarePodUsesVolume",
+    "DaemonSetUsesVolume",
+    "JobUsesVolume",
+    "UnscalableWorkloadUsesVolume",
+    "TooManyClaims",
+];
+
+pub fn loss_bound_is_known(o: &Observation) -> Option<Finding> {
+    o.loss_bound().is_none().then(|| {
+        Finding::new(
+            Reason::StaleCopy,
+            format!(
+                "{}: no loss bound: the class {} names no schedulingInterval that can be read; set spec.failover.maxDataLoss",
+                o.placement.name, o.placement.replication_class
+            ),
+        )
+    })
+}
+
+pub fn holder_is_configured(o: &Observation) -> Option<Finding> {
+    let holder = o.holder_name()?;
+    o.holder().is_none().then(|| {
+        Finding::new(
+            Reason::InvalidSpec,
+            format!("{}: its holder {holder} has no DRCluster any more; create it again", o.placement.name),
+        )
+    })
+}

@@ -1,0 +1,79 @@
+//! The copy of the holder's manifests and sync times that a failover lives on.
+
+use proto::{PlacementId, Role, StepKind};
+
+use super::Hub;
+use crate::checks::unfenceable;
+use crate::decision::{Decision, Remembered};
+use crate::event::Now;
+use crate::journal::OperationKind;
+use crate::observation::KEPT_AT_LEAST_EVERY;
+
+impl Hub {
+    /// Keeps the holder's manifests and sync times, the newest wins (storage.md, rule 9).
+    pub(super) fn keep_copy(&mut self, now: Now, id: &PlacementId, decision: &mut Decision) {
+        let Some(kept) = self.newest_copy(now, id) else { return };
+        let worth_keeping = self.remembered.get(id).is_none_or(|known| {
+            known.inventory != kept.inventory
+                || known.volumes != kept.volumes
+                || known.from != kept.from
+                || known.unfenceable != kept.unfenceable
+                || kept.received.since(known.received) >= KEPT_AT_LEAST_EVERY
+        });
+        if worth_keeping {
+            decision.remember.push(kept.clone());
+            self.remembered.insert(id.clone(), kept);
+        }
+    }
+
+    fn newest_copy(&self, now: Now, id: &PlacementId) -> Option<Remembered> {
+        let progress = self.ledger.of(id)?;
+        let ownership = progress.ownership.as_ref()?;
+        let site = self.fleet.sites.get(&ownership.holder)?;
+        let report = site.reports.get(id)?;
+        let owns =
+            matches!(report.role, Role::Holder | Role::Promoting) && report.epoch_seen == ownership.epoch;
+        let hands_over = progress.running().is_some_and(|operation| {
+            operation.current_step() == Some(StepKind::BackUp)
+                && report.role == Role::Fenced
+                && report.epoch_seen == operation.intent.epoch
+                && report.pods == 0
+        });
+        if !owns && !hands_over {
+            return None;
+        }
+        let known = self.remembered.get(id);
+        // While it is being moved, the application's replicas at the new place are not yet what the user wants.
+        let settled = hands_over
+            || progress.running().is_none_or(|operation| match operation.intent.kind {
+                OperationKind::Deploy | OperationKind::Resync => true,
+                OperationKind::Readopt
+                | OperationKind::FailOver
+                | OperationKind::Migrate
+                | OperationKind::FailBack
+                | OperationKind::Release => false,
+            });
+        let inventory = report
+            .inventory
+            .as_ref()
+            .filter(|_| settled)
+            .or_else(|| known.map(|known| &known.inventory))
+            .or(report.inventory.as_ref())?;
+        let received = site.heard.as_ref().map_or(now.wall, |heard| heard.at_wall);
+        let observation = self.observe(now, id)?;
+        let unfenceable = site.heard.as_ref().and_then(|heard| unfenceable(&observation, heard, report));
+        Some(Remembered {
+            placement: id.clone(),
+            name: progress.name.clone()?,
+            from: ownership.holder.clone(),
+            inventory: inventory.clone(),
+            volumes: match known {
+                // A stopped holder's volumes are about to show no sync time any more.
+                Some(known) if hands_over => known.volumes.clone(),
+                Some(_) | None => report.volumes.clone(),
+            },
+            received,
+            unfenceable,
+        })
+    }
+}
