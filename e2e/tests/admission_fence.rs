@@ -32,6 +32,7 @@ async fn the_api_server_fences_by_the_site_state() -> Result<()> {
     shop.a_pod_passes_only_where_the_placement_is_held().await?;
     shop.a_promotion_passes_only_at_the_recorded_epoch().await?;
     shop.a_protected_replication_is_the_agents_and_not_deleted().await?;
+    shop.a_copy_is_thrown_away_only_by_a_named_operation().await?;
     shop.the_agent_asks_and_restores_within_its_limits().await?;
     shop.the_agent_stops_workloads_and_does_not_change_them().await?;
     shop.a_released_placement_is_free_again().await
@@ -145,6 +146,31 @@ impl Shop {
         of_the_admin.create(&dry_run(), &free).await.context("a claim of no placement")?;
         let answer = of_the_admin.delete("data", &DeleteParams::default()).await;
         refusal::expect(answer, 422, &["not deleted", "delete the DRPlacement at the hub instead"])
+    }
+
+    async fn a_copy_is_thrown_away_only_by_a_named_operation(&self) -> Result<()> {
+        let replications = replications(&self.agent);
+        let attempt = PatchParams { dry_run: true, ..Default::default() };
+        let discard = Patch::Merge(json!({"spec": {"replicationState": "secondary", "autoResync": true}}));
+        let ask = async || replications.patch("data", &attempt, &discard).await;
+        refusal::expect(ask().await, 422, &["resync of data refused: this cluster is Holder"])?;
+        self.becomes("Fenced", 6).await?;
+        let unnamed = "this cluster is Fenced for placement shop, and no operation is approved";
+        refusal::comes_into_force(unnamed, ask).await?;
+        self.is_resynced_by(json!("shop-resync-6")).await?;
+        refusal::goes_away(ask).await.context("an approved resync")?;
+        let at_once = Patch::Merge(json!({"spec": {"replicationState": "resync"}}));
+        let answer = replications.patch("data", &attempt, &at_once).await;
+        refusal::expect(answer, 422, &["resync of data refused"])?;
+        self.is_resynced_by(Value::Null).await?;
+        refusal::comes_into_force(unnamed, ask).await
+    }
+
+    async fn is_resynced_by(&self, operation: Value) -> Result<()> {
+        let states: Api<crds::DRSiteState> = in_shop(&self.agent);
+        let change = Patch::Merge(json!({"spec": {"resync": operation}}));
+        states.patch(PLACEMENT_ID, &PatchParams::default(), &change).await.context("naming the operation")?;
+        Ok(())
     }
 
     async fn the_agent_asks_and_restores_within_its_limits(&self) -> Result<()> {
