@@ -19,6 +19,8 @@ pub struct Approval {
     pub approve: bool,
     pub asserts_off: Option<ClusterName>,
     pub expires: Option<WallTime>,
+    /// When the API server took it.
+    pub created: Option<WallTime>,
 }
 
 impl Approval {
@@ -36,6 +38,7 @@ impl Approval {
             approve: spec.approve,
             asserts_off: spec.assert_fenced.as_deref().map(ClusterName::parse).transpose().ok()?,
             expires: spec.expires.as_ref().map(|at| WallTime(at.0.as_millisecond())),
+            created: object.metadata.creation_timestamp.as_ref().map(|at| WallTime(at.0.as_millisecond())),
         })
     }
 
@@ -46,6 +49,12 @@ impl Approval {
     /// Why it does not count for this proposal, if it does not; the words go into the status.
     pub fn flaw(&self, proposed: &Intent, placement: &Placement, now: WallTime) -> Option<String> {
         let name = &self.name;
+        // Names, epochs and generations begin anew with a DRPlacement that is made again; both times are the API server's.
+        if self.created < placement.created {
+            return Some(format!(
+                "DRApproval {name}: is older than the DRPlacement, and answers for one that was deleted; make another"
+            ));
+        }
         if self.epoch != proposed.epoch {
             return Some(format!(
                 "DRApproval {name}: spec.epoch is {}, and {} would enter {}; make another",

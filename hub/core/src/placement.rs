@@ -8,7 +8,7 @@ use crds::placement::{
 };
 use proto::{
     ClusterName, Fencing, Generation, NameError, OnSilence, PlacementId, PlacementName, Policy, Protect,
-    Selector, Timing,
+    Selector, Timing, WallTime,
 };
 
 /// Who presses the button.
@@ -25,6 +25,8 @@ pub struct Placement {
     pub id: PlacementId,
     pub name: PlacementName,
     pub generation: Generation,
+    /// When the API server took its DRPlacement: no approval that is older is about it.
+    pub created: Option<WallTime>,
     /// Its DRPlacement is being deleted: let go.
     pub deleting: bool,
     pub preferred: ClusterName,
@@ -166,6 +168,7 @@ fn parse_spec(
         id: id.clone(),
         name: name.clone(),
         generation,
+        created: object.metadata.creation_timestamp.as_ref().map(|at| WallTime(at.0.as_millisecond())),
         deleting,
         preferred,
         clusters,

@@ -1,13 +1,17 @@
 //! Planned moves, as storage.md tells them: nothing is lost, and until the point of no return everything can be taken back.
 
-use hub_core::Event;
 use std::time::Duration;
 
 use hub_core::approval::Approval;
+use hub_core::journal::Entry;
 use hub_core::placement::Mode;
-use proto::{Divergence, Epoch, Generation, Role};
+use hub_core::{Event, Now};
+use proto::heartbeat::Known;
+use proto::{
+    DenialReason, Divergence, Epoch, FromHub, Generation, Heartbeat, Hello, Nonce, Renewal, Role, WallTime,
+};
 
-use crate::story::{Crash, Story, cluster};
+use crate::story::{Crash, Story, cluster, placement};
 
 /// East's application, and the user prefers west now.
 fn moving() -> Story {
@@ -63,6 +67,7 @@ fn approval(operation: &str, epoch: u64, generation: Generation, approve: bool) 
         approve,
         asserts_off: None,
         expires: None,
+        created: None,
     }
 }
 
@@ -201,6 +206,24 @@ fn an_approval_counts_only_for_the_operation_the_epoch_and_the_wording_that_it_n
     story.step(Event::ApprovalSeen(Box::new(expired)));
     story.pass(1000);
     assert!(!story.told().contains("Intent"), "{}", story.told());
+}
+
+#[test]
+fn an_approval_for_a_placement_that_was_deleted_counts_for_none_that_is_made_anew() {
+    let mut story = after_a_disaster();
+    story.placement.created = Some(proto::WallTime(2));
+    story.step(Event::PlacementSeen(Box::new(story.placement.clone())));
+    let generation = story.placement.generation;
+    let mut left_over = approval("shop-resync-2", 2, generation, true);
+    left_over.created = Some(proto::WallTime(1));
+    story.step(Event::ApprovalSeen(Box::new(left_over.clone())));
+    story.pass(1000);
+    assert!(!story.told().contains("Intent"), "{}", story.told());
+
+    left_over.created = Some(proto::WallTime(2));
+    story.step(Event::ApprovalSeen(Box::new(left_over)));
+    story.pass(1000);
+    assert!(story.told().contains("Intent"), "{}", story.told());
 }
 
 #[test]
@@ -410,4 +433,76 @@ fn a_hub_killed_within_any_decision_finishes_the_failback_after_a_disaster() {
         }
     };
     survives_a_kill_within_any_decision(begin, go_on, 3, "east");
+}
+
+/// A hub that starts learns of the holder by its first heartbeat, and may begin a move by it: the answer to that very
+/// heartbeat grants nothing any more (R2).
+#[test]
+fn the_heartbeat_that_begins_a_move_is_not_answered_with_a_grant() {
+    let mut story = Story::protected();
+    story.kill_hub();
+    story.edit(|placement| placement.preferred = cluster("west"));
+    story.restart_hub();
+    for name in ["west", "east"] {
+        let report = story.member(name).report();
+        let known = vec![Known { placement: placement().id, epoch: report.epoch_seen, role: report.role }];
+        let hello = Hello { cluster: cluster(name), version: "0.1.0".to_owned(), known };
+        story.step(Event::Connected(hello));
+        story.step(Event::Report(Box::new(report)));
+    }
+    let heartbeat = |name: &str, renewals| Heartbeat {
+        cluster: cluster(name),
+        nonce: Nonce(1_000),
+        api_write_age: Some(Duration::from_millis(100)),
+        renewals,
+        paths: Vec::new(),
+    };
+    story.step(Event::Heartbeat(heartbeat("west", Vec::new())));
+    let renewal = Renewal { placement: placement().id, epoch: Epoch(1), echo: Generation(1) };
+    let now = Now { boot: story.now, wall: WallTime(1_767_225_600_000) };
+    let hub = story.hub.as_mut().expect("a hub");
+    let decision = hub.step(now, Event::Heartbeat(heartbeat("east", vec![renewal])));
+    assert!(decision.record.iter().any(|entry| matches!(entry, Entry::Intent(_))), "{:?}", decision.record);
+    let replies = decision.send.iter().filter_map(|send| match &send.message {
+        FromHub::Reply(reply) => Some(reply),
+        FromHub::Assignment(_) | FromHub::Unassign(_) | FromHub::Command(_) => None,
+    });
+    let replies: Vec<_> = replies.collect();
+    assert!(!replies.is_empty() && replies.iter().all(|reply| reply.grants.is_empty()), "{replies:?}");
+    assert_eq!(replies[0].denials[0].reason, DenialReason::NotNow);
+}
+
+/// storage.md, rule 7: while it is made anew, a copy is nobody's rescue.
+#[test]
+fn a_holder_lost_during_a_resync_is_not_failed_over_onto_the_half_made_copy() {
+    let mut story = after_a_disaster();
+    story.edit(|placement| placement.acknowledged = Some("shop-failover-2".to_owned()));
+    story.member("east").obeys = false;
+    approve(&mut story, "shop-resync-2", 2);
+    story.pass(2000);
+    story.kill("west");
+    story.pass(20_000);
+    assert_eq!((story.promotions(), story.holder().as_deref()), (0, Some("west")), "{}", story.told());
+    assert!(story.told().contains("Abort shop-resync-2: west is silent"), "{}", story.told());
+    story.say("west returns, and its application goes on");
+    let west = story.member("west");
+    west.up = true;
+    story.member("east").obeys = true;
+    for member in &mut story.members {
+        member.sees.values_mut().for_each(|sees| *sees = true);
+    }
+    story.pass(6000);
+    assert!(story.told().contains("Proposal shop-resync-2-1"), "asked anew: {}", story.told());
+}
+
+/// storage.md, rule 12: a readiness check, before the disaster.
+#[test]
+fn a_target_whose_driver_has_no_leader_is_none() {
+    let mut story = Story::protected();
+    story.member("west").driver_leads = false;
+    story.pass(1000);
+    story.edit(|placement| placement.preferred = cluster("west"));
+    story.pass(2000);
+    assert!(!story.told().contains("Intent"), "{}", story.told());
+    assert!(story.told().contains("waits   NoDriverLeader"), "{}", story.told());
 }

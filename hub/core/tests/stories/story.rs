@@ -60,6 +60,8 @@ pub struct Member {
     pub ailments: Vec<Ailment>,
     pub wants: u32,
     pub divergence: Divergence,
+    /// A csi-addons controller leads for its driver.
+    pub driver_leads: bool,
     /// It was told to scale down, and shows what it has for the last backup.
     pub hands_over: bool,
     /// Its demotion does not cross.
@@ -117,6 +119,7 @@ pub fn placement() -> Placement {
         id: PlacementId::parse("uid-shop").expect("a uid"),
         name: PlacementName::parse("shop", "shop").expect("a name"),
         generation: Generation(1),
+        created: None,
         deleting: false,
         preferred: cluster("east"),
         clusters: vec![cluster("east"), cluster("west")],
@@ -189,6 +192,7 @@ impl Member {
             ailments: Vec::new(),
             wants: 0,
             divergence: Divergence::No,
+            driver_leads: true,
             hands_over: false,
             slow_demotion: false,
             nonce: 0,
@@ -239,7 +243,7 @@ impl Member {
             },
             workloads: vec![WorkloadState { workload: workload(), wanted: self.wants, ready: self.pods }],
             pods: self.pods,
-            driver_leader: Some(true),
+            driver_leader: Some(self.driver_leads),
             ailments: self.ailments.clone(),
             divergence: self.divergence,
         }
