@@ -64,11 +64,12 @@ pub fn inventory(
 /// Replicas that the user wants: what a stopped workload had before counts, not its zero; and not what something else
 /// gives it while this cluster stops it.
 fn wanted(workload: &Workload, site: Option<&SiteState>) -> WorkloadReplicas {
-    let remembered =
-        site.and_then(|site| site.replicas.iter().find(|known| known.workload == workload.workload));
-    let before = remembered.map(|known| known.replicas).or(workload.marked);
-    let stopped = workload.wanted == 0 || site.is_some_and(|site| site.role == Role::Fenced);
-    let replicas = before.filter(|_| stopped).unwrap_or(workload.wanted);
+    let stopping = site.filter(|site| site.role == Role::Fenced || workload.wanted == 0);
+    let remembered = stopping.and_then(|site| {
+        site.replicas.iter().find(|known| known.workload == workload.workload).map(|known| known.replicas)
+    });
+    let noted = workload.marked.filter(|_| workload.wanted == 0);
+    let replicas = remembered.or(noted).unwrap_or(workload.wanted);
     WorkloadReplicas { workload: workload.workload.clone(), replicas }
 }
 
