@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proto::{
-    Acknowledgement, ClusterName, Epoch, FromHub, Heartbeat, Hello, Mark, Moment, OperationId, Outcome,
-    PlacementId, Reply, Report, Role, StepKind, Term,
+    Acknowledgement, ClusterName, Denial, DenialReason, Epoch, FromHub, Heartbeat, Hello, Mark, Moment,
+    OperationId, Outcome, PlacementId, Reply, Report, Role, StepKind, Term,
 };
 
 mod copies;
@@ -147,9 +147,33 @@ impl Hub {
         for placement in self.learn(now, event, &mut decision) {
             self.consider(now, &placement, &mut decision);
         }
+        self.withhold_grants(&mut decision);
         // Whoever is granted a generation has been told before what it asks for: orders first, then replies.
         decision.send.sort_by_key(|send| matches!(send.message, FromHub::Reply(_)));
         decision
+    }
+
+    /// R2: an answer does not grant what this very step has begun to leave.
+    fn withhold_grants(&self, decision: &mut Decision) {
+        if !decision.record.iter().any(|entry| matches!(entry, Entry::Intent(_))) {
+            return;
+        }
+        for send in &mut decision.send {
+            let FromHub::Reply(reply) = &mut send.message else { continue };
+            let denials = &mut reply.denials;
+            reply.grants.retain(|grant| {
+                let progress =
+                    self.ledger.of(&grant.placement).filter(|progress| lease::is_leaving(progress));
+                let Some(progress) = progress else { return true };
+                denials.push(Denial {
+                    placement: grant.placement.clone(),
+                    epoch: progress.highest,
+                    holder: progress.ownership.as_ref().map(|ownership| ownership.holder.clone()),
+                    reason: DenialReason::NotNow,
+                });
+                false
+            });
+        }
     }
 
     /// The cluster's assignments as the hub means them now; for tests and for the operator's view.

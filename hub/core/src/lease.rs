@@ -53,10 +53,7 @@ pub fn answer(
     let Some(ownership) = &progress.ownership else {
         return denied(progress.highest, None, DenialReason::NotNow);
     };
-    let leaving = progress.running().is_some_and(|operation| {
-        let kind = operation.intent.kind;
-        (kind.takes_away() || kind == OperationKind::Readopt) && operation.intent.epoch > ownership.epoch
-    });
+    let leaving = is_leaving(progress);
     let given_away = leaving && progress.running().is_some_and(Operation::is_past_no_return);
     if given_away || ownership.holder != *cluster {
         return denied(progress.highest, Some(ownership.holder.clone()), DenialReason::Superseded);
@@ -67,6 +64,15 @@ pub fn answer(
         return denied(progress.highest, Some(ownership.holder.clone()), DenialReason::NotNow);
     }
     granted(placement, progress, renewal)
+}
+
+/// Whether the running operation ends the epoch of the present owner (R2).
+pub fn is_leaving(progress: &Progress) -> bool {
+    let owned = progress.ownership.as_ref().map(|ownership| ownership.epoch);
+    progress.running().is_some_and(|operation| {
+        let kind = operation.intent.kind;
+        (kind.takes_away() || kind == OperationKind::Readopt) && Some(operation.intent.epoch) > owned
+    })
 }
 
 /// The one cluster that says it is holder at the highest epoch anybody remembers, once everybody has spoken; for those
