@@ -1,9 +1,11 @@
 //! The target's agent is killed at every point of a failover, one after the other, and the failover goes on each time.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
+use crds::conditions::ConditionType;
 use crds::placement::TimingSpec;
 use e2e::federation::{EAST, Federation, Options, Progress, SLOW, WEST};
 use e2e::patience::within;
@@ -33,6 +35,8 @@ async fn a_failover_survives_the_death_of_the_targets_agent_at_every_point() -> 
         let died = format!("west's agent has died at {point}");
         let waited = within(SLOW, &died, async || Ok((!federation.west.agent.runs()).then_some(())));
         federation.or_diagnosis(waited).await?;
+        let west = &federation.west.agent;
+        ensure!(marker(&federation.west, point).exists(), "it ended elsewhere:\n{}", west.log_tail(20));
         say(&died);
         federation.west.agent.kill9();
         match POINTS.get(number + 1) {
@@ -41,6 +45,10 @@ async fn a_failover_survives_the_death_of_the_targets_agent_at_every_point() -> 
         }
     }
     federation.await_writes(WEST, 20, SLOW).await?;
+    // Nothing that an earlier agent had begun may stop the application for good.
+    federation.await_condition(ConditionType::Available, "True", SLOW).await?;
+    let so_far = federation.history()?.records().iter().filter(|record| record.cluster == WEST).count();
+    federation.await_writes(WEST, so_far + 200, SLOW).await?;
     let verdict = federation.verdict(WEST).await?;
     ensure!(verdict.holds(), "{verdict}");
     Ok(())
@@ -85,9 +93,13 @@ fn unhurried() -> TimingSpec {
 }
 
 fn crash_at(site: &Site, point: &str) -> Result<()> {
-    let marker = site.agent.log().with_file_name(format!("crashed-at-{}", point.replace(':', "-")));
-    let marker = marker.display().to_string();
+    let marker = marker(site, point).display().to_string();
     site.agent.start_with(&[("UNDERSTUDY_CRASH_AT", point), ("UNDERSTUDY_CRASH_MARKER", &marker)])
+}
+
+/// The file that an agent leaves behind where it was to die.
+fn marker(site: &Site, point: &str) -> PathBuf {
+    site.agent.log().with_file_name(format!("crashed-at-{}", point.replace(':', "-")))
 }
 
 fn progress() -> Progress {
