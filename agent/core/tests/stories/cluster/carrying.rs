@@ -34,12 +34,9 @@ impl Cluster {
         }
         for (placement, effect) in apply {
             self.line(effect.to_string());
-            let lingers = match &effect {
-                Effect::Scale { replicas: 0, .. } => self.stops_linger,
-                Effect::DemoteReplication { .. } => self.demotions_linger,
-                _ => false,
-            };
-            if lingers {
+            let stops = matches!(effect, Effect::Scale { replicas: 0, .. });
+            let demotes = matches!(effect, Effect::DemoteReplication { .. });
+            if (stops && self.stops_linger) || (demotes && self.demotions_linger) {
                 self.lingering.push((placement, effect));
                 continue;
             }
