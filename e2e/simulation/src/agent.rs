@@ -1,0 +1,457 @@
+//! The driver around a real agent: events in, requests out. Whatever is under way when it dies may still land.
+
+use agent_core::decision::Memory;
+use agent_core::{
+    Agent, Decision, Effect, Event, Failed, Failure, HoldAsk, Identity, MemoryRead, Note, Probe, Receipt,
+    SiteWrite, Watched,
+};
+use proto::{ClusterName, FromAgent, HoldAnswer, Mark, Moment, PathKind, PlacementId};
+
+use crate::crash::{Boundary, Verdict};
+use crate::hub::RESTART;
+use crate::kubernetes::kinds;
+use crate::network::End;
+use crate::transition::{Happening, Hold, Life, Request, Time};
+use crate::world::{World, wall};
+
+const TICK: Time = 50;
+const DIAL_AGAIN: Time = 250;
+/// One way of a request to the own API server.
+const REQUEST: std::ops::RangeInclusive<u64> = 2..=20;
+const WATCH_LAG: std::ops::RangeInclusive<u64> = 2..=120;
+/// Admission reads a cache.
+const ADMISSION_LAG: std::ops::RangeInclusive<u64> = 5..=60;
+const ADMISSION_STEP: Time = 20;
+const ADMISSION_BOUND: Time = 500;
+const EFFECT_BOUND: Time = 5_000;
+/// The agent's own call to another one, and a probe, take no longer.
+const SILENCE: std::ops::RangeInclusive<u64> = 900..=1_600;
+
+impl World {
+    pub(crate) fn agent_starts(&mut self, site: &ClusterName) {
+        if self.site(site).agent.is_some() || !self.site(site).up || !self.site(site).api_up {
+            return;
+        }
+        self.say(format!("{site}: the agent starts"));
+        let now = self.now;
+        let here = self.site_mut(site);
+        here.life += 1;
+        here.followed = false;
+        here.dialling = false;
+        here.probing.clear();
+        here.asks.clear();
+        here.news.clear();
+        let memory = here.memory.clone().unwrap_or_default();
+        let remembered_boot = here.memory.as_ref().map(|memory| memory.boot.clone());
+        let first = MemoryRead {
+            boot: format!("{site}-{}", here.boot),
+            wall: wall(now),
+            remembered_boot,
+            leases: memory.leases,
+            promises: memory.promises,
+            paths: memory.paths,
+            sites: here.kubernetes.site_states.values().cloned().collect(),
+        };
+        here.agent = Some(Agent::new(Identity { cluster: site.clone(), version: "simulated".into() }));
+        let life = here.life;
+        self.agent_step(site, Event::Started(first));
+        self.list(site, false);
+        self.later(TICK, Happening::AgentTicks { site: site.clone(), life });
+        self.later(20, Happening::Dials { site: site.clone(), life });
+    }
+
+    /// The process dies. What it had asked for may still land; nobody hears the answer.
+    pub(crate) fn kill_agent(&mut self, site: &ClusterName) {
+        if self.site_mut(site).agent.take().is_none() {
+            return;
+        }
+        self.say(format!("{site}: the agent is killed"));
+        let here = self.site_mut(site);
+        here.life += 1;
+        if let Some(stream) = here.stream.take()
+            && self.linked(site)
+        {
+            self.later(5, Happening::HubMissesStream { site: site.clone(), stream });
+        }
+        self.later(RESTART, Happening::AgentStarts { site: site.clone() });
+    }
+
+    /// Every watch begins anew.
+    pub(crate) fn list_all(&mut self, site: &ClusterName) {
+        self.list(site, false);
+        if self.site(site).followed {
+            self.list(site, true);
+        }
+    }
+
+    fn list(&mut self, site: &ClusterName, namespaced: bool) {
+        for (kind, is_namespaced) in kinds() {
+            if is_namespaced != namespaced {
+                continue;
+            }
+            let delay = self.random.within(&WATCH_LAG);
+            let began = self.agent_now(site);
+            let list = self.site(site).kubernetes.list(&kind, namespaced, began);
+            self.hear_news(site, list, delay);
+        }
+    }
+
+    pub(crate) fn tell_watch(&mut self, site: &ClusterName, watched: Watched) {
+        let cluster_wide = kinds().iter().any(|(kind, namespaced)| *kind == watched.kind && !namespaced);
+        let here = self.site(site);
+        if here.agent.is_some() && here.up && here.api_up && (cluster_wide || here.followed) {
+            let delay = self.random.within(&WATCH_LAG);
+            self.hear_news(site, watched, delay);
+        }
+    }
+
+    /// News of one kind never overtake each other.
+    fn hear_news(&mut self, site: &ClusterName, watched: Watched, delay: Time) {
+        let (now, here) = (self.now, self.site_mut(site));
+        let newest = here.news.entry(watched.kind.clone()).or_default();
+        *newest = (*newest).max(now + delay);
+        let (at, life) = (*newest, here.life);
+        let event = Box::new(Event::Watched(watched));
+        self.queue.push(at, Happening::AgentHears { site: site.clone(), life, event });
+    }
+
+    pub(crate) fn agent_ticks(&mut self, site: &ClusterName, life: Life) {
+        if self.site(site).life == life {
+            self.later(TICK, Happening::AgentTicks { site: site.clone(), life });
+            self.agent_step(site, Event::Tick(wall(self.now)));
+        }
+    }
+
+    pub(crate) fn agent_hears(&mut self, site: &ClusterName, life: Life, event: Event) {
+        if self.site(site).life == life {
+            self.agent_step(site, event);
+        }
+    }
+
+    fn agent_step(&mut self, site: &ClusterName, event: Event) {
+        let now = self.agent_now(site);
+        let Some(agent) = &mut self.site_mut(site).agent else { return };
+        let decision = agent.step(now, event);
+        let follows = agent.namespaces().contains(crate::kubernetes::NAMESPACE);
+        self.agent_carries_out(site, decision);
+        let here = self.site_mut(site);
+        if follows && !here.followed && here.agent.is_some() {
+            here.followed = true;
+            self.list(site, true);
+        } else if !follows {
+            here.followed = false;
+        }
+    }
+
+    fn agent_carries_out(&mut self, site: &ClusterName, decision: Decision) {
+        let Decision { remember, keep, apply, send, ask, answer, probe, note, reached: _ } = decision;
+        let life = self.site(site).life;
+        note.into_iter().for_each(|note| self.note(site, note));
+        for write in remember {
+            let delay = self.random.within(&REQUEST);
+            self.later(delay, Happening::SiteStateLands { site: site.clone(), life, write: Box::new(write) });
+        }
+        if let Some(memory) = keep {
+            let delay = self.random.within(&REQUEST);
+            self.later(delay, Happening::MemoryLands { site: site.clone(), life, memory: Box::new(memory) });
+        }
+        for (placement, effect) in apply {
+            let (delay, first) = (self.random.within(&REQUEST), self.now);
+            let read = self.site(site).kubernetes.read_for(&effect);
+            let request = Box::new(Request { placement, effect, first, read });
+            self.later(delay, Happening::EffectLands { site: site.clone(), life, request });
+        }
+        for message in send {
+            let counts = matches!(message, FromAgent::Acknowledgement(_));
+            let verdict = if counts { self.reached(Boundary::Told) } else { Verdict::Go };
+            if verdict == Verdict::DieBefore {
+                return self.kill_agent(site);
+            }
+            self.agent_sends(site, message);
+            if verdict == Verdict::DieAfter {
+                return self.kill_agent(site);
+            }
+        }
+        ask.into_iter().for_each(|ask| self.asks(site, ask));
+        for (number, answer) in answer {
+            if let Some(hold) = self.site_mut(site).asks.remove(&number) {
+                self.hold_answered(hold, answer);
+            }
+        }
+        probe.into_iter().for_each(|probe| self.probes(site, &probe));
+    }
+
+    fn note(&mut self, site: &ClusterName, note: Note) {
+        match note {
+            Note::RoleChanged { role, epoch, .. } => {
+                self.say(format!("{site}: is {role:?} at epoch {epoch}"))
+            }
+            Note::LeaseRanOut { stops, .. } => {
+                self.say(format!("{site}: its lease has run out, stops: {stops}"))
+            }
+            Note::Superseded { epoch, .. } => self.say(format!("{site}: superseded by epoch {epoch}")),
+            Note::CommandRefused { command, refusal } => {
+                self.say(format!("{site}: refuses {command}: {}", refusal.as_str()));
+            }
+            Note::CommandDone { command } => self.say(format!("{site}: has done {command}")),
+            Note::EffectFailed { effect, message, .. } => {
+                self.say(format!("{site}: cannot {effect}: {message}"))
+            }
+            Note::HoldPromised { holder, .. } => self.say(format!("{site}: promises {holder} to wait")),
+            Note::WriteFailed { message, .. } => {
+                self.say(format!("{site}: its DRSiteState stays: {message}"))
+            }
+            Note::LeaseSuspended { .. } | Note::CommandAdmitted { .. } | Note::PolicyRefused { .. } => {}
+        }
+    }
+
+    fn agent_sends(&mut self, site: &ClusterName, message: FromAgent) {
+        let Some(number) = self.site(site).stream else { return };
+        let Some(stream) = self.streams.get_mut(site).filter(|stream| stream.number == number) else {
+            return;
+        };
+        stream.to_hub.push_back(message);
+        let delay = self.network.delay(End::Agent(site.clone()), End::Hub, &mut self.random);
+        self.later(delay, Happening::ReachesHub { site: site.clone(), stream: number });
+    }
+
+    /// The link task: a stream at once, or another attempt later.
+    pub(crate) fn dials(&mut self, site: &ClusterName, life: Life) {
+        let here = self.site(site);
+        if here.life != life || here.stream.is_some() {
+            return;
+        }
+        let may = here.agent.as_ref().is_some_and(Agent::may_call_hub);
+        if !may || !self.linked(site) || self.hub.hub.is_none() {
+            return self.later(DIAL_AGAIN, Happening::Dials { site: site.clone(), life });
+        }
+        let number = self.streams.get(site).map_or(0, |stream| stream.number) + 1;
+        self.streams.insert(site.clone(), crate::world::Stream { number, ..Default::default() });
+        self.hub.streams.insert(site.clone(), number);
+        self.site_mut(site).stream = Some(number);
+        self.agent_step(site, Event::HubUp);
+    }
+
+    pub(crate) fn reaches_agent(&mut self, site: &ClusterName, number: u64) {
+        if self.site(site).stream != Some(number) || self.site(site).agent.is_none() {
+            return;
+        }
+        if !self.linked(site) {
+            return self.later(100, Happening::ReachesAgent { site: site.clone(), stream: number });
+        }
+        let Some(stream) = self.streams.get_mut(site).filter(|stream| stream.number == number) else {
+            return;
+        };
+        let Some(message) = stream.to_agent.pop_front() else { return };
+        self.agent_step(site, Event::FromHub(message));
+    }
+
+    pub(crate) fn agent_misses_stream(&mut self, site: &ClusterName, number: u64) {
+        let held = self.site(site).stream == Some(number);
+        let lives = self.hub.streams.get(site) == Some(&number) && self.linked(site);
+        if held && !lives {
+            self.site_mut(site).stream = None;
+            let life = self.site(site).life;
+            self.agent_step(site, Event::HubDown);
+            self.later(DIAL_AGAIN, Happening::Dials { site: site.clone(), life });
+        }
+    }
+
+    /// A request reaches the API server, maybe after its sender has died.
+    pub(crate) fn effect_lands(&mut self, site: &ClusterName, life: Life, request: Box<Request>) {
+        let Request { placement, effect, first, read } = &*request;
+        let alive = self.site(site).life == life;
+        if !self.site(site).up {
+            return;
+        }
+        let key = effect.key();
+        let answer = |result| Event::Finished { placement: placement.clone(), key: key.clone(), result };
+        if !self.site(site).api_up {
+            let message = format!("no answer within {EFFECT_BOUND} ms");
+            let event = answer(Err(Failed { failure: Failure::Unavailable, message }));
+            return self.answer_agent(site, life, event, EFFECT_BOUND);
+        }
+        let writes = !matches!(effect, Effect::ProbeFence { .. } | Effect::ListUsers { .. });
+        let verdict = if writes && alive { self.reached(Boundary::Landed) } else { Verdict::Go };
+        if verdict == Verdict::DieBefore {
+            return self.kill_agent(site);
+        }
+        let began = self.site(site).clock.read(*first);
+        let result = self.site_mut(site).kubernetes.apply(effect, read, began);
+        let denied = matches!(&result, Err(Failed { failure: Failure::Denied, .. }));
+        if denied && alive && effect.may_be_refused_for_a_moment() && self.now < *first + ADMISSION_BOUND {
+            let site = site.clone();
+            return self.later(ADMISSION_STEP, Happening::EffectLands { site, life, request });
+        }
+        if writes {
+            self.say(format!("{site}: {key}{}", if result.is_ok() { "" } else { ": refused" }));
+        }
+        self.check_effect(site, effect, result.is_ok());
+        if let (Effect::DeleteSiteState { placement, .. }, Ok(Receipt::Applied)) = (effect, &result) {
+            self.site_state_changed(site, placement.clone());
+        }
+        if verdict == Verdict::DieAfter {
+            return self.kill_agent(site);
+        }
+        let (event, delay) = (answer(result), self.random.within(&REQUEST));
+        self.answer_agent(site, life, event, delay);
+    }
+
+    fn answer_agent(&mut self, site: &ClusterName, life: Life, event: Event, delay: Time) {
+        self.later(delay, Happening::AgentHears { site: site.clone(), life, event: Box::new(event) });
+    }
+
+    pub(crate) fn site_state_lands(&mut self, site: &ClusterName, life: Life, write: SiteWrite) {
+        if !self.site(site).up {
+            return;
+        }
+        let placement = write.state.placement.clone();
+        let told = |result| Event::SiteWritten { placement: placement.clone(), result };
+        if !self.site(site).api_up {
+            let failed = Failed { failure: Failure::Unavailable, message: "no answer".to_owned() };
+            return self.answer_agent(site, life, told(Err(failed)), EFFECT_BOUND);
+        }
+        let alive = self.site(site).life == life;
+        let verdict = if alive { self.reached(Boundary::Landed) } else { Verdict::Go };
+        if verdict == Verdict::DieBefore {
+            return self.kill_agent(site);
+        }
+        let result = self.site_mut(site).kubernetes.write_site(write);
+        let conflict = result.is_err();
+        self.site_state_changed(site, placement.clone());
+        if verdict == Verdict::DieAfter {
+            return self.kill_agent(site);
+        }
+        let delay = self.random.within(&REQUEST);
+        self.answer_agent(site, life, told(result.map(Box::new)), delay);
+        if conflict {
+            let recorded = self.site(site).kubernetes.site_states.get(&placement).cloned().map(Box::new);
+            self.answer_agent(site, life, Event::SiteSeen { placement, recorded }, delay);
+        }
+    }
+
+    /// Admission's cache and the watch of DRSiteStates follow.
+    fn site_state_changed(&mut self, site: &ClusterName, placement: PlacementId) {
+        let delay = self.random.within(&ADMISSION_LAG);
+        self.later(delay, Happening::AdmissionLearns { site: site.clone(), placement: placement.clone() });
+        let delay = self.random.within(&WATCH_LAG);
+        let (now, here) = (self.now, self.site_mut(site));
+        here.site_news = here.site_news.max(now + delay);
+        let (at, life) = (here.site_news, here.life);
+        let recorded = here.kubernetes.site_states.get(&placement).cloned().map(Box::new);
+        let event = Box::new(Event::SiteSeen { placement, recorded });
+        self.queue.push(at, Happening::AgentHears { site: site.clone(), life, event });
+    }
+
+    /// The cache catches up with what is there now.
+    pub(crate) fn admission_learns(&mut self, site: &ClusterName, placement: PlacementId) {
+        let kubernetes = &mut self.site_mut(site).kubernetes;
+        match kubernetes.site_states.get(&placement) {
+            Some(recorded) => kubernetes.admission.insert(placement, recorded.state.clone()),
+            None => kubernetes.admission.remove(&placement),
+        };
+    }
+
+    pub(crate) fn memory_lands(&mut self, site: &ClusterName, life: Life, memory: Memory) {
+        if !self.site(site).up {
+            return;
+        }
+        let success = self.site(site).api_up;
+        if success && self.site(site).life == life {
+            self.site_mut(site).memory = Some(memory);
+        }
+        let delay = if success { self.random.within(&REQUEST) } else { EFFECT_BOUND };
+        self.answer_agent(site, life, Event::MemoryWritten { success }, delay);
+    }
+
+    fn probes(&mut self, site: &ClusterName, probe: &Probe) {
+        let life = self.site(site).life;
+        for path in [PathKind::PeerAgent, PathKind::ApiServer] {
+            let of = probe.peer.cluster.clone();
+            if !self.site_mut(site).probing.insert((of.clone(), path)) {
+                continue;
+            }
+            let answers = self.path_works(site, &of, path);
+            let delay =
+                if answers { self.random.within(&(2..=40)) } else { self.random.within(&SILENCE) / 3 };
+            let (mark, began) = (probe.mark, probe.began);
+            self.later(delay, Happening::ProbeEnds { site: site.clone(), life, of, path, mark, began });
+        }
+    }
+
+    fn path_works(&self, site: &ClusterName, of: &ClusterName, path: PathKind) -> bool {
+        let Some(there) = self.sites.get(of) else { return false };
+        let linked = self.network.is_up(End::Agent(site.clone()), End::Agent(of.clone()));
+        let serves = match path {
+            PathKind::PeerAgent => there.agent.is_some(),
+            PathKind::ApiServer => there.api_up,
+        };
+        linked && there.up && serves
+    }
+
+    pub(crate) fn probe_ends(
+        &mut self,
+        site: &ClusterName,
+        life: Life,
+        of: ClusterName,
+        path: PathKind,
+        mark: Mark,
+        began: Moment,
+    ) {
+        if self.site(site).life != life {
+            return;
+        }
+        self.site_mut(site).probing.remove(&(of.clone(), path));
+        let reachable = self.path_works(site, &of, path);
+        self.agent_step(site, Event::Probed { cluster: of, path, reachable, mark, began });
+    }
+
+    fn asks(&mut self, site: &ClusterName, ask: HoldAsk) {
+        let HoldAsk { peer, request, deadline, asked } = ask;
+        let deadline = self.now + u64::try_from(deadline.as_millis()).unwrap_or(0);
+        let (from_life, to) = (self.site(site).life, peer.cluster);
+        let hold = Hold { from: site.clone(), from_life, to: to.clone(), request, asked, deadline };
+        let arrives = self.network.call(End::Agent(site.clone()), End::Agent(to), &mut self.random);
+        if let Some(delay) = arrives {
+            self.later(delay, Happening::HoldArrives { hold: hold.clone() });
+        }
+        // The first answer counts; this one comes in any case.
+        self.queue.push(deadline, Happening::HoldReturns { hold, answer: None });
+    }
+
+    pub(crate) fn hold_arrives(&mut self, hold: Hold) {
+        let here = self.site_mut(&hold.to);
+        if !here.up || here.agent.is_none() {
+            return;
+        }
+        here.asked += 1;
+        let ask = agent_core::AskId(here.asked);
+        let (to, request) = (hold.to.clone(), hold.request.clone());
+        here.asks.insert(ask, hold);
+        self.agent_step(&to, Event::HoldAsked { ask, request });
+    }
+
+    fn hold_answered(&mut self, hold: Hold, answer: HoldAnswer) {
+        let (a, b) = (End::Agent(hold.to.clone()), End::Agent(hold.from.clone()));
+        if let Some(delay) = self.network.call(a, b, &mut self.random)
+            && self.now + delay < hold.deadline
+        {
+            self.later(delay, Happening::HoldReturns { hold, answer: Some(answer) });
+        }
+    }
+
+    pub(crate) fn hold_returns(&mut self, hold: Hold, answer: Option<HoldAnswer>) {
+        if self.site(&hold.from).life != hold.from_life {
+            return;
+        }
+        let Hold { from, from_life: _, to, request, asked, deadline: _ } = hold;
+        let event = Event::HoldAnswered {
+            peer: to,
+            placement: request.placement,
+            epoch: request.epoch,
+            asked,
+            answer,
+        };
+        self.agent_step(&from, event);
+    }
+}

@@ -1,0 +1,338 @@
+//! The driver around the real hub: events in, then write down, then send, then tell. It may die between any two.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crds::DRPlacement;
+use hub_core::approval::Approval;
+use hub_core::fleet::Cluster;
+use hub_core::journal::{Entry, Intent, Line, Tip};
+use hub_core::placement::Placement;
+use hub_core::{Decision, Event, Explanation, Hub, Now, Remembered, Send, Settings};
+use proto::{ClusterName, FromAgent, FromHub, Moment, PlacementId};
+
+use crate::crash::{Boundary, Verdict};
+use crate::network::End;
+use crate::transition::{Happening, Life, Time};
+use crate::world::{Clock, World, wall};
+
+const TICK: Time = 50;
+/// A process that has died is started again after this long.
+pub const RESTART: Time = 700;
+/// A human is no machine.
+const READING: Time = 900;
+/// Stands for the ten minutes of protocol §7.
+const STEADY_AFTER: Duration = Duration::from_secs(2);
+const READ: std::ops::RangeInclusive<u64> = 5..=40;
+
+/// The hub's machine: the process, and what outlives it.
+pub struct HubMachine {
+    pub hub: Option<Hub>,
+    pub life: Life,
+    pub clock: Clock,
+    pub lines: Vec<Line>,
+    tip: Tip,
+    remembered: BTreeMap<PlacementId, Remembered>,
+    /// The streams that this process holds.
+    pub streams: BTreeMap<ClusterName, u64>,
+    /// The DRPlacement as the hub's API server has it.
+    pub wish: Option<DRPlacement>,
+    pub api_up: bool,
+    /// Somebody reads the proposals, and says yes to each.
+    pub human_approves: bool,
+    pub approvals: Vec<Approval>,
+    /// The hub is not started again by itself.
+    pub stays_down: bool,
+    /// What it waits for, as told last.
+    pub waits: String,
+}
+
+impl HubMachine {
+    pub fn new(clock: Clock) -> HubMachine {
+        let mut machine = HubMachine {
+            hub: None,
+            life: 0,
+            clock,
+            lines: Vec::new(),
+            tip: Tip::default(),
+            remembered: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            wish: None,
+            api_up: true,
+            human_approves: false,
+            approvals: Vec::new(),
+            stays_down: false,
+            waits: String::new(),
+        };
+        let genesis = machine.tip.seal(wall(0), Entry::Genesis { hub: "hub".to_owned() });
+        machine.lines.push(genesis);
+        machine
+    }
+}
+
+fn configured(name: &ClusterName) -> Cluster {
+    Cluster {
+        name: name.clone(),
+        identity: format!("uid-{name}"),
+        failure_domain: format!("{name}-site"),
+        peer_endpoint: Some(format!("{name}:7444")),
+        probe_endpoints: vec![format!("{name}:6443")],
+        maintenance: false,
+    }
+}
+
+impl World {
+    fn hub_now(&self) -> Now {
+        Now { boot: self.hub.clock.read(self.now), wall: wall(self.now) }
+    }
+
+    pub(crate) fn hub_starts(&mut self) {
+        if self.hub.hub.is_some() || self.hub.stays_down {
+            return;
+        }
+        self.say("hub: starts".to_owned());
+        self.hub.life += 1;
+        self.hub.streams.clear();
+        let settings = Settings { steady_after: STEADY_AFTER, ..Settings::new("hub", "hub-site") };
+        let remembered = self.hub.remembered.values().cloned().collect();
+        let (hub, first) = Hub::start(settings, self.hub_now(), &self.hub.lines, remembered);
+        self.hub.hub = Some(hub);
+        self.hub_carries_out(first);
+        let life = self.hub.life;
+        self.later(TICK, Happening::HubTicks(life));
+        for name in self.sites.keys().cloned().collect::<Vec<_>>() {
+            let event = Box::new(Event::ClusterSeen(configured(&name)));
+            let delay = self.random.within(&READ);
+            self.later(delay, Happening::HubHears { life, event });
+        }
+        self.tell_wish();
+        for approval in self.hub.approvals.clone() {
+            let event = Box::new(Event::ApprovalSeen(Box::new(approval)));
+            let delay = self.random.within(&READ);
+            self.later(delay, Happening::HubHears { life, event });
+        }
+    }
+
+    /// Somebody has read what is proposed.
+    pub(crate) fn human_answers(&mut self, proposed: &Intent) {
+        self.say(format!("human: approves {}", proposed.operation));
+        let approval = Approval {
+            namespace: proposed.name.namespace.clone(),
+            name: format!("yes-{}", self.hub.approvals.len()),
+            operation: proposed.operation.0.clone(),
+            placement: proposed.name.name.clone(),
+            epoch: proposed.epoch,
+            generation: proposed.generation,
+            approver: "ann".to_owned(),
+            approve: true,
+            asserts_off: None,
+            expires: None,
+            created: None,
+        };
+        self.hub.approvals.push(approval.clone());
+        let life = self.hub.life;
+        self.later(
+            20,
+            Happening::HubHears { life, event: Box::new(Event::ApprovalSeen(Box::new(approval))) },
+        );
+    }
+
+    pub(crate) fn hub_ticks(&mut self, life: Life) {
+        if self.hub.life == life && self.hub.hub.is_some() {
+            self.later(TICK, Happening::HubTicks(life));
+            self.hub_step(Event::Tick);
+        }
+    }
+
+    pub(crate) fn hub_hears(&mut self, life: Life, event: Event) {
+        if self.hub.life == life {
+            self.hub_step(event);
+        }
+    }
+
+    fn hub_step(&mut self, event: Event) {
+        let now = self.hub_now();
+        if let Some(hub) = &mut self.hub.hub {
+            let decision = hub.step(now, event);
+            self.hub_carries_out(decision);
+        }
+    }
+
+    fn hub_carries_out(&mut self, decision: Decision) {
+        let Decision { record, remember, send, explain, verify } = decision;
+        // What is remembered is made durable with what is recorded, or not at all.
+        let keep = |world: &mut World| {
+            for kept in remember {
+                world.hub.remembered.insert(kept.placement.clone(), kept);
+            }
+        };
+        if record.is_empty() {
+            keep(self);
+        } else {
+            let verdict = self.reached(Boundary::Recorded);
+            if verdict == Verdict::DieBefore {
+                return self.kill_hub();
+            }
+            for entry in record {
+                self.say(format!("hub: records {}", line(&entry)));
+                self.check_entry(&entry);
+                if let (Entry::Proposal(proposed), true) = (&entry, self.hub.human_approves) {
+                    self.later(READING, Happening::HumanAnswers { proposed: proposed.clone() });
+                }
+                let sealed = self.hub.tip.seal(wall(self.now), entry);
+                self.hub.lines.push(sealed);
+            }
+            keep(self);
+            if verdict == Verdict::DieAfter {
+                return self.kill_hub();
+            }
+        }
+        for send in send {
+            let counts = matches!(send.message, FromHub::Command(_) | FromHub::Assignment(_));
+            let verdict = if counts { self.reached(Boundary::Sent) } else { Verdict::Go };
+            if verdict == Verdict::DieBefore {
+                return self.kill_hub();
+            }
+            self.hub_sends(send);
+            if verdict == Verdict::DieAfter {
+                return self.kill_hub();
+            }
+        }
+        if !verify.is_empty() && self.hub.api_up {
+            let (life, began) = (self.hub.life, self.hub_now().boot);
+            let delay = self.random.within(&READ);
+            self.later(delay, Happening::WishIsRead { life, began });
+        }
+        explain.into_iter().for_each(|explanation| self.hub_tells(explanation));
+    }
+
+    fn hub_tells(&mut self, explanation: Explanation) {
+        match explanation {
+            Explanation::Placement(view) => {
+                let waits = view
+                    .waiting
+                    .map(|finding| format!("{}: {}", finding.reason, finding.message))
+                    .unwrap_or_default();
+                if waits.split(':').next() != self.hub.waits.split(':').next() {
+                    self.say(format!("hub: waits for {waits}"));
+                }
+                self.hub.waits = waits;
+                if let Some(wish) = &mut self.hub.wish {
+                    wish.status = Some(view.status);
+                }
+            }
+            Explanation::Happened(happening) => {
+                self.say(format!("hub: tells {}: {}", happening.reason, happening.message));
+            }
+            Explanation::Released(id, _) => {
+                self.say("hub: has let go".to_owned());
+                self.hub.wish = None;
+                let (life, event) = (self.hub.life, Box::new(Event::PlacementGone(id)));
+                self.later(20, Happening::HubHears { life, event });
+            }
+            Explanation::Operation(_) | Explanation::Site(_) => {}
+        }
+    }
+
+    /// The process dies. Its machine lives on, and ends its connections.
+    pub(crate) fn kill_hub(&mut self) {
+        if self.hub.hub.take().is_none() {
+            return;
+        }
+        self.say("hub: is killed".to_owned());
+        self.hub.life += 1;
+        for (site, stream) in std::mem::take(&mut self.hub.streams) {
+            if self.linked(&site) {
+                self.later(5, Happening::AgentMissesStream { site, stream });
+            }
+        }
+        self.later(RESTART, Happening::HubStarts);
+    }
+
+    fn hub_sends(&mut self, send: Send) {
+        let Send { to, message } = send;
+        self.check_sent(&to, &message);
+        if let FromHub::Command(command) = &message {
+            self.say(format!("hub: sends {to} {} at epoch {}", command.id, command.epoch));
+        }
+        let Some(number) = self.hub.streams.get(&to).copied() else { return };
+        let Some(stream) = self.streams.get_mut(&to).filter(|stream| stream.number == number) else { return };
+        stream.to_agent.push_back(message);
+        let delay = self.network.delay(End::Hub, End::Agent(to.clone()), &mut self.random);
+        self.later(delay, Happening::ReachesAgent { site: to, stream: number });
+    }
+
+    /// A message of an agent arrives, in the order of its stream. A link that is cut holds it back.
+    pub(crate) fn reaches_hub(&mut self, site: &ClusterName, number: u64) {
+        if self.hub.streams.get(site) != Some(&number) {
+            return;
+        }
+        if !self.linked(site) {
+            return self.later(100, Happening::ReachesHub { site: site.clone(), stream: number });
+        }
+        let Some(stream) = self.streams.get_mut(site).filter(|stream| stream.number == number) else {
+            return;
+        };
+        let Some(message) = stream.to_hub.pop_front() else { return };
+        self.hub_step(match message {
+            FromAgent::Hello(hello) => Event::Connected(hello),
+            FromAgent::Heartbeat(heartbeat) => Event::Heartbeat(heartbeat),
+            FromAgent::Report(report) => Event::Report(Box::new(report)),
+            FromAgent::Acknowledgement(answer) => Event::Acknowledged(answer),
+        });
+    }
+
+    pub(crate) fn hub_misses_stream(&mut self, site: &ClusterName, number: u64) {
+        let held = self.hub.streams.get(site) == Some(&number);
+        let lives = self.site(site).stream == Some(number) && self.site(site).up && self.linked(site);
+        if held && !lives {
+            self.hub.streams.remove(site);
+            self.hub_step(Event::Disconnected(site.clone()));
+        }
+    }
+
+    /// The user's wish reaches the hub by its watch.
+    pub fn tell_wish(&mut self) {
+        let life = self.hub.life;
+        let delay = self.random.within(&READ);
+        if let Some(event) = self.wish_event() {
+            self.later(delay, Happening::HubHears { life, event: Box::new(event) });
+        }
+    }
+
+    fn wish_event(&self) -> Option<Event> {
+        let parsed = Placement::parse(self.hub.wish.as_ref()?);
+        match parsed {
+            Ok(Ok(placement)) => Some(Event::PlacementSeen(Box::new(placement))),
+            Ok(Err(refused)) => Some(Event::PlacementRefused(Box::new(refused))),
+            Err(error) => unreachable!("a wish of this world: {error}"),
+        }
+    }
+
+    pub(crate) fn wish_is_read(&mut self, life: Life, began: Moment) {
+        if self.hub.life != life || !self.hub.api_up {
+            return;
+        }
+        if let Some(Event::PlacementSeen(placement)) = self.wish_event() {
+            let id = placement.id.clone();
+            self.hub_step(Event::PlacementSeen(placement));
+            self.hub_step(Event::Verified(id, began));
+        }
+    }
+}
+
+fn line(entry: &Entry) -> String {
+    if let Entry::Proposal(intent) = entry {
+        return format!("Proposal {} to {} at epoch {}", intent.operation, intent.to, intent.epoch);
+    }
+    if let Entry::Intent(intent) = entry {
+        return format!("Intent {} to {} at epoch {}", intent.operation, intent.to, intent.epoch);
+    }
+    if let Entry::Step { operation, step, state, .. } = entry {
+        return format!("{operation}/{step} {state:?}");
+    }
+    if let Entry::Policy { policy, .. } = entry {
+        return format!("Policy of generation {}", policy.generation.0);
+    }
+    format!("{entry:?}")
+}

@@ -1,0 +1,533 @@
+//! The stories: what is prepared, what is done to it, and how it must end, wherever a process dies in between.
+
+use agent_core::Kind;
+use crds::DRPlacement;
+use proto::{ClusterName, Role};
+use serde_json::json;
+
+use crate::crash::{Plan, Side};
+use crate::faults::Fault;
+use crate::kubernetes::{NAMESPACE, deployments};
+use crate::random::Random;
+use crate::reference;
+use crate::transition::{Happening, Time};
+use crate::world::{World, cluster};
+
+/// The claims of the application.
+pub const CLAIMS: [&str; 2] = ["data", "logs"];
+
+/// Longer than any wait of the timing below: W is 7.2 s.
+const PREPARED_WITHIN: Time = 60_000;
+/// The right end must stay right.
+const STAYS: Time = 2_500;
+
+#[derive(Clone, Copy)]
+pub struct Scenario {
+    pub name: &'static str,
+    /// The operation that it shows when nobody dies.
+    pub shows: &'static str,
+    /// Everything up to the moment from which effects are counted.
+    pub prepare: fn(&mut World) -> Result<(), String>,
+    pub act: fn(&mut World),
+    /// How it must end; what is wrong, as long as it is.
+    pub ends: fn(&World) -> Result<(), String>,
+    pub within: Time,
+}
+
+/// One run, from its seed.
+pub struct Run {
+    pub world: World,
+    pub outcome: Result<(), String>,
+}
+
+impl Run {
+    /// The story, and how it ended, for whoever reads a failure.
+    pub fn told(&self) -> String {
+        let mut told = self.world.trace.join("\n");
+        if let Err(wrong) = &self.outcome {
+            told.push_str(&format!("\nwrong: {wrong}\n"));
+        }
+        told
+    }
+}
+
+impl Scenario {
+    pub fn run(&self, seed: u64, plan: Option<Plan>) -> Run {
+        let mut world = World::new(seed, &["east", "west"]);
+        let outcome = self.play(&mut world, plan);
+        Run { world, outcome }
+    }
+
+    fn play(&self, world: &mut World, plan: Option<Plan>) -> Result<(), String> {
+        (self.prepare)(world)?;
+        world.say(format!("-- {}", self.name));
+        world.crashes.counting = true;
+        world.crashes.plan = plan;
+        (self.act)(world);
+        wait(world, self.within, self.ends)?;
+        world.crashes.counting = false;
+        world.pass(STAYS);
+        unbroken(world)?;
+        (self.ends)(world)?;
+        world.books()
+    }
+
+    /// The number of places at which a process can die in this story.
+    pub fn plans(&self, seed: u64) -> Result<Vec<Plan>, Box<Run>> {
+        let run = self.run(seed, None);
+        if run.outcome.is_err() {
+            return Err(Box::new(run));
+        }
+        let mut plans = run.world.crashes.plans();
+        // Before the first effect after another one is right after that one, but for what is under way.
+        plans.retain(|plan| plan.side == Side::After || plan.index % 2 == 0);
+        Ok(plans)
+    }
+}
+
+fn unbroken(world: &World) -> Result<(), String> {
+    world.watch.violations.first().map_or(Ok(()), |violation| Err(violation.clone()))
+}
+
+fn wait(world: &mut World, within: Time, ends: fn(&World) -> Result<(), String>) -> Result<(), String> {
+    let end = world.now + within;
+    let reached = world.pass_until(end, |world| ends(world).is_ok());
+    unbroken(world)?;
+    if reached {
+        Ok(())
+    } else {
+        Err(format!("after {within} ms: {}", ends(world).err().unwrap_or_default()))
+    }
+}
+
+/// The DRPlacement of all stories: automatic, with the timing of the hub's own stories.
+fn wish() -> DRPlacement {
+    let wish = json!({
+        "apiVersion": "understudy.dev/v1alpha1", "kind": "DRPlacement",
+        "metadata": {"name": "shop", "namespace": NAMESPACE, "uid": "uid-shop", "generation": 1},
+        "spec": {
+            "preferredCluster": "east",
+            "clusters": ["east", "west"],
+            "protect": {
+                "volumes": {"matchLabels": {"app": "shop"}},
+                "workloads": {"matchLabels": {"app": "shop"}},
+            },
+            "replication": {"volumeReplicationClass": "mirror"},
+            "failover": {
+                "mode": "Automatic", "maxDataLoss": "1m",
+                "timing": {"renew": "500ms", "rpc": "500ms", "ttl": "3s", "hold": "2s", "grace": "1s",
+                    "stop": "4s", "suspect": "1500ms", "unreachable": "3s"},
+            },
+        },
+    });
+    serde_json::from_value(wish).unwrap_or_else(|error| unreachable!("the wish: {error}"))
+}
+
+/// Two clusters, the application in east, and everything that Understudy needs, not yet started.
+pub fn found(world: &mut World) {
+    let (east, west) = (cluster("east"), cluster("west"));
+    for site in [&east, &west] {
+        add_classes(world, site);
+    }
+    for claim in CLAIMS {
+        add_volume(world, &east, claim);
+    }
+    add_workload(world, &east, 1);
+    add_workload(world, &west, 0);
+    for claim in CLAIMS {
+        let handle = format!("image-{claim}");
+        world.array.provision(&east, &handle);
+        let delay = world.random.within(&(0..=1_500));
+        world.later(delay, Happening::SnapshotDue { handle });
+    }
+    world.hub.wish = Some(wish());
+    for site in [&east, &west] {
+        world.wake_controllers(site);
+    }
+}
+
+fn add_classes(world: &mut World, site: &ClusterName) {
+    let kubernetes = &mut world.site_mut(site).kubernetes;
+    kubernetes.put(
+        Kind::StorageClass,
+        "rbd",
+        json!({"metadata": {"name": "rbd"}, "provisioner": "rbd.csi", "parameters": {"pool": "replicated"}}),
+    );
+    kubernetes.put(
+        Kind::ReplicationClass,
+        "mirror",
+        json!({"metadata": {"name": "mirror"},
+            "spec": {"provisioner": "rbd.csi", "parameters": {"schedulingInterval": "1m"}}}),
+    );
+    kubernetes.put(
+        Kind::AddonsNode,
+        "node",
+        json!({"metadata": {"name": "node", "namespace": "csi"}, "spec": {"driver": {"name": "rbd.csi"}},
+            "status": {"state": "Connected"}}),
+    );
+}
+
+pub fn add_volume(world: &mut World, site: &ClusterName, claim: &str) {
+    let kubernetes = &mut world.site_mut(site).kubernetes;
+    kubernetes.put(
+        Kind::Volume,
+        &format!("pv-{claim}"),
+        json!({
+            "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": format!("pv-{claim}")},
+            "spec": {
+                "csi": {"driver": "rbd.csi", "volumeHandle": format!("image-{claim}")},
+                "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": "rbd",
+                "persistentVolumeReclaimPolicy": "Retain",
+                "claimRef": {"namespace": NAMESPACE, "name": claim},
+            },
+            "status": {"phase": "Available"},
+        }),
+    );
+    kubernetes.put(
+        Kind::Claim,
+        claim,
+        json!({
+            "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+            "metadata": {"name": claim, "namespace": NAMESPACE, "labels": {"app": "shop"}},
+            "spec": {"volumeName": format!("pv-{claim}"), "storageClassName": "rbd",
+                "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+        }),
+    );
+}
+
+fn add_workload(world: &mut World, site: &ClusterName, replicas: u32) {
+    let volumes: Vec<_> =
+        CLAIMS.iter().map(|claim| json!({"persistentVolumeClaim": {"claimName": claim}})).collect();
+    world.site_mut(site).kubernetes.put(
+        deployments(),
+        "web",
+        json!({
+            "metadata": {"name": "web", "namespace": NAMESPACE, "labels": {"app": "shop"}},
+            "spec": {"replicas": replicas, "template": {"spec": {"volumes": volumes}}},
+            "status": {"readyReplicas": 0},
+        }),
+    );
+}
+
+pub fn start(world: &mut World) {
+    world.later(0, Happening::HubStarts);
+    for site in world.array.sites.clone() {
+        let delay = world.random.within(&(0..=400));
+        world.later(delay, Happening::AgentStarts { site });
+    }
+}
+
+/// The application runs in east, adopted, copied, and armed.
+pub fn protected(world: &mut World) -> Result<(), String> {
+    found(world);
+    start(world);
+    wait(world, PREPARED_WITHIN, |world| {
+        serves(world, "east")?;
+        armed(world)
+    })
+}
+
+fn armed(world: &World) -> Result<(), String> {
+    let status = world.hub.wish.as_ref().and_then(|wish| wish.status.as_ref()).ok_or("no status yet")?;
+    for wanted in ["AutomaticFailoverArmed", "FailoverReady"] {
+        let condition = status.conditions.iter().find(|condition| condition.type_ == wanted);
+        let condition = condition.ok_or_else(|| format!("no condition {wanted}"))?;
+        if condition.status != "True" {
+            return Err(format!("{wanted} is {}: {}", condition.reason, condition.message));
+        }
+    }
+    Ok(())
+}
+
+/// It runs in this cluster, nowhere else, and nothing is under way.
+pub fn serves(world: &World, name: &str) -> Result<(), String> {
+    let site = cluster(name);
+    let lines = &world.hub.lines;
+    let (epoch, owner) = reference::owner(lines).ok_or("nobody owns it yet")?;
+    if *owner != site {
+        return Err(format!(
+            "{owner} owns it at epoch {epoch}, not {site}; the hub waits for {}",
+            world.hub.waits
+        ));
+    }
+    if let Some(intent) = reference::running(lines) {
+        return Err(format!("{} has not ended; the hub waits for {}", intent.operation, world.hub.waits));
+    }
+    if let Some(reason) = reference::needs_human(lines) {
+        return Err(format!("a human is needed: {reason}"));
+    }
+    runs_here(world, &site)?;
+    let recorded = world.site(&site).kubernetes.site_states.values().next().ok_or("no DRSiteState")?;
+    if recorded.state.role != Role::Holder || recorded.state.epoch_seen != epoch {
+        return Err(format!("{site} is {:?} at epoch {}", recorded.state.role, recorded.state.epoch_seen));
+    }
+    let mut others = world.sites.values().filter(|other| other.name != site && other.up);
+    others.try_for_each(|other| rests(world, &other.name))
+}
+
+fn runs_here(world: &World, site: &ClusterName) -> Result<(), String> {
+    let here = world.site(site);
+    if here.containers.is_empty() {
+        return Err(format!("no pod runs in {site}"));
+    }
+    if here.agent.is_none() || here.stream.is_none() || world.hub.hub.is_none() {
+        return Err(format!("the agent of {site} and the hub are not connected"));
+    }
+    let primary = CLAIMS.iter().all(|claim| world.array.is_writable(site, &format!("image-{claim}")));
+    let written = world.history.since(world.now.saturating_sub(1_000)) > 0;
+    if primary && written { Ok(()) } else { Err(format!("nothing is written in {site}")) }
+}
+
+/// Nothing of the application runs or wants to run here.
+fn rests(world: &World, site: &ClusterName) -> Result<(), String> {
+    let here = world.site(site);
+    let wanted = here.kubernetes.get(&deployments(), "web").map(|web| web["spec"]["replicas"].clone());
+    if wanted != Some(json!(0)) || here.kubernetes.of(&Kind::Pod).next().is_some() {
+        return Err(format!("{site} still wants {wanted:?} replicas"));
+    }
+    let state = here.kubernetes.site_states.values().next().ok_or(format!("{site} has no DRSiteState"))?;
+    match state.state.role {
+        Role::Standby | Role::Fenced => Ok(()),
+        Role::Holder | Role::Promoting | Role::Unknown => {
+            Err(format!("{site} is {:?} at epoch {}", state.state.role, state.state.epoch_seen))
+        }
+    }
+}
+
+pub const DEPLOY: Scenario = Scenario {
+    name: "an application is adopted where it runs",
+    shows: "deploy",
+    prepare: |world| {
+        found(world);
+        Ok(())
+    },
+    act: start,
+    ends: |world| {
+        serves(world, "east")?;
+        armed(world)
+    },
+    within: 60_000,
+};
+
+pub const FAIL_OVER: Scenario = Scenario {
+    name: "the holder's site dies",
+    shows: "failover",
+    prepare: protected,
+    act: |world| world.fails(Fault::Dies(cluster("east"))),
+    ends: |world| serves(world, "west"),
+    within: 60_000,
+};
+
+pub const CUT_OFF: Scenario = Scenario {
+    name: "the holder is cut off, fences itself, and returns when another one has taken over",
+    shows: "failover",
+    prepare: protected,
+    act: |world| {
+        world.fails(Fault::Isolate(cluster("east")));
+        world.later(25_000, Happening::Fails(Fault::Heal));
+    },
+    ends: |world| {
+        if world.network.is_up(crate::network::End::Hub, crate::network::End::Agent(cluster("east"))) {
+            serves(world, "west")
+        } else {
+            Err("east is still cut off".to_owned())
+        }
+    },
+    within: 60_000,
+};
+
+pub const READOPT: Scenario = Scenario {
+    name: "an accused holder answers in time and is adopted again",
+    shows: "readopt",
+    prepare: protected,
+    act: |world| {
+        world.fails(Fault::Isolate(cluster("east")));
+        world.later(4_500, Happening::Fails(Fault::Heal));
+    },
+    ends: |world| {
+        if world.network.is_up(crate::network::End::Hub, crate::network::End::Agent(cluster("east"))) {
+            serves(world, "east")
+        } else {
+            Err("east is still cut off".to_owned())
+        }
+    },
+    within: 60_000,
+};
+
+pub const RELEASE: Scenario = Scenario {
+    name: "the placement is deleted, and the application runs on",
+    shows: "release",
+    prepare: protected,
+    act: |world| {
+        if let Some(wish) = &mut world.hub.wish {
+            let stamp = json!("2026-01-01T00:00:00Z");
+            wish.metadata.deletion_timestamp = serde_json::from_value(stamp).ok();
+        }
+        world.tell_wish();
+    },
+    ends: |world| {
+        if !reference::is_released(&world.hub.lines) || world.hub.wish.is_some() {
+            return Err(format!("not released; the hub waits for {}", world.hub.waits));
+        }
+        for site in world.sites.values() {
+            if !site.kubernetes.site_states.is_empty() {
+                return Err(format!("{} still has a DRSiteState", site.name));
+            }
+        }
+        runs_here(world, &cluster("east"))
+    },
+    within: 60_000,
+};
+
+/// The user edits the DRPlacement.
+pub fn edit(world: &mut World, edit: impl FnOnce(&mut DRPlacement)) {
+    if let Some(wish) = &mut world.hub.wish {
+        edit(wish);
+        wish.metadata.generation = wish.metadata.generation.map(|generation| generation + 1);
+    }
+    world.say("user: edits the DRPlacement".to_owned());
+    world.tell_wish();
+}
+
+pub(crate) fn prefer(world: &mut World, name: &str) {
+    edit(world, |wish| wish.spec.preferred_cluster = name.to_owned());
+}
+
+/// It has been moved to the other cluster before, and is as well protected there.
+fn moved(world: &mut World) -> Result<(), String> {
+    protected(world)?;
+    prefer(world, "west");
+    wait(world, PREPARED_WITHIN, |world| {
+        serves(world, "west")?;
+        armed(world)
+    })
+}
+
+/// No write is lost, and nothing was forced.
+fn whole(world: &World) -> Result<(), String> {
+    let owner = reference::owner(&world.hub.lines).map(|(_, owner)| owner.clone()).ok_or("nobody owns it")?;
+    for claim in CLAIMS {
+        let image = world.array.image(&owner, &format!("image-{claim}")).ok_or("no image")?;
+        let lost = world.history.missing_in(&image.log);
+        if !lost.is_empty() {
+            return Err(format!("{} writes are lost from {claim}", lost.len()));
+        }
+    }
+    if world.array.forced.is_empty() { Ok(()) } else { Err(format!("forced: {:?}", world.array.forced)) }
+}
+
+pub const MIGRATE: Scenario = Scenario {
+    name: "the user prefers the other cluster",
+    shows: "migrate",
+    prepare: protected,
+    act: |world| prefer(world, "west"),
+    ends: |world| {
+        serves(world, "west")?;
+        whole(world)
+    },
+    within: 90_000,
+};
+
+pub const SLOW_CROSSING: Scenario = Scenario {
+    name: "a planned move whose last writes take long to cross",
+    shows: "migrate",
+    prepare: protected,
+    act: |world| {
+        world.fails(Fault::SlowCrossing(6_000));
+        prefer(world, "west");
+        world.later(30_000, Happening::Fails(Fault::Heal));
+    },
+    ends: |world| {
+        serves(world, "west")?;
+        whole(world)
+    },
+    within: 90_000,
+};
+
+pub const FAIL_BACK: Scenario = Scenario {
+    name: "the user prefers the first cluster again",
+    shows: "migrate",
+    prepare: moved,
+    act: |world| prefer(world, "east"),
+    ends: |world| {
+        serves(world, "east")?;
+        whole(world)
+    },
+    within: 90_000,
+};
+
+pub const REVERT: Scenario = Scenario {
+    name: "the user takes the wish for a move back while it runs",
+    shows: "readopt",
+    prepare: protected,
+    act: |world| {
+        prefer(world, "west");
+        world.fails(Fault::SlowCrossing(8_000));
+        world.later(2_500, Happening::UserPrefers { cluster: cluster("east") });
+        world.later(30_000, Happening::Fails(Fault::Heal));
+    },
+    ends: |world| {
+        let back = world.hub.wish.as_ref().is_some_and(|wish| wish.spec.preferred_cluster == "east");
+        if !back {
+            return Err("the wish has not been taken back yet".to_owned());
+        }
+        serves(world, "east")?;
+        whole(world)
+    },
+    within: 90_000,
+};
+
+/// East has died, and west has taken over.
+fn failed_over(world: &mut World) -> Result<(), String> {
+    protected(world)?;
+    world.hub.human_approves = true;
+    world.fails(Fault::Dies(cluster("east")));
+    wait(world, PREPARED_WITHIN, |world| serves(world, "west"))
+}
+
+pub const FAIL_BACK_AFTER_DISASTER: Scenario = Scenario {
+    name: "the lost cluster returns, is copied anew with approval, and gets the application back",
+    shows: "failback",
+    prepare: failed_over,
+    act: |world| world.fails(Fault::Returns(cluster("east"))),
+    ends: |world| serves(world, "east"),
+    within: 150_000,
+};
+
+pub const ALL: [&Scenario; 10] = [
+    &DEPLOY,
+    &FAIL_OVER,
+    &CUT_OFF,
+    &READOPT,
+    &RELEASE,
+    &MIGRATE,
+    &SLOW_CROSSING,
+    &FAIL_BACK,
+    &REVERT,
+    &FAIL_BACK_AFTER_DISASTER,
+];
+
+/// Random faults for a while; then all is mended, and the application must run where the journal says, and only there.
+pub fn adversity(seed: u64) -> Run {
+    let mut world = World::new(seed, &["east", "west"]);
+    let outcome = survive(&mut world, seed);
+    Run { world, outcome }
+}
+
+fn survive(world: &mut World, seed: u64) -> Result<(), String> {
+    let mut random = Random::new(seed ^ 0x5eed);
+    protected(world)?;
+    world.say("-- adversity".to_owned());
+    world.fail_at_random(&mut random, 40_000, 6);
+    world.pass(40_002);
+    unbroken(world)?;
+    let ends = |world: &World| {
+        let owner = reference::owner(&world.hub.lines).map(|(_, owner)| owner.to_string());
+        serves(world, &owner.unwrap_or_default())
+    };
+    wait(world, 90_000, ends)?;
+    world.pass(STAYS);
+    unbroken(world)?;
+    ends(world)?;
+    world.books()
+}

@@ -1,0 +1,298 @@
+//! The whole simulated world: one queue, one clock, and everybody it happens to.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use agent_core::{Agent, AskId, Change, Kind, Watched};
+use proto::{ClusterName, FromAgent, FromHub, Moment, PathKind, WallTime};
+
+use crate::application::History;
+use crate::crash::Crashes;
+use crate::csi_addons::Worker;
+use crate::hub::HubMachine;
+use crate::invariants::Watch;
+use crate::kubernetes::Kubernetes;
+use crate::network::{End, Network};
+use crate::random::Random;
+use crate::storage::Array;
+use crate::transition::{Happening, Hold, Life, Queue, Time};
+
+/// 2026-01-01.
+const WALL_ZERO: i64 = 1_767_225_600_000;
+
+/// One wall clock for all: times of writes, syncs and losses are compared across machines.
+pub fn wall(at: Time) -> WallTime {
+    WallTime(WALL_ZERO + i64::try_from(at).unwrap_or(0))
+}
+
+/// As Kubernetes writes a time, with its milliseconds; a run lasts less than a day.
+pub fn stamp(at: WallTime) -> String {
+    let millis = at.0 - WALL_ZERO;
+    let (seconds, rest) = (millis.div_euclid(1000), millis.rem_euclid(1000));
+    format!("2026-01-01T{:02}:{:02}:{:02}.{rest:03}Z", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
+
+/// A machine's own clock: it began some time ago, and runs a little fast or slow (protocol R7).
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    pub base: u64,
+    pub since: Time,
+    /// Parts per million.
+    pub rate: i64,
+}
+
+impl Clock {
+    pub fn new(random: &mut Random, since: Time) -> Clock {
+        let rate = i64::try_from(random.within(&(0..=19_000))).unwrap_or(0) - 9_500;
+        Clock { base: random.within(&(1_000..=500_000)), since, rate }
+    }
+
+    pub fn read(&self, now: Time) -> Moment {
+        let passed = i64::try_from(now.saturating_sub(self.since)).unwrap_or(0);
+        let own = passed + passed * self.rate / 1_000_000;
+        Moment(self.base + u64::try_from(own).unwrap_or(0))
+    }
+}
+
+/// One member cluster, with its machines.
+pub struct Site {
+    pub name: ClusterName,
+    /// API server, controllers, storage and agent's machine are alive.
+    pub up: bool,
+    pub nodes_up: bool,
+    /// The API server answers.
+    pub api_up: bool,
+    /// Counts its cold starts.
+    pub boot: u64,
+    pub clock: Clock,
+    pub kubernetes: Kubernetes,
+    pub agent: Option<Agent>,
+    pub life: Life,
+    /// What the agent has written into its Lease.
+    pub memory: Option<agent_core::decision::Memory>,
+    pub stream: Option<u64>,
+    pub dialling: bool,
+    pub followed: bool,
+    /// When the newest news of each kind arrives, so that none overtakes another.
+    pub news: BTreeMap<Kind, Time>,
+    pub site_news: Time,
+    pub asked: u64,
+    pub asks: BTreeMap<AskId, Hold>,
+    pub probing: BTreeSet<(ClusterName, PathKind)>,
+    /// Pods whose containers run.
+    pub containers: BTreeSet<String>,
+    pub workers: BTreeMap<String, Worker>,
+}
+
+/// The newest stream of one agent, and what is on its way, in order.
+#[derive(Default)]
+pub struct Stream {
+    pub number: u64,
+    pub to_hub: VecDeque<FromAgent>,
+    pub to_agent: VecDeque<FromHub>,
+}
+
+pub struct World {
+    pub now: Time,
+    pub random: Random,
+    pub queue: Queue,
+    pub hub: HubMachine,
+    pub sites: BTreeMap<ClusterName, Site>,
+    pub streams: BTreeMap<ClusterName, Stream>,
+    pub network: Network,
+    pub array: Array,
+    pub crossing_delay: Time,
+    pub history: History,
+    pub pods: u64,
+    pub crashes: Crashes,
+    pub watch: Watch,
+    /// The story so far, and events taken.
+    pub trace: Vec<String>,
+    pub steps: u64,
+}
+
+impl World {
+    pub fn new(seed: u64, names: &[&str]) -> World {
+        let mut random = Random::new(seed);
+        let hub = HubMachine::new(Clock::new(&mut random, 0));
+        let mut world = World {
+            now: 0,
+            hub,
+            sites: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            network: Network::default(),
+            array: Array::default(),
+            crossing_delay: 0,
+            history: History::default(),
+            pods: 0,
+            crashes: Crashes::default(),
+            watch: Watch::default(),
+            trace: Vec::new(),
+            steps: 0,
+            queue: Queue::default(),
+            random,
+        };
+        for name in names {
+            let name = cluster(name);
+            let clock = Clock::new(&mut world.random, 0);
+            world.array.sites.push(name.clone());
+            world.streams.insert(name.clone(), Stream::default());
+            world.sites.insert(name.clone(), Site::new(name, clock));
+        }
+        world
+    }
+
+    pub fn site(&self, name: &ClusterName) -> &Site {
+        &self.sites[name]
+    }
+
+    pub fn site_mut(&mut self, name: &ClusterName) -> &mut Site {
+        self.sites.get_mut(name).unwrap_or_else(|| unreachable!("{name} is not a site of this world"))
+    }
+
+    pub fn later(&mut self, delay: Time, happening: Happening) {
+        self.queue.push(self.now + delay, happening);
+    }
+
+    pub fn say(&mut self, line: String) {
+        self.trace.push(format!("{:4}.{:03}  {line}", self.now / 1000, self.now % 1000));
+    }
+
+    pub fn agent_now(&self, site: &ClusterName) -> Moment {
+        self.site(site).clock.read(self.now)
+    }
+
+    pub fn linked(&self, site: &ClusterName) -> bool {
+        self.network.is_up(End::Hub, End::Agent(site.clone()))
+    }
+
+    /// Lets time pass; ends early when an invariant is broken.
+    pub fn pass(&mut self, span: Time) {
+        let end = self.now + span;
+        self.pass_until(end, |_| false);
+    }
+
+    /// Lets time pass until something holds; false if it does not before `end`, or an invariant is broken.
+    pub fn pass_until(&mut self, end: Time, holds: impl Fn(&World) -> bool) -> bool {
+        loop {
+            if !self.watch.violations.is_empty() {
+                return false;
+            }
+            if holds(self) {
+                return true;
+            }
+            if self.queue.next_at().is_none_or(|at| at > end) {
+                self.now = end;
+                return false;
+            }
+            let Some((at, happening)) = self.queue.pop() else { return false };
+            self.now = at.max(self.now);
+            self.steps += 1;
+            self.happens(happening);
+            self.tell_changes();
+            self.check();
+        }
+    }
+
+    fn happens(&mut self, happening: Happening) {
+        match happening {
+            Happening::HubStarts => self.hub_starts(),
+            Happening::HubTicks(life) => self.hub_ticks(life),
+            Happening::HubHears { life, event } => self.hub_hears(life, *event),
+            Happening::WishIsRead { life, began } => self.wish_is_read(life, began),
+            Happening::AgentStarts { site } => self.agent_starts(&site),
+            Happening::AgentTicks { site, life } => self.agent_ticks(&site, life),
+            Happening::AgentHears { site, life, event } => self.agent_hears(&site, life, *event),
+            Happening::Dials { site, life } => self.dials(&site, life),
+            Happening::ReachesHub { site, stream } => self.reaches_hub(&site, stream),
+            Happening::ReachesAgent { site, stream } => self.reaches_agent(&site, stream),
+            Happening::HubMissesStream { site, stream } => self.hub_misses_stream(&site, stream),
+            Happening::AgentMissesStream { site, stream } => self.agent_misses_stream(&site, stream),
+            Happening::EffectLands { site, life, request } => self.effect_lands(&site, life, request),
+            Happening::SiteStateLands { site, life, write } => self.site_state_lands(&site, life, *write),
+            Happening::MemoryLands { site, life, memory } => self.memory_lands(&site, life, *memory),
+            Happening::AdmissionLearns { site, placement } => self.admission_learns(&site, placement),
+            Happening::ProbeEnds { site, life, of, path, mark, began } => {
+                self.probe_ends(&site, life, of, path, mark, began);
+            }
+            Happening::HoldArrives { hold } => self.hold_arrives(hold),
+            Happening::HoldReturns { hold, answer } => self.hold_returns(hold, answer),
+            Happening::ControllersLook { site } => self.controllers_look(&site),
+            Happening::PodTriesToStart { site, pod, boot } => self.pod_tries_to_start(&site, &pod, boot),
+            Happening::PodEnds { site, pod, boot } => self.pod_ends(&site, &pod, boot),
+            Happening::Detaches { site, volume, boot } => self.detaches(&site, &volume, boot),
+            Happening::NodesCome { site, boot } => self.nodes_come(&site, boot),
+            Happening::Writes { site, pod, boot } => self.writes(&site, &pod, boot),
+            Happening::Reconciles { site, claim, boot, turn } => self.reconciles(&site, &claim, boot, turn),
+            Happening::CallEnds { site, claim, boot, call } => self.call_ends(&site, &claim, boot, call),
+            Happening::SnapshotDue { handle } => self.snapshot_due(&handle),
+            Happening::SnapshotArrives { snapshot } => self.snapshot_arrives(&snapshot),
+            Happening::UserPrefers { cluster } => crate::scenario::prefer(self, cluster.as_str()),
+            Happening::HumanAnswers { proposed } => self.human_answers(&proposed),
+            Happening::Fails(fault) => self.fails(fault),
+        }
+    }
+
+    /// Watches and controllers hear of what has changed in the clusters.
+    fn tell_changes(&mut self) {
+        let names: Vec<ClusterName> = self.sites.keys().cloned().collect();
+        for site in names {
+            for watched in std::mem::take(&mut self.site_mut(&site).kubernetes.changes) {
+                self.wake(&site, &watched);
+                self.tell_watch(&site, watched);
+            }
+        }
+    }
+
+    fn wake(&mut self, site: &ClusterName, watched: &Watched) {
+        match (&watched.kind, &watched.change) {
+            (Kind::Replication, Change::Applied(object)) => {
+                let observed = &object["status"]["observedGeneration"];
+                let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+                if *observed != object["metadata"]["generation"] {
+                    self.reconcile_after(site, &name, 20);
+                }
+            }
+            (Kind::Workload(_) | Kind::Claim | Kind::Volume, _) => self.wake_controllers(site),
+            (
+                Kind::Replication
+                | Kind::Pod
+                | Kind::Attachment
+                | Kind::StorageClass
+                | Kind::ReplicationClass
+                | Kind::AddonsNode,
+                _,
+            ) => {}
+        }
+    }
+}
+
+impl Site {
+    fn new(name: ClusterName, clock: Clock) -> Site {
+        Site {
+            name,
+            up: true,
+            nodes_up: true,
+            api_up: true,
+            boot: 1,
+            clock,
+            kubernetes: Kubernetes::default(),
+            agent: None,
+            life: 0,
+            memory: None,
+            stream: None,
+            dialling: false,
+            followed: false,
+            news: BTreeMap::new(),
+            site_news: 0,
+            asked: 0,
+            asks: BTreeMap::new(),
+            probing: BTreeSet::new(),
+            containers: BTreeSet::new(),
+            workers: BTreeMap::new(),
+        }
+    }
+}
+
+pub fn cluster(name: &str) -> ClusterName {
+    ClusterName::parse(name).unwrap_or_else(|error| unreachable!("{error}"))
+}
