@@ -67,7 +67,7 @@ fn promote_existing(view: &View<'_>, claim: &str, name: &str, object: &Replicati
     let (namespace, name, epoch) = (view.namespace().to_owned(), name.to_owned(), view.site.epoch_seen);
     let replication = &object.replication;
     // What its status still calls primary would not be promoted again, although its volume may be demoted by now.
-    if replication.desired == "secondary" && !replication.current {
+    if replication.desired == "secondary" && !is_settled(object) {
         next.wait_also_for(format!("the demotion of claim {claim} to be over"));
         return;
     }
@@ -94,6 +94,15 @@ fn promote_existing(view: &View<'_>, claim: &str, name: &str, object: &Replicati
         }
         None => next.wait_also_for(format!("claim {claim} to become primary")),
     }
+}
+
+/// A demotion that nobody has answered in time may be done all the same; csi-addons asks again until it has an answer.
+fn is_settled(object: &ReplicationObject) -> bool {
+    let replication = &object.replication;
+    let failed = object.reason.as_deref() == Some(reason::FAILED_TO_DEMOTE);
+    let message = replication.message.to_ascii_lowercase();
+    let unanswered = ["deadline exceeded", "transport is closing", ": eof"];
+    replication.current && !(failed && unanswered.iter().any(|words| message.contains(words)))
 }
 
 pub fn failure(replication: &Replication, object: &ReplicationObject) -> Option<String> {

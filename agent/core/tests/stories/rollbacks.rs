@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use agent_core::{Event, Kind};
 use proto::*;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cluster::*;
 
@@ -122,6 +122,45 @@ fn nothing_is_promoted_while_csi_addons_still_demotes() {
     east.pass_seconds(1);
     assert!(is_promoted(&east), "{}", east.transcript);
     assert_eq!(states(&east), ["primary", "primary"]);
+}
+
+fn fails_to_demote(message: &str) -> Value {
+    json!({
+        "state": "Primary", "message": message,
+        "conditions": [{"type": "Completed", "status": "False", "reason": "FailedToDemote"}],
+    })
+}
+
+#[test]
+fn after_a_demotion_without_an_answer_nothing_is_promoted_before_there_is_one() {
+    let mut east = holding_east();
+    scales_down(&mut east);
+    east.pass_seconds(2);
+    east.storage_obeys = false;
+    demotes(&mut east);
+    for claim in CLAIMS {
+        let said = east.storage_says(claim, |_| fails_to_demote("context deadline exceeded"));
+        east.event(said);
+    }
+    is_readopted(&mut east);
+    east.pass_seconds(20);
+    assert_eq!(
+        states(&east),
+        ["secondary", "secondary"],
+        "it may be demoted all the same:\n{}",
+        east.transcript
+    );
+    let said = east.storage_says("data", |_| fails_to_demote("image is in use"));
+    east.event(said);
+    let answer = east.storage_answers("logs");
+    east.event(answer);
+    east.pass_seconds(1);
+    assert_eq!(
+        states(&east),
+        ["primary", "primary"],
+        "one was refused, the other done:\n{}",
+        east.transcript
+    );
 }
 
 #[test]
