@@ -127,6 +127,18 @@ impl Tell {
         if let Some(happening) = happening(entry, ledger) {
             decision.explain.push(Explanation::Happened(happening));
         }
+        if let Entry::Commit { placement, .. } | Entry::Abort { placement, .. } = entry {
+            self.ended(placement, ledger, decision);
+        }
+    }
+
+    /// The next operation may be decided in the same step, and hides this one.
+    fn ended(&mut self, placement: &PlacementId, ledger: &Ledger, decision: &mut Decision) {
+        let ended = ledger.of(placement).and_then(|progress| progress.operation.as_ref());
+        if let Some(operation) = ended.filter(|operation| !operation.is_running()) {
+            let told = self.placements.entry(placement.clone()).or_default();
+            told.operation(operation_view(operation, None, false), decision);
+        }
     }
 
     /// A site is shown as the most impatient of its placements takes it.
@@ -339,6 +351,9 @@ fn happening(entry: &Entry, ledger: &Ledger) -> Option<Happening> {
                 | OperationKind::Release => EventReason::FailoverAborted,
             };
             (placement, event, true, reason.clone())
+        }
+        Entry::Cut { placement, operation: _, reason } => {
+            (placement, EventReason::OperationCut, true, reason.clone())
         }
         Entry::Released { placement } => {
             (placement, EventReason::Released, false, "the application stays as it is".to_owned())

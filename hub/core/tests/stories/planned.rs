@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crds::operation::OperationPhase;
 use hub_core::approval::Approval;
 use hub_core::journal::Entry;
 use hub_core::placement::Mode;
@@ -113,6 +114,9 @@ fn a_user_who_takes_the_wish_back_before_anything_is_promoted_gets_the_applicati
     assert_eq!((story.holder().as_deref(), story.epoch()), (Some("east"), 3), "{}", story.told());
     assert_eq!(story.member("east").pods, 1);
     assert!(story.told().contains("Abort shop-migrate-2"), "{}", story.told());
+    // The way back is decided in the same step: the end of the move is told all the same.
+    assert_eq!(story.phase("shop-migrate-2"), Some(OperationPhase::Aborted), "{}", story.told());
+    assert_eq!(story.phase("shop-readopt-3"), Some(OperationPhase::Succeeded), "{}", story.told());
 }
 
 #[test]
@@ -505,4 +509,98 @@ fn a_target_whose_driver_has_no_leader_is_none() {
     story.pass(2000);
     assert!(!story.told().contains("Intent"), "{}", story.told());
     assert!(story.told().contains("waits   NoDriverLeader"), "{}", story.told());
+}
+
+/// csi-addons shows a sync late: one from before the resync says nothing about the new copy.
+#[test]
+fn a_sync_from_before_the_resync_that_is_told_late_does_not_count() {
+    let mut story = after_a_disaster();
+    story.member("west").syncs = false;
+    story.pass(2000);
+    approve(&mut story, "shop-resync-2", 2);
+    let known = story.member("west").last_sync.expect("west has synced");
+    story.member("west").last_sync = Some(known + Duration::from_millis(1500));
+    story.pass(4000);
+    assert!(!story.told().contains("/Rejoin"), "{}", story.told());
+}
+
+#[test]
+fn a_new_holder_that_never_gets_ready_does_not_keep_the_user_from_going_elsewhere() {
+    let mut story = moving_where(|story| story.member("west").slow = true);
+    story.pass(2000);
+    story.say("the user prefers east again");
+    story.edit(|placement| placement.preferred = cluster("east"));
+    story.pass(20_000);
+    assert!(story.told().contains("Cut shop-migrate-2: shop/shop prefers east now"), "{}", story.told());
+    assert_eq!(story.epoch(), 3, "{}", story.told());
+}
+
+#[test]
+fn a_new_holder_that_is_lost_before_it_is_ready_can_be_failed_over_in_turn() {
+    let mut story = moving_where(|story| story.member("west").slow = true);
+    story.pass(4000);
+    story.kill("west");
+    story.pass(20_000);
+    assert!(story.told().contains("Cut shop-migrate-2: west is silent"), "{}", story.told());
+    assert_eq!((story.holder().as_deref(), story.epoch()), (Some("east"), 3), "{}", story.told());
+}
+
+#[test]
+fn a_holder_that_is_lost_after_it_has_handed_over_is_not_waited_for() {
+    let mut story = moving_where(|story| story.api_answers = false);
+    story.pass(1000);
+    assert!(story.told().contains("Step Demote Acknowledged"), "{}", story.told());
+    story.kill("east");
+    story.pass(6000);
+    story.api_answers = true;
+    story.pass(3000);
+    assert_eq!((story.holder().as_deref(), story.epoch()), (Some("west"), 2), "{}", story.told());
+}
+
+#[test]
+fn a_failover_that_the_user_takes_out_of_the_hubs_hands_is_proposed_instead() {
+    let mut story = Story::protected();
+    story.kill("east");
+    story.pass(4000);
+    assert!(story.told().contains("Intent shop-failover-2"), "{}", story.told());
+    story.edit(|placement| placement.mode = Mode::Confirm);
+    story.pass(20_000);
+    assert!(
+        story.told().contains("Abort shop-failover-2: it cannot go on without a human's word"),
+        "{}",
+        story.told()
+    );
+    assert!(story.told().contains("Proposal shop-failover-3"), "{}", story.told());
+    assert_eq!(story.promotions(), 0, "{}", story.told());
+    approve(&mut story, "shop-failover-3", 3);
+    story.pass(10_000);
+    assert_eq!(story.holder().as_deref(), Some("west"), "{}", story.told());
+}
+
+#[test]
+fn an_automatic_failback_that_was_rolled_back_is_not_tried_again_without_a_word() {
+    let mut story = after_a_disaster();
+    story.edit(|placement| {
+        placement.failback.automatic = true;
+        placement.failback.resync_automatic = true;
+        placement.failback.stabilization = Duration::from_secs(1);
+    });
+    story.member("west").slow_demotion = true;
+    story.pass(200_000);
+    assert_eq!(story.told().matches("record  Intent shop-failback").count(), 1, "{}", story.told());
+    assert!(story.told().contains("waits   RolledBack"), "{}", story.told());
+    assert_eq!(story.holder().as_deref(), Some("west"), "{}", story.told());
+}
+
+#[test]
+fn a_hub_that_stops_for_a_moment_takes_a_dead_holder_for_no_living_one() {
+    let mut story = Story::protected();
+    story.kill("east");
+    story.pass(5000);
+    assert!(story.told().contains("Intent shop-failover-2"), "{}", story.told());
+    story.say("the hub is stopped for two seconds");
+    story.now = story.now + Duration::from_secs(2);
+    story.pass(15_000);
+    assert!(!story.told().contains("Abort"), "{}", story.told());
+    assert_eq!(story.holder().as_deref(), Some("west"), "{}", story.told());
 }

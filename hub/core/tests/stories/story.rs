@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
+use crds::operation::OperationPhase;
 use crds::placement::DRPlacementStatus;
 use hub_core::fleet::Cluster;
 use hub_core::journal::{Entry, Line, Tip};
@@ -97,6 +98,8 @@ pub struct Story {
     text: String,
     last_waiting: String,
     shown: Option<Box<DRPlacementStatus>>,
+    /// How far each operation is by what was told last.
+    phases: BTreeMap<String, Option<OperationPhase>>,
 }
 
 pub fn cluster(name: &str) -> ClusterName {
@@ -269,6 +272,7 @@ impl Story {
             text: String::new(),
             last_waiting: String::new(),
             shown: None,
+            phases: BTreeMap::new(),
         };
         story.say("genesis");
         let genesis = story.tip.seal(WallTime(WALL_ZERO), Entry::Genesis { hub: "hub".to_owned() });
@@ -295,6 +299,11 @@ impl Story {
     pub fn join(&mut self, name: &str) {
         self.members.push(Member::new(name, "east"));
         self.step(Event::ClusterSeen(configured(name)));
+    }
+
+    /// How far the operation is, as its DROperation says.
+    pub fn phase(&self, operation: &str) -> Option<OperationPhase> {
+        self.phases.get(operation).copied().flatten()
     }
 
     /// The status that the hub has shown is what its successor finds.
@@ -502,7 +511,10 @@ impl Story {
                     self.last_waiting = waiting;
                 }
                 Explanation::Released(_, name) => self.say(&format!("  let go  {name}")),
-                Explanation::Operation(_) | Explanation::Site(_) => {}
+                Explanation::Operation(view) => {
+                    self.phases.insert(view.operation.0.clone(), view.status.phase);
+                }
+                Explanation::Site(_) => {}
             }
         }
         for send in send {
@@ -655,6 +667,7 @@ fn record_line(entry: &Entry) -> String {
             format!("Proposal {} to {} at epoch {}", intent.operation, intent.to, intent.epoch)
         }
         Entry::Withdrawn { operation, reason, .. } => format!("Withdrawn {operation}: {reason}"),
+        Entry::Cut { operation, reason, .. } => format!("Cut {operation}: {reason}"),
         Entry::BackedUp { claims, .. } => format!("BackedUp {}", claims.join(", ")),
         Entry::Resynced { .. } => "Resynced".to_owned(),
         Entry::WishFulfilled { .. } => "WishFulfilled".to_owned(),
