@@ -148,7 +148,7 @@ names! {
     EventReason {
         HeartbeatLost, HeartbeatReturned, Deployed, DeployStarted, DeployRefused, NeedsHuman, PromoteStuck, FailoverStarted, FenceConfirmed, Promoted, FailoverCompleted,
         FailoverAborted, FailoverRefused, ReplicationStale, Released, MigrationStarted, MigrationCompleted, FailbackStarted,
-        FailbackCompleted, RolledBack, ResyncStarted, ResyncCompleted, ResyncAborted, OperationProposed, OperationWithdrawn, DivergedDataFound,
+        FailbackCompleted, RolledBack, ResyncStarted, ResyncCompleted, ResyncAborted, OperationProposed, OperationWithdrawn, OperationCut, DivergedDataFound,
         ScaledDown, HandedOver,
     }
 }

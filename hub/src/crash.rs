@@ -74,6 +74,7 @@ pub fn name(entry: &Entry) -> String {
         Entry::Echo { .. } => "Echo".to_owned(),
         Entry::Proposal(_) => "Proposal".to_owned(),
         Entry::Withdrawn { .. } => "Withdrawn".to_owned(),
+        Entry::Cut { .. } => "Cut".to_owned(),
         Entry::BackedUp { .. } => "BackedUp".to_owned(),
         Entry::Resynced { .. } => "Resynced".to_owned(),
         Entry::WishFulfilled { .. } => "WishFulfilled".to_owned(),

@@ -33,6 +33,9 @@ impl Traces {
                     self.step(placement, operation, *step, *state);
                 }
                 Entry::Commit { placement, operation } => self.ended(placement, operation, "Succeeded", None),
+                Entry::Cut { placement, operation, reason } => {
+                    self.ended(placement, operation, "Failed", Some(reason));
+                }
                 Entry::Abort { placement, operation, reason } => {
                     self.ended(placement, operation, "Aborted", Some(reason));
                 }

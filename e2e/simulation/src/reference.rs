@@ -33,7 +33,7 @@ fn has_promoted(lines: &[Line], wanted: &OperationId) -> bool {
 pub fn has_ended(lines: &[Line], wanted: &OperationId) -> bool {
     lines.iter().any(|line| {
         let ends = |operation: &OperationId| operation == wanted;
-        matches!(&line.entry, Entry::Commit { operation, .. } | Entry::Abort { operation, .. } if ends(operation))
+        matches!(&line.entry, Entry::Commit { operation, .. } | Entry::Cut { operation, .. } | Entry::Abort { operation, .. } if ends(operation))
     }) || is_released(lines)
 }
 

@@ -1,12 +1,15 @@
 //! When a running operation is given up. Past the point of no return: never (invariant S12).
 
+use crds::conditions::Reason;
 use crds::span::format as shown;
-use proto::StepKind;
+use proto::{Role, StepKind};
 
+use crate::checks;
 use crate::fleet::Liveness;
 use crate::journal::OperationKind;
 use crate::observation::{Observation, SiteView};
 use crate::progress::Operation;
+use crate::step;
 
 /// Before the point of no return, a holder that answers again keeps its application (S16), and so does a user who deletes
 /// the placement (S27) or takes the wish for a move back. An operation that gives the placement to the cluster that has
@@ -32,8 +35,99 @@ fn no_failover(o: &Observation, operation: &Operation) -> Option<String> {
         return Some(format!("{} was deleted before anything was promoted", o.placement.name));
     }
     let holder = o.site(operation.intent.from.as_ref()?)?;
-    (holder.liveness == Liveness::Alive)
-        .then(|| format!("{} answers again, before anything was promoted elsewhere", holder.cluster.name))
+    if holder.liveness == Liveness::Alive {
+        return Some(format!(
+            "{} answers again, before anything was promoted elsewhere",
+            holder.cluster.name
+        ));
+    }
+    lost_target(o, operation).or_else(|| needs_a_word(o, operation))
+}
+
+/// Another cluster could take over, and the chosen one cannot be heard.
+fn lost_target(o: &Observation, operation: &Operation) -> Option<String> {
+    let to = &operation.intent.to;
+    let lost = o.site(to).is_none_or(|site| site.liveness == Liveness::Unreachable);
+    let other = o.standbys.iter().find(|(cluster, flaw)| cluster != to && flaw.is_none())?;
+    lost.then(|| format!("{to} is silent, and {} could take over", other.0))
+}
+
+/// What stands in the way will not pass by waiting, and nobody can be asked while the operation runs.
+fn needs_a_word(o: &Observation, operation: &Operation) -> Option<String> {
+    let patience = step::stuck_after(&o.placement.policy.timing);
+    let finding = match operation.current_step()? {
+        StepKind::AwaitFence => {
+            let long = o.wall.since(operation.started) >= patience;
+            checks::first(checks::EXPIRY_PROVES, o).filter(|_| long && !is_asserted(operation))
+        }
+        StepKind::Promote => {
+            let since = operation.step(StepKind::AwaitFence).acknowledged?;
+            let long = o.wall.since(since) >= patience;
+            (step::rule(StepKind::Promote).may_start)(o, operation).filter(|_| long)
+        }
+        StepKind::Fence
+        | StepKind::ScaleDown
+        | StepKind::BackUp
+        | StepKind::Demote
+        | StepKind::Restore
+        | StepKind::TakeOwnership
+        | StepKind::ScaleUp
+        | StepKind::AwaitReady
+        | StepKind::Resync
+        | StepKind::AwaitSync
+        | StepKind::Rejoin
+        | StepKind::Release => None,
+    };
+    let finding = finding.filter(|finding| NEEDS_A_WORD.contains(&finding.reason))?;
+    Some(format!("it cannot go on without a human's word: {}", finding.message))
+}
+
+fn is_asserted(operation: &Operation) -> bool {
+    operation.intent.approval.as_ref().is_some_and(|approval| approval.asserts_off.is_some())
+}
+
+/// Of these a human decides; the rest passes, or is mended while the operation waits.
+const NEEDS_A_WORD: [Reason; 7] = [
+    Reason::Disabled,
+    Reason::CoolingDown,
+    Reason::Flapping,
+    Reason::TooFewFailureDomains,
+    Reason::NotFenceCapable,
+    Reason::StaleCopy,
+    Reason::FenceUnconfirmed,
+];
+
+/// When an operation whose owner has changed is given up, so that the next one can begin: the new owner is lost, or does
+/// not get ready and the user wants something else, or nobody can wait any longer.
+pub fn cut_reason(o: &Observation, operation: &Operation) -> Option<String> {
+    let intent = &operation.intent;
+    if !operation.has_moved() || operation.current_step().is_none() {
+        return None;
+    }
+    let name = &o.placement.name;
+    if o.site(&intent.to).is_some_and(|site| site.liveness == Liveness::Unreachable) {
+        return Some(format!("{} is silent, before {name} was ready there", intent.to));
+    }
+    let told = operation.step(StepKind::ScaleUp).acknowledged;
+    if o.placement.deleting && told.is_some() {
+        return Some(format!("{name} was deleted before it was ready"));
+    }
+    let begun = operation.step(StepKind::ScaleUp).issued?;
+    let waited = o.wall.since(begun);
+    let other_wish = intent.preferred.as_ref().is_some_and(|then| *then != o.placement.preferred);
+    if other_wish && waited >= step::stuck_after(&o.placement.policy.timing) {
+        return Some(format!(
+            "{name} prefers {} now, and is not ready at {}",
+            o.placement.preferred, intent.to
+        ));
+    }
+    (waited >= o.placement.move_deadline).then(|| {
+        format!(
+            "{name} is not ready at {} after {}; look at its pods",
+            intent.to,
+            shown(o.placement.move_deadline)
+        )
+    })
 }
 
 /// What was stopped for it is started again where it was.
@@ -51,7 +145,9 @@ fn no_planned_move(o: &Observation, operation: &Operation) -> Option<String> {
     let lost = |site: Option<&SiteView>| {
         site.filter(|site| site.liveness == Liveness::Unreachable).map(|site| site.cluster.name.clone())
     };
-    let from = intent.from.as_ref().and_then(|from| o.site(from));
+    // Once it has handed over it is not needed any more.
+    let needed = operation.proof.is_none();
+    let from = intent.from.as_ref().filter(|_| needed).and_then(|from| o.site(from));
     if let Some(silent) = lost(from).or_else(|| lost(o.site(&intent.to))) {
         return Some(format!("{silent} is silent, before anything was promoted"));
     }
@@ -80,6 +176,15 @@ fn no_readoption(o: &Observation, operation: &Operation) -> Option<String> {
 fn no_resync(o: &Observation, operation: &Operation) -> Option<String> {
     if o.placement.deleting {
         return Some(format!("{} was deleted", o.placement.name));
+    }
+    let begun = operation.step(StepKind::Resync);
+    let report = o.site(&operation.intent.to).and_then(|site| site.report);
+    if begun.acknowledged.is_none() && report.is_some_and(|report| report.role == Role::Standby) {
+        return Some(format!("{} is a standby already", operation.intent.to));
+    }
+    let unasked = operation.intent.approval.is_none() && !o.placement.failback.resync_automatic;
+    if begun.issued.is_none() && unasked {
+        return Some(format!("{}: spec.failback.resync asks for an approval now", o.placement.name));
     }
     let silent = |site: &SiteView| site.liveness == Liveness::Unreachable;
     let holder = o.holder().filter(|site| silent(site));

@@ -16,8 +16,10 @@ use consent::{
     cooled_down, mode_is_automatic, no_human_is_needed, not_flapping, not_paused, one_site_an_hour,
     wish_is_read_afresh,
 };
-pub use copy::missing_copy;
-use copy::{loss_is_within_the_bound, preferred_copy_is_within_the_bound, skew_is_within_the_bound};
+use copy::{
+    loss_is_within_the_bound, preferred_copy_is_within_the_bound, skew_is_within_the_bound, target_follows,
+};
+pub use copy::{missing_copy, not_a_follower};
 pub use holder::unfenceable;
 use holder::{
     expiry_proves_a_fence, holder_can_fence_itself, holder_can_hand_over, holder_is_configured,
@@ -67,13 +69,14 @@ pub const ASKING: &[Check] = &[
 ];
 
 /// May a planned move begin? The old holder hands over, and the preferred cluster can take it.
-pub const HANDOVER: &[Check] = &[not_paused, holder_can_hand_over, preferred_can_take_over];
+pub const HANDOVER: &[Check] =
+    &[holder_is_configured, not_paused, holder_can_hand_over, preferred_can_take_over];
 
 /// May the hub move anything back by itself?
 pub const CALM: &[Check] = &[not_flapping, preferred_copy_is_within_the_bound];
 
 /// May an outdated copy be thrown away? Only while there is a good one.
-pub const NEW_COPY: &[Check] = &[not_paused, holder_can_hand_over];
+pub const NEW_COPY: &[Check] = &[holder_is_configured, not_paused, holder_can_hand_over];
 
 /// Can this cluster take over? About the target alone.
 pub const TARGET: &[Check] = &[
@@ -88,7 +91,7 @@ pub const TARGET: &[Check] = &[
 ];
 
 /// Is the copy good enough to lose the original? A planned move loses nothing, and does not ask.
-pub const COPY: &[Check] = &[loss_is_within_the_bound, skew_is_within_the_bound];
+pub const COPY: &[Check] = &[target_follows, loss_is_within_the_bound, skew_is_within_the_bound];
 
 /// Would a failover that started now pass?
 pub fn readiness(o: &Observation) -> Option<Finding> {

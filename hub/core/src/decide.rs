@@ -2,15 +2,15 @@
 //!
 //! Each call takes at most one transition; the hub calls again until nothing is left to write down.
 
-use proto::{ClusterName, Epoch, OperationId};
+use proto::{ClusterName, Epoch, OperationId, StepKind};
 
-use crate::abort::abort_reason;
+use crate::abort::{abort_reason, cut_reason};
 use crate::adopt::adopt;
 use crate::finding::Finding;
 use crate::journal::{Entry, Intent, OperationKind, StepRecord, VolumeLoss};
 use crate::observation::{Observation, last_sync};
 use crate::plan;
-use crate::progress::{Ending, Operation};
+use crate::progress::Operation;
 use crate::propose;
 use crate::step::{self, Standing};
 use crate::wish;
@@ -45,11 +45,13 @@ pub fn decide(o: &Observation) -> Choice {
 /// A planned move that was rolled back has stopped the application: it is started again before Understudy lets go.
 fn owes_a_restart(o: &Observation) -> bool {
     let burned = o.progress.ownership.as_ref().is_some_and(|ownership| o.progress.highest > ownership.epoch);
-    let rolled_back = o.progress.operation.as_ref().is_some_and(|operation| {
-        let aborted = matches!(operation.ended, Some((Ending::Aborted { .. }, _)));
-        aborted && operation.intent.kind.is_planned_move()
+    let tried = o.progress.operation.as_ref().is_some_and(|operation| {
+        let told = operation.step(StepKind::ScaleUp).acknowledged.is_some();
+        let ended = operation.ended.as_ref().map(|(_, at)| *at);
+        let waited = ended.is_some_and(|at| at.since(operation.started) >= o.placement.move_deadline);
+        operation.intent.kind == OperationKind::Readopt && (told || waited)
     });
-    burned && rolled_back && !wish::is_silent(o)
+    burned && o.progress.rolled_back.is_some() && !tried && !wish::is_silent(o)
 }
 
 /// Takes the running operation one transition further.
@@ -59,6 +61,11 @@ fn advance(o: &Observation, operation: &Operation) -> Choice {
         let abort =
             Entry::Abort { placement: intent.placement.clone(), operation: intent.operation.clone(), reason };
         return Choice::Record(vec![abort]);
+    }
+    if let Some(reason) = cut_reason(o, operation) {
+        let cut =
+            Entry::Cut { placement: intent.placement.clone(), operation: intent.operation.clone(), reason };
+        return Choice::Record(std::iter::once(cut).chain(block(o, operation)).collect());
     }
     let Some(current) = operation.current_step() else { return Choice::Record(commit(o, operation)) };
     let rule = step::rule(current);
@@ -85,17 +92,19 @@ fn advance(o: &Observation, operation: &Operation) -> Choice {
 
 fn commit(o: &Observation, operation: &Operation) -> Vec<Entry> {
     let intent = &operation.intent;
-    let mut entries =
-        vec![Entry::Commit { placement: intent.placement.clone(), operation: intent.operation.clone() }];
-    // A human who has approved has looked.
-    if intent.kind == OperationKind::FailOver && intent.approval.is_none() {
-        entries.push(Entry::Block {
-            placement: intent.placement.clone(),
-            operation: intent.operation.clone(),
-            until: o.wall + ONE_AUTOMATIC_FAILOVER_PER,
-        });
-    }
-    entries
+    let commit = Entry::Commit { placement: intent.placement.clone(), operation: intent.operation.clone() };
+    std::iter::once(commit).chain(block(o, operation)).collect()
+}
+
+/// A human who has approved has looked.
+fn block(o: &Observation, operation: &Operation) -> Option<Entry> {
+    let intent = &operation.intent;
+    let automatic = intent.kind == OperationKind::FailOver && intent.approval.is_none();
+    automatic.then(|| Entry::Block {
+        placement: intent.placement.clone(),
+        operation: intent.operation.clone(),
+        until: o.wall + ONE_AUTOMATIC_FAILOVER_PER,
+    })
 }
 
 /// Protocol §7.

@@ -130,6 +130,9 @@ fn operation_status(operation: &Operation, waiting: Option<&Finding>, stuck: boo
         None if stuck => (OperationPhase::Stuck, waiting.map(|finding| finding.message.clone()), None),
         None => (OperationPhase::Running, waiting.map(|finding| finding.message.clone()), None),
         Some((Ending::Committed, _)) => (OperationPhase::Succeeded, None, Some("Succeeded".to_owned())),
+        Some((Ending::Cut { reason }, _)) => {
+            (OperationPhase::Failed, Some(reason.clone()), Some("Failed".to_owned()))
+        }
         Some((Ending::Aborted { reason }, _)) => {
             (OperationPhase::Aborted, Some(reason.clone()), Some("Aborted".to_owned()))
         }

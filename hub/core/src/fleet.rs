@@ -176,7 +176,8 @@ impl Site {
             Liveness::Unreachable
         } else if silent >= suspect {
             Liveness::Suspect
-        } else if self.heard.is_none() {
+        } else if self.heard.as_ref().is_none_or(|heard| heard.at < hub_awake_since) {
+            // Not heard since the hub can hear: that is neither life nor loss.
             Liveness::Unheard
         } else {
             Liveness::Alive

@@ -18,7 +18,7 @@ use crate::decision::{Decision, Remembered, Send};
 use crate::event::{Event, Now};
 use crate::finding::Finding;
 use crate::fleet::{Fleet, Liveness};
-use crate::journal::{Entry, Line};
+use crate::journal::{Entry, Line, OperationKind};
 use crate::lease::{self, Memories};
 use crate::orders::Orders;
 use crate::placement::{Placement, Refused};
@@ -465,7 +465,9 @@ impl Hub {
             busy = silent || progress.running().is_some();
             // The user's last word is read again before what cannot be taken back (S27).
             let undecided = progress.running().is_some_and(|operation| {
-                operation.intent.kind.is_planned_move() && !operation.is_past_no_return()
+                let throws_away = operation.intent.kind == OperationKind::Resync
+                    && operation.step(StepKind::Resync).issued.is_none();
+                throws_away || operation.intent.kind.is_planned_move() && !operation.is_past_no_return()
             });
             let answered = progress.proposed.is_some() && !observation.approvals.is_empty();
             wants_read = silent || undecided || answered;

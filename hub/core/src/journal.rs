@@ -193,6 +193,12 @@ pub enum Entry {
         placement: PlacementId,
         operation: OperationId,
     },
+    /// The new owner stands, and the rest of the operation is given up: the application may not be ready there.
+    Cut {
+        placement: PlacementId,
+        operation: OperationId,
+        reason: String,
+    },
     /// Illegal past the point of no return; the epoch is burned.
     Abort {
         placement: PlacementId,

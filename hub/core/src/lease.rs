@@ -7,7 +7,7 @@ use proto::{ClusterName, Denial, DenialReason, Epoch, Grant, Renewal, Role};
 
 use crate::journal::{Entry, OperationKind};
 use crate::placement::Placement;
-use crate::progress::{Operation, Progress};
+use crate::progress::Progress;
 
 /// What a cluster says it remembers of a placement.
 pub type Memories = BTreeMap<ClusterName, (Epoch, Role)>;
@@ -54,7 +54,11 @@ pub fn answer(
         return denied(progress.highest, None, DenialReason::NotNow);
     };
     let leaving = is_leaving(progress);
-    let given_away = leaving && progress.running().is_some_and(Operation::is_past_no_return);
+    // A holder that gets its own placement back is not superseded by anybody.
+    let given_away = leaving
+        && progress
+            .running()
+            .is_some_and(|operation| operation.intent.kind.takes_away() && operation.is_past_no_return());
     if given_away || ownership.holder != *cluster {
         return denied(progress.highest, Some(ownership.holder.clone()), DenialReason::Superseded);
     }

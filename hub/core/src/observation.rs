@@ -131,10 +131,22 @@ impl<'a> Observation<'a> {
             let flaw = checks::first(checks::TARGET, self);
             self.standbys.push((name, flaw));
         }
-        let ready = self.standbys.iter().find(|(_, flaw)| flaw.is_none());
-        self.aim = ready.map(|(name, _)| name.clone());
+        self.aim = self.choose().cloned();
         let preferred = self.standbys.iter().find(|(name, _)| *name == self.placement.preferred);
         self.preferred_flaw = preferred.and_then(|(_, flaw)| flaw.clone());
+    }
+
+    /// The one the user prefers before the others, and one whose copy is known to follow before one whose copy is not.
+    fn choose(&self) -> Option<&ClusterName> {
+        let ready = || self.standbys.iter().filter(|(_, flaw)| flaw.is_none()).map(|(name, _)| name);
+        let follows = |name: &&ClusterName| checks::not_a_follower(self, name).is_none();
+        let preferred = |name: &&ClusterName| **name == self.placement.preferred;
+        let following = || ready().filter(follows);
+        following()
+            .find(preferred)
+            .or_else(|| following().next())
+            .or_else(|| ready().find(preferred))
+            .or_else(|| ready().next())
     }
 
     /// How far the last syncs of the volumes lie apart; none as long as one has none.

@@ -47,7 +47,9 @@ impl Orders {
         }
         let holder =
             progress.and_then(|progress| progress.ownership.as_ref()).map(|ownership| &ownership.holder);
-        let concerned: BTreeSet<&ClusterName> = placement.clusters.iter().chain(holder).collect();
+        let target = progress.and_then(Progress::running).map(|operation| &operation.intent.to);
+        let concerned: BTreeSet<&ClusterName> =
+            placement.clusters.iter().chain(holder).chain(target).collect();
         let connected = |cluster: &&ClusterName| fleet.sites.get(*cluster).is_some_and(|site| site.connected);
         for cluster in concerned.iter().copied().filter(connected) {
             let assignment = assignment(placement, progress, remembered, fleet, cluster);

@@ -27,7 +27,13 @@ pub struct StepProgress {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ending {
     Committed,
-    Aborted { reason: String },
+    Aborted {
+        reason: String,
+    },
+    /// The new owner stands, and the rest was given up.
+    Cut {
+        reason: String,
+    },
 }
 
 /// One operation, from its intent to its end.
@@ -54,6 +60,11 @@ impl Operation {
     /// Past it there is no abort (protocol §3).
     pub fn is_past_no_return(&self) -> bool {
         self.step(StepKind::Promote).issued.is_some()
+    }
+
+    /// The owner has changed: what is left is to start the application there.
+    pub fn has_moved(&self) -> bool {
+        self.step(StepKind::TakeOwnership).acknowledged.is_some()
     }
 
     /// The first step that is not done: where the operation stands.
@@ -98,6 +109,9 @@ pub struct Progress {
     pub preferred_then: Option<ClusterName>,
     /// The target of the last planned move that was rolled back.
     pub rolled_back: Option<(ClusterName, String)>,
+    /// The clusters whose copies are known to follow the present holder: all at the adoption, then those that handed over or
+    /// were made anew. csi-addons tells when something was synced, not to whom.
+    pub followers: Option<BTreeSet<ClusterName>>,
     /// When the owner has changed by itself, newest last (anti-flap, protocol §7).
     pub flips: Vec<WallTime>,
     pub block: Option<Block>,
@@ -119,6 +133,7 @@ impl Progress {
         attempts: BTreeMap::new(),
         preferred_then: None,
         rolled_back: None,
+        followers: None,
         flips: Vec::new(),
         block: None,
         needs_human: None,
@@ -154,10 +169,17 @@ impl Progress {
     fn settle_wish(&mut self, at: WallTime) {
         let Some(operation) = &self.operation else { return };
         let kind = operation.intent.kind;
+        if let (OperationKind::Resync, Some(followers)) = (kind, &mut self.followers) {
+            followers.insert(operation.intent.to.clone());
+        }
         if !kind.enters_an_epoch() || kind == OperationKind::Readopt {
             return;
         }
         self.preferred_then.clone_from(&operation.intent.preferred);
+        if kind.takes_away() {
+            let from = operation.intent.from.clone().filter(|_| kind.is_planned_move());
+            self.followers = Some(from.into_iter().collect());
+        }
         self.rolled_back = None;
         if kind.takes_away() && operation.intent.approval.is_none() && kind != OperationKind::Migrate {
             self.flips.push(at);
@@ -281,6 +303,10 @@ impl Ledger {
                 self.end(placement, operation, Ending::Committed, at);
                 self.entry(placement).settle_wish(at);
             }
+            Entry::Cut { placement, operation, reason } => {
+                self.end(placement, operation, Ending::Cut { reason: reason.clone() }, at);
+                self.entry(placement).settle_wish(at);
+            }
             Entry::Abort { placement, operation, reason } => {
                 self.entry(placement).roll_back(operation, reason);
                 self.end(placement, operation, Ending::Aborted { reason: reason.clone() }, at);
@@ -319,8 +345,11 @@ impl Ledger {
                 if let Some(from) = from {
                     self.proven.insert(from, at);
                 }
+                // What is left to do asks nothing of the storage, and may wait for others.
+                self.moving.remove(placement);
             }
             Entry::Commit { placement, operation: _ }
+            | Entry::Cut { placement, operation: _, reason: _ }
             | Entry::Abort { placement, operation: _, reason: _ }
             | Entry::Released { placement } => {
                 self.moving.remove(placement);

@@ -48,7 +48,8 @@ pub fn settle(o: &Observation, wish: Wish) -> Choice {
     }
 }
 
-fn has_just_ended(o: &Observation) -> bool {
+/// Reports of what it has done may still be on their way.
+pub fn has_just_ended(o: &Observation) -> bool {
     let ended = o.progress.operation.as_ref().and_then(|operation| operation.ended.as_ref());
     ended.is_some_and(|(_, at)| o.wall.since(*at) < o.placement.policy.timing.suspect)
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crds::conditions::Reason;
 use crds::span::format as shown;
-use proto::{Action, ClusterName, FenceProof, Outcome, Refusal, Role, StepKind, WorkloadScale};
+use proto::{Action, ClusterName, FenceProof, Outcome, Refusal, Role, StepKind, Timing, WorkloadScale};
 
 use crate::checks;
 use crate::finding::Finding;
@@ -39,7 +39,7 @@ pub fn rule(step: StepKind) -> Rule {
         StepKind::TakeOwnership => Rule { may_start: at_once, command: nothing, standing: owned },
         StepKind::ScaleUp => Rule { may_start: dependencies_serve, command: scale_up, standing: scaled_up },
         StepKind::AwaitReady => Rule { may_start: at_once, command: nothing, standing: ready },
-        StepKind::Resync => Rule { may_start: is_stopped_and_secondary, command: resync, standing: resynced },
+        StepKind::Resync => Rule { may_start: may_throw_away, command: resync, standing: resynced },
         StepKind::AwaitSync => Rule { may_start: at_once, command: nothing, standing: synced_again },
         StepKind::Rejoin => Rule { may_start: at_once, command: rejoin, standing: rejoined },
         StepKind::Release => Rule { may_start: at_once, command: release, standing: released },
@@ -159,6 +159,24 @@ fn answered_by_source(o: &Observation, operation: &Operation, step: StepKind) ->
     }
 }
 
+/// The last look before a copy is thrown away: the user's last word, then the cluster.
+fn may_throw_away(o: &Observation, operation: &Operation) -> Option<Finding> {
+    let allowed = operation.intent.approval.is_some() || o.placement.failback.resync_automatic;
+    let asked = (!allowed).then(|| {
+        Finding::new(
+            Reason::DivergedData,
+            format!(
+                "{}: spec.failback.resync asks for an approval now; it is proposed anew",
+                o.placement.name
+            ),
+        )
+    });
+    asked
+        .or_else(|| checks::first(checks::CONSENT, o))
+        .or_else(|| checks::first(checks::NEW_COPY, o))
+        .or_else(|| is_stopped_and_secondary(o, operation))
+}
+
 /// Nothing may use an image that is thrown away, and it must be nobody's source (storage.md, rules 7, 8 and 10).
 fn is_stopped_and_secondary(o: &Observation, operation: &Operation) -> Option<Finding> {
     let cluster = &operation.intent.to;
@@ -210,10 +228,14 @@ fn resynced(o: &Observation, operation: &Operation) -> Standing {
 /// Protocol §6: protected again only when the holder's sync times advance past the resync.
 fn synced_again(o: &Observation, operation: &Operation) -> Standing {
     let volumes = o.remembered.map(|kept| kept.volumes.as_slice()).unwrap_or_default();
+    let made_anew = operation.step(StepKind::Resync).acknowledged;
     let behind = operation.intent.claims.iter().find(|claim| {
         let before = operation.syncs.iter().find(|(known, _)| known == *claim).and_then(|(_, sync)| *sync);
         let volume = volumes.iter().find(|volume| volume.claim == **claim);
-        volume.is_some_and(|volume| last_sync(volume).is_none_or(|sync| Some(sync) <= before))
+        // An advance may be an older sync that csi-addons shows late; a later time may be the array's clock. Both must be.
+        volume.is_some_and(|volume| {
+            last_sync(volume).is_none_or(|sync| Some(sync) <= before || Some(sync) <= made_anew)
+        })
     });
     match behind {
         None => Standing::Done(Vec::new()),
@@ -345,7 +367,7 @@ fn the_path_is_proven(o: &Observation, operation: &Operation) -> Option<Finding>
     let first = o.hub.first_out.as_ref()?;
     let is_another =
         *first.placement != operation.intent.placement && Some(&first.from) == operation.intent.from.as_ref();
-    (is_another && first.promoting_for < stuck_after(o)).then(|| {
+    (is_another && first.promoting_for < stuck_after(&o.placement.policy.timing)).then(|| {
         Finding::new(
             Reason::Queued,
             format!("{}: {} goes first, and proves the path", o.placement.name, first.name),
@@ -428,8 +450,8 @@ fn released(o: &Observation, operation: &Operation) -> Standing {
 const STUCK_AFTER: Duration = Duration::from_secs(10);
 const STUCK_AFTER_CALLS: u32 = 5;
 
-fn stuck_after(o: &Observation) -> Duration {
-    (o.placement.policy.timing.rpc * STUCK_AFTER_CALLS).max(STUCK_AFTER)
+pub fn stuck_after(timing: &Timing) -> Duration {
+    (timing.rpc * STUCK_AFTER_CALLS).max(STUCK_AFTER)
 }
 
 /// What a running operation is called while nothing is wrong with it.
@@ -454,7 +476,7 @@ fn answered(o: &Observation, operation: &Operation, step: StepKind, cluster: &Cl
         Some(Outcome::Working { waiting_for }) => waiting(running, format!("{cluster}: {waiting_for}")),
         Some(Outcome::Failing { reason, message }) => {
             let since = operation.step(step).issued.map_or(Duration::ZERO, |issued| o.wall.since(issued));
-            let young = since < stuck_after(o);
+            let young = since < stuck_after(&o.placement.policy.timing);
             let stuck = match step {
                 StepKind::Promote => Reason::PromoteStuck,
                 StepKind::Resync | StepKind::Rejoin => Reason::ResyncStuck,

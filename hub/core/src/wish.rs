@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crds::conditions::Reason;
 use crds::span::format as shown;
-use proto::{ClusterName, Divergence, Role};
+use proto::{ClusterName, Divergence, Role, StepKind};
 
 use crate::checks;
 use crate::decide::intent;
@@ -15,7 +15,8 @@ use crate::journal::{Entry, Intent, OperationKind};
 use crate::lease::expiry_wait;
 use crate::observation::{Observation, SiteView};
 use crate::placement::Mode;
-use crate::progress::Ownership;
+use crate::progress::{Ending, Ownership};
+use crate::propose;
 
 #[derive(Debug, PartialEq)]
 pub enum Wish {
@@ -34,12 +35,12 @@ pub fn wish(o: &Observation, ownership: &Ownership) -> Wish {
     if is_silent(o) {
         return fail_over(o);
     }
-    if o.progress.highest > ownership.epoch {
+    if o.progress.highest > ownership.epoch || never_started(o) {
         return readopt(o, &ownership.holder);
     }
     match planned_move(o, ownership) {
-        Wish::Begin(intent) => Wish::Begin(intent),
-        otherwise @ (Wish::Nothing(_) | Wish::Hold(..) | Wish::Ask(..) | Wish::Note(_)) => {
+        decided @ (Wish::Begin(_) | Wish::Note(_)) => decided,
+        otherwise @ (Wish::Nothing(_) | Wish::Hold(..) | Wish::Ask(..)) => {
             new_copy(o, ownership).unwrap_or(otherwise)
         }
     }
@@ -49,9 +50,19 @@ pub fn is_silent(o: &Observation) -> bool {
     o.holder().is_some_and(|holder| matches!(holder.liveness, Liveness::Suspect | Liveness::Unreachable))
 }
 
+/// The last operation made this cluster the owner, and was cut short before it could start the application.
+fn never_started(o: &Observation) -> bool {
+    o.progress.operation.as_ref().is_some_and(|operation| {
+        let cut = matches!(operation.ended, Some((Ending::Cut { .. }, _)));
+        cut && operation.step(StepKind::ScaleUp).acknowledged.is_none()
+    })
+}
+
 /// An epoch was burned by an abort: the holder, which was told to stop, gets a fresh one.
 fn readopt(o: &Observation, holder: &ClusterName) -> Wish {
-    let Some(site) = o.site(holder) else { return Wish::Nothing(None) };
+    let Some(site) = o.site(holder) else {
+        return Wish::Nothing(checks::first(checks::HANDOVER, o));
+    };
     if site.liveness != Liveness::Alive || !site.connected {
         let message =
             format!("{holder}: silent again after it had answered; its agent must answer to go on there");
@@ -90,8 +101,16 @@ fn fail_over(o: &Observation) -> Wish {
             );
             Wish::Ask(Box::new(intent), Finding::new(Reason::WaitingForApproval, asked))
         }
+        // What stands is not taken back for what may pass.
+        Some(finding) if o.progress.proposed.is_some() && may_pass(finding.reason) => {
+            Wish::Hold(OperationKind::FailOver, Some(finding))
+        }
         Some(finding) => Wish::Nothing(Some(finding)),
     }
+}
+
+fn may_pass(reason: Reason) -> bool {
+    matches!(reason, Reason::SignOfLife | Reason::HubFrozen | Reason::Queued)
 }
 
 /// Evidence takes a call or two to gather: before that nobody is asked. Nor is anybody while the holder is seen alive, or
@@ -108,7 +127,7 @@ fn may_be_asked(o: &Observation, holder: &SiteView, to: &ClusterName, finding: &
         o.progress.proposed.as_ref().is_some_and(|proposal| {
             proposal.intent.kind == OperationKind::FailOver && proposal.intent.to == *to
         });
-    let vetoed = matches!(finding.reason, Reason::SignOfLife | Reason::HubFrozen | Reason::Queued);
+    let vetoed = may_pass(finding.reason);
     let possible = checks::first(checks::ASKING, o).is_none() && checks::first(checks::TARGET, o).is_none();
     asked_for && long_lost && !vetoed && (possible || standing)
 }
@@ -174,6 +193,13 @@ fn migrate(o: &Observation, to: &ClusterName) -> Wish {
         return Wish::Hold(OperationKind::Migrate, Some(finding));
     }
     let evidence = vec![format!("{} prefers {to}", o.placement.name)];
+    if let Some(finding) = checks::not_a_follower(o, to) {
+        let mut intent = intent(o, OperationKind::Migrate, to, evidence);
+        intent.evidence.push(finding.message.clone());
+        let message =
+            format!("{}; approve {} with a DRApproval if it does", finding.message, intent.operation);
+        return Wish::Ask(Box::new(intent), Finding::new(Reason::WaitingForApproval, message));
+    }
     match &o.progress.rolled_back {
         Some((before, reason)) if before == to => {
             let mut intent = intent(o, OperationKind::Migrate, to, evidence);
@@ -200,8 +226,16 @@ fn fail_back(o: &Observation, to: &ClusterName) -> Wish {
         format!("{} prefers {to}, and its copy is whole", o.placement.name),
         format!("protected for {}", shown(whole_seconds(protected))),
     ];
-    let intent = Box::new(intent(o, OperationKind::FailBack, to, evidence));
-    if !failback.automatic {
+    let mut intent = Box::new(intent(o, OperationKind::FailBack, to, evidence));
+    if let Some((_, reason)) = o.progress.rolled_back.as_ref().filter(|(before, _)| before == to) {
+        intent.evidence.push(format!("rolled back before: {reason}"));
+        let message = format!(
+            "{}: the move back to {to} was rolled back: {reason}; mend that, then approve {} with a DRApproval",
+            o.placement.name, intent.operation
+        );
+        return Wish::Ask(intent, Finding::new(Reason::RolledBack, message));
+    }
+    if !failback.automatic || checks::not_a_follower(o, to).is_some() {
         let message = format!(
             "{}: could go back to {to}; approve {} with a DRApproval when it suits",
             o.placement.name, intent.operation
@@ -234,6 +268,9 @@ fn whole_seconds(span: Duration) -> Duration {
 
 /// A former holder is back, stopped, with a copy that may hold writes nobody else has (protocol §6).
 fn new_copy(o: &Observation, ownership: &Ownership) -> Option<Wish> {
+    if propose::has_just_ended(o) {
+        return None;
+    }
     let returned = o.candidates().find(|site| {
         let fenced = site.report.is_some_and(|report| {
             report.role == Role::Fenced

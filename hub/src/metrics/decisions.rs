@@ -30,6 +30,9 @@ impl Undecided {
                 self.running.insert(intent.placement.clone(), known(intent));
                 Some(("Begin", name(intent.kind)))
             }
+            Entry::Cut { placement, operation, reason: _ } => {
+                ended(&mut self.running, placement, operation).map(|kind| ("Cut", kind))
+            }
             Entry::Abort { placement, operation, reason: _ } => {
                 ended(&mut self.running, placement, operation).map(|kind| ("Abort", kind))
             }

@@ -2,6 +2,7 @@
 
 use crds::conditions::Reason;
 use crds::span::format as shown;
+use proto::ClusterName;
 
 use crate::explain::at_least;
 use crate::finding::Finding;
@@ -9,6 +10,25 @@ use crate::observation::{Observation, last_sync};
 
 pub fn preferred_copy_is_within_the_bound(o: &Observation) -> Option<Finding> {
     super::first(super::COPY, o)
+}
+
+pub fn target_follows(o: &Observation) -> Option<Finding> {
+    not_a_follower(o, &o.target()?.cluster.name)
+}
+
+/// csi-addons tells when a volume was synced, not to whom: with more than two clusters the sync times say nothing about
+/// one that has neither handed over to the present holder nor been made anew from it.
+pub fn not_a_follower(o: &Observation, cluster: &ClusterName) -> Option<Finding> {
+    let followers = o.progress.followers.as_ref()?;
+    (!followers.contains(cluster)).then(|| {
+        Finding::new(
+            Reason::StaleCopy,
+            format!(
+                "{cluster}: its copy is not known to follow {}, which took over since it was made; see that the storage mirrors to it",
+                o.holder_name().map_or("the holder", ClusterName::as_str)
+            ),
+        )
+    })
 }
 
 /// Invariant S19. An unknown loss is infinite.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crds::conditions::Reason;
 use crds::span::format as shown;
-use proto::Role;
+use proto::{Role, VolumeState};
 
 use crate::finding::Finding;
 use crate::fleet::Liveness;
@@ -80,6 +80,19 @@ pub fn target_is_not_in_maintenance(o: &Observation) -> Option<Finding> {
 pub fn target_is_a_standby(o: &Observation) -> Option<Finding> {
     let target = o.target()?;
     let report = target.report?;
+    let primary = |volume: &VolumeState| {
+        volume.replication.as_ref().is_some_and(|replication| replication.desired == "primary")
+    };
+    if let Some(volume) = report.volumes.iter().find(|volume| report.role == Role::Standby && primary(volume))
+    {
+        return Some(Finding::new(
+            Reason::VolumeResyncing,
+            format!(
+                "{}: says that it is a standby of {}, and its VolumeReplication of {} says primary: its copy has a life of its own; look at it",
+                target.cluster.name, o.placement.name, volume.claim
+            ),
+        ));
+    }
     let entering = o.progress.running().is_some_and(|operation| report.epoch_seen >= operation.intent.epoch);
     let ready = match report.role {
         Role::Standby | Role::Promoting | Role::Holder => true,
@@ -100,7 +113,9 @@ pub fn target_is_a_standby(o: &Observation) -> Option<Finding> {
 /// Protocol §7: a site that has just come back may go again.
 pub fn target_is_steady(o: &Observation) -> Option<Finding> {
     let target = o.target()?;
-    let back = target.back_for?;
+    // Once the application is stopped for it, a blink of the target keeps nobody waiting.
+    let running = o.progress.running().is_some_and(|operation| operation.intent.kind.takes_away());
+    let back = target.back_for.filter(|_| !running)?;
     (back < o.hub.steady_after).then(|| {
         Finding::new(
             Reason::PeerSilent,

@@ -10,7 +10,8 @@ use crate::event::Now;
 use crate::journal::OperationKind;
 use crate::observation::{FirstOut, HubView, Observation, SiteView, is_ready};
 use crate::placement::Placement;
-use crate::progress::Progress;
+use crate::progress::{Operation, Progress};
+use crate::step::stuck_after;
 
 impl Hub {
     /// Everything known about one placement now, as ages.
@@ -26,7 +27,10 @@ impl Hub {
             .values()
             .filter(|site| site.silent_for(now.boot, self.awake_since) >= timing.suspect);
         let holder_by_edit_outside = holder.filter(|holder| !placement.clusters.contains(holder));
-        let concerned = placement.clusters.iter().chain(holder_by_edit_outside);
+        let target = progress.running().map(|operation| &operation.intent.to);
+        let target_by_edit_outside =
+            target.filter(|target| !placement.clusters.contains(target) && holder != Some(target));
+        let concerned = placement.clusters.iter().chain(holder_by_edit_outside).chain(target_by_edit_outside);
         let sites = concerned.filter_map(|cluster| self.fleet.sites.get(cluster));
         let last_grant = self.last_grant.get(id).copied().unwrap_or(self.started);
         // Any reply may have moved a deadline at the holder (the agent counts from its own sending), so the wait counts
@@ -62,7 +66,7 @@ impl Hub {
                 dark: dark.count(),
                 lost_lately: self.lost_lately(now),
                 steady_after: self.settings.steady_after,
-                moving: self.ledger.moving.iter().filter(|moving| *moving != id).count(),
+                moving: self.moving(now, id),
                 moving_at_most: self.settings.moves_at_once,
                 first_out: self.first_out(now, id, progress),
             },
@@ -79,6 +83,21 @@ impl Hub {
         };
         observation.look_at_the_standbys();
         Some(observation)
+    }
+
+    /// Other placements that ask something of the storage now. One that is stuck is for a human, and takes nobody's turn.
+    fn moving(&self, now: Now, id: &PlacementId) -> usize {
+        let others = self.ledger.moving.iter().filter(|moving| *moving != id);
+        let running = others.filter_map(|moving| self.ledger.of(moving)?.running());
+        let patience = |operation: &Operation| {
+            let placement = self.placements.get(&operation.intent.placement);
+            placement.map_or(Duration::ZERO, |placement| stuck_after(&placement.policy.timing))
+        };
+        let goes_on = |operation: &&Operation| {
+            let issued = operation.step(StepKind::Promote).issued;
+            issued.is_none_or(|issued| now.wall.since(issued) < patience(operation))
+        };
+        running.filter(goes_on).count()
     }
 
     fn lost_lately(&self, now: Now) -> Vec<&ClusterName> {

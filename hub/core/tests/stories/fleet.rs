@@ -331,6 +331,7 @@ fn line_of(entry: &Entry) -> Option<String> {
         Entry::Step { operation, step: kind, state, .. } => Some(step(operation, kind, *state)),
         Entry::Commit { operation, .. } => Some(format!("{operation} ends")),
         Entry::Abort { operation, reason, .. } => Some(format!("{operation} aborted: {reason}")),
+        Entry::Cut { operation, reason, .. } => Some(format!("{operation} cut: {reason}")),
         Entry::Proposal(intent) => Some(format!("{} proposed", intent.operation)),
         Entry::Genesis { .. }
         | Entry::Term { .. }
@@ -434,14 +435,14 @@ fn applications_that_depend_on_each_other_are_named_and_not_started_in_a_wrong_o
 fn no_more_placements_are_moved_at_once_than_the_hub_may() {
     let settings = Settings { moves_at_once: 1, ..steady() };
     let mut fleet = Fleet::new(&["east", "west", "north"], settings, vec![named("a"), named("b")]);
-    fleet.unready.insert(named("a").id);
+    fleet.stuck.insert(named("a").id);
     for name in ["a", "b"] {
         fleet.edit(name, |placement| placement.preferred = cluster("west"));
     }
     fleet.pass(5000);
     assert!(!fleet.told().contains("b-migrate-2 begins"), "{}", fleet.told());
     assert!(fleet.waiting[&named("b").id].contains("--moves-at-once"), "{}", fleet.waiting[&named("b").id]);
-    fleet.unready.clear();
+    fleet.stuck.clear();
     fleet.pass(5000);
     assert_eq!(
         (fleet.holder("a").as_str(), fleet.holder("b").as_str()),
@@ -508,4 +509,34 @@ fn a_cluster_that_has_just_come_back_is_no_target() {
     assert!(fleet.waiting[&named("a").id].contains("are asked of a target"), "{:?}", fleet.waiting);
     fleet.pass(60_000);
     assert_eq!(fleet.holder("a"), "west", "{}", fleet.told());
+}
+
+#[test]
+fn on_request_the_cluster_that_the_user_prefers_is_offered() {
+    let mut shop = named("a");
+    shop.clusters = within("east", &["west", "north"]);
+    shop.mode = hub_core::placement::Mode::Manual;
+    let mut fleet = Fleet::new(&["east", "west", "north", "south"], steady(), vec![shop]);
+    fleet.kill("east");
+    fleet.pass(8000);
+    assert!(!fleet.told().contains("proposed"), "{}", fleet.told());
+    fleet.edit("a", |placement| placement.preferred = cluster("north"));
+    fleet.pass(2000);
+    assert!(fleet.told().contains("a-failover-2 proposed"), "{}", fleet.told());
+    assert!(fleet.waiting[&named("a").id].contains("to fail over to north"), "{:?}", fleet.waiting);
+}
+
+/// csi-addons does not tell to whom something was synced: the third cluster's copy may be older than it seems.
+#[test]
+fn after_a_failover_a_third_cluster_takes_over_only_by_a_word() {
+    let mut shop = named("a");
+    shop.clusters = within("east", &["west", "north"]);
+    let mut fleet = Fleet::new(&["east", "west", "north", "south", "one"], steady(), vec![shop]);
+    fleet.kill("east");
+    fleet.pass(15_000);
+    assert_eq!(fleet.holder("a"), "west", "{}", fleet.told());
+    fleet.edit("a", |placement| placement.preferred = cluster("north"));
+    fleet.pass(5000);
+    assert_eq!(fleet.holder("a"), "west", "{}", fleet.told());
+    assert!(fleet.waiting[&named("a").id].contains("is not known to follow west"), "{:?}", fleet.waiting);
 }
