@@ -25,6 +25,8 @@ pub fn resync(view: &View<'_>, claims: &[String]) -> Next {
     for claim in claims {
         match view.world.replication_of(view.namespace(), claim) {
             Some((name, object)) => resync_claim(view, claim, name, object, &mut next),
+            // Created while this cluster was away: there is no copy to throw away, and it is staged once this is a standby.
+            None if view.world.claim(view.namespace(), claim).is_none() => {}
             None => next.fail(reason::CLAIM_NOT_REPLICATED, not_replicated(view.namespace(), claim)),
         }
     }

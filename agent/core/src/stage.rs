@@ -8,6 +8,7 @@ use crate::ailments::{ailment, reason};
 use crate::capacity;
 use crate::decision::Effect;
 use crate::desired::{Next, View};
+use crate::fence;
 use crate::parse::{STAGED_ANNOTATION, text};
 use crate::volumes::{self, Staged};
 use crate::workloads;
@@ -20,6 +21,7 @@ pub fn stage(view: &View<'_>, inventory: Option<&Inventory>) -> Next {
         return next;
     }
     workloads::stop(view, &mut next);
+    end_resyncs(view, &mut next);
     let Some(inventory) = inventory else { return next };
     let mut staging = Next::done();
     stage_inventory(view, inventory, false, &mut staging);
@@ -29,6 +31,18 @@ pub fn stage(view: &View<'_>, inventory: Option<&Inventory>) -> Next {
     next.effects.append(&mut staging.effects);
     next.ailments.append(&mut staging.ailments);
     next
+}
+
+/// What an operation that was given up has left behind: at a standby nothing may throw a copy away by itself (rule 8).
+fn end_resyncs(view: &View<'_>, next: &mut Next) {
+    for volume in &view.survey.volumes {
+        if let Some((name, object)) = view.world.replication_of(view.namespace(), &volume.claim)
+            && object.auto_resync
+            && object.replication.desired == "secondary"
+        {
+            next.effects.push(fence::demotion(view, name));
+        }
+    }
 }
 
 pub fn restore(view: &View<'_>, inventory: &Inventory) -> Next {

@@ -5,7 +5,7 @@ use proto::{Outcome, Role, WorkloadRef, WorkloadScale};
 
 use crate::decision::Effect;
 use crate::desired::{Next, View};
-use crate::fence::PROOF_BOUND;
+use crate::fence::{self, PROOF_BOUND};
 use crate::promote::{all_primary, promote, protect_later_claims};
 use crate::world::Workload;
 
@@ -152,6 +152,11 @@ pub fn release(view: &View<'_>) -> Next {
         if let Some((name, object)) = view.world.replication_of(namespace, &volume.claim)
             && object.annotated
         {
+            if object.auto_resync {
+                // What nobody looks after must not throw a copy away by itself.
+                next.effects.push(fence::demotion(view, name));
+                continue;
+            }
             let name = name.to_owned();
             next.effects.push(Effect::UnmarkReplication { namespace: namespace.to_owned(), name });
         }

@@ -31,7 +31,7 @@ pub fn rule(step: StepKind) -> Rule {
     match step {
         StepKind::Fence => Rule { may_start: at_once, command: fence, standing: told_to_stop },
         StepKind::ScaleDown => Rule { may_start: at_once, command: scale_down, standing: scaled_down },
-        StepKind::BackUp => Rule { may_start: at_once, command: nothing, standing: backed_up },
+        StepKind::BackUp => Rule { may_start: at_once, command: show_what_is_there, standing: backed_up },
         StepKind::Demote => Rule { may_start: at_once, command: demote, standing: demoted },
         StepKind::Restore => Rule { may_start: at_once, command: restore, standing: restored },
         StepKind::AwaitFence => Rule { may_start: at_once, command: nothing, standing: fenced },
@@ -105,6 +105,11 @@ fn scale_down(_: &Observation, operation: &Operation) -> Vec<(ClusterName, Actio
 
 fn scaled_down(o: &Observation, operation: &Operation) -> Standing {
     answered_by_source(o, operation, StepKind::ScaleDown)
+}
+
+/// An agent that has restarted since it was scaled down may not know that it is the source of the last backup.
+fn show_what_is_there(_: &Observation, operation: &Operation) -> Vec<(ClusterName, Action)> {
+    until_done(operation, StepKind::BackUp, to_be_stopped(operation), || Action::ScaleDown)
 }
 
 /// Rule 2 of storage.md: PV and PVC only, and as they are now that nothing changes them any more.

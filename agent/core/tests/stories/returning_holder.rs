@@ -267,6 +267,27 @@ fn a_resync_without_a_volumereplication_or_without_claims_is_told() {
     assert!(has_answered(&east, StepKind::Resync, "Failing { reason: \"NoClaims\""));
 }
 
+/// storage.md, failback after a disaster: claims may have come at the new holder meanwhile.
+#[test]
+fn a_claim_that_came_where_the_placement_is_held_now_does_not_keep_the_old_copies_from_being_made_anew() {
+    let mut east = diverged_east();
+    resyncs(&mut east, &["data", "logs", "created-at-west"]);
+    east.array_becomes(Array::Mirrors);
+    east.pass_seconds(2);
+    assert!(has_answered(&east, StepKind::Resync, "Done"), "{}", east.transcript);
+}
+
+#[test]
+fn a_release_in_the_middle_of_a_resync_leaves_nothing_that_throws_a_copy_away() {
+    let mut east = diverged_east();
+    resyncs(&mut east, &["data", "logs"]);
+    east.pass_seconds(2);
+    assert_eq!(auto_resync(&east), [true, true]);
+    east.hears_command("shop-release-2", StepKind::Release, 2, Action::Release);
+    east.pass_seconds(3);
+    assert_eq!(auto_resync(&east), [false, false], "{}", east.transcript);
+}
+
 #[test]
 fn an_agent_that_dies_at_any_point_of_a_return_comes_to_the_same_end() {
     for dies_after in 0..50 {
