@@ -190,6 +190,7 @@ fn belongs_to_the_failover(entry: &Entry) -> bool {
         | Entry::Fence { operation, .. }
         | Entry::Commit { operation, .. }
         | Entry::Abort { operation, .. }
+        | Entry::Cut { operation, .. }
         | Entry::Withdrawn { operation, .. }
         | Entry::BackedUp { operation, .. }
         | Entry::Resynced { operation, .. }
