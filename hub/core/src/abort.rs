@@ -9,7 +9,7 @@ use crate::fleet::Liveness;
 use crate::journal::OperationKind;
 use crate::observation::{Observation, SiteView};
 use crate::progress::Operation;
-use crate::step;
+use crate::step::{self, Standing};
 
 /// Before the point of no return, a holder that answers again keeps its application (S16), and so does a user who deletes
 /// the placement (S27) or takes the wish for a move back. An operation that gives the placement to the cluster that has
@@ -152,14 +152,31 @@ fn no_planned_move(o: &Observation, operation: &Operation) -> Option<String> {
         return Some(format!("{silent} is silent, before anything was promoted"));
     }
     let deadline = o.placement.move_deadline;
-    let step = operation.current_step().map_or("its end", StepKind::as_str);
     (o.wall.since(operation.started) >= deadline).then(|| {
         format!(
-            "{name} was not handed over to {} within {} (spec.migration.deadline); it stood at {step}",
+            "{name} was not handed over to {} within {} (spec.migration.deadline); {}",
             intent.to,
-            shown(deadline)
+            shown(deadline),
+            where_it_stood(o, operation)
         )
     })
+}
+
+/// What was waited for is what has to be mended.
+fn where_it_stood(o: &Observation, operation: &Operation) -> String {
+    let Some(step) = operation.current_step() else { return "it stood at its end".to_owned() };
+    let rule = step::rule(step);
+    let waited = match operation.step(step).issued {
+        None => (rule.may_start)(o, operation),
+        Some(_) => match (rule.standing)(o, operation) {
+            Standing::Waiting(finding) => Some(finding),
+            Standing::Done(_) => None,
+        },
+    };
+    match waited {
+        Some(finding) => format!("it stood at {step} ({})", finding.message),
+        None => format!("it stood at {step}"),
+    }
 }
 
 /// A user who deletes the placement waits until the application has been told to start, and no longer than for a move.

@@ -127,6 +127,8 @@ fn a_handover_that_takes_too_long_is_rolled_back_and_not_tried_again_without_a_w
     assert_eq!((story.holder().as_deref(), pods), (Some("east"), 1), "{}", story.told());
     assert!(story.told().contains("waits   RolledBack"), "{}", story.told());
     assert_eq!(story.told().matches("record  Intent shop-migrate").count(), 1, "{}", story.told());
+    let missing = "it stood at Demote (east: ";
+    assert!(story.told().contains(missing), "{}", story.told());
     story.say("the link is mended");
     story.member("east").slow_demotion = false;
     approve(&mut story, "shop-migrate-4", 4);
