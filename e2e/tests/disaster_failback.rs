@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use crds::operation::{DROperation, OperationKind, OperationPhase};
-use crds::placement::DRPlacement;
+use crds::placement::{DRPlacement, FailbackMode, FailbackSpec, ResyncMode};
 use crds::site_state::SiteRole;
 use e2e::array::{self, Call};
 use e2e::federation::moves::{PLANNED_MOVE, ensure_went_in_order, story};
@@ -20,6 +20,8 @@ use tokio::time::sleep;
 const RESYNC: [&str; 4] = ["Fence", "Resync", "AwaitSync", "Rejoin"];
 /// What was seen of a real array (design, storage.md): 51 s for a resync of two halves, divided by twelve.
 const HALF_A_RESYNC: Duration = Duration::from_millis(51_000 / 2 / 12);
+/// Longer than a machine that is busy makes anything wait here.
+const STABLE: Duration = Duration::from_secs(6);
 /// Long enough for what happens without approval to be seen: an agent and a hub act within a second here.
 const UNAPPROVED: Duration = Duration::from_secs(5);
 
@@ -70,6 +72,49 @@ async fn a_lost_site_returns_and_gets_its_application_back_when_somebody_says_so
     let writes = federation.history()?.records().len();
     federation.await_writes(EAST, writes / 2, SLOW).await?;
     nothing_else_is_lost(&federation, &lost).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_declared_both_steps_beforehand_is_not_asked() -> Result<()> {
+    let say = progress();
+    let failback = FailbackSpec {
+        mode: FailbackMode::Automatic,
+        resync: ResyncMode::Automatic,
+        stabilization: Some(format!("{}s", STABLE.as_secs())),
+        ..FailbackSpec::default()
+    };
+    let federation = Federation::protected(Options { failback, ..Options::short(1) }, say.clone()).await?;
+    say("losing east");
+    let loss = federation.lose(EAST)?;
+    federation.await_failover(WEST).await?;
+    federation.await_writes(WEST, 50, SLOW).await?;
+    let lost = lost_by_volume(&federation.verdict(WEST).await?.losses);
+    say("east returns");
+    federation.bring_back(EAST).await?;
+    let resync = federation.await_phase(OperationKind::Resync, 2, OperationPhase::Succeeded, SLOW).await?;
+    say(&story(&resync));
+    federation.ensure_silent_since(EAST, loss.boot_nanoseconds)?;
+    let failback =
+        federation.await_phase(OperationKind::FailBack, 3, OperationPhase::Succeeded, SLOW).await?;
+    say(&story(&failback));
+    stable_in_between(&resync, &failback)?;
+    federation.await_serving(EAST, 3, SLOW).await?;
+    let writes = federation.history()?.records().len();
+    federation.await_writes(EAST, writes / 2, SLOW).await?;
+    nothing_else_is_lost(&federation, &lost).await
+}
+
+/// Nobody has approved anything, and the copy was whole for as long as was asked.
+fn stable_in_between(resync: &DROperation, failback: &DROperation) -> Result<()> {
+    let of = |operation: &DROperation| operation.status.clone().context("a status");
+    let (resync, failback) = (of(resync)?, of(failback)?);
+    ensure!(resync.approved_by.is_none() && failback.approved_by.is_none(), "somebody was asked");
+    let (whole, began) = resync.finished.zip(failback.started).context("both have times")?;
+    let waited =
+        Duration::try_from(began.0.duration_since(whole.0)).context("a failback before the resync")?;
+    // Protected may be told a second before the resync ends: it is kept in whole seconds.
+    ensure!(waited + Duration::from_secs(1) >= STABLE, "it went back after {waited:?}");
+    Ok(())
 }
 
 fn progress() -> Progress {
@@ -144,7 +189,8 @@ async fn nothing_else_is_lost(federation: &Federation, lost: &BTreeMap<String, u
     let at_east = federation.forced_per_volume(EAST)?;
     ensure!(at_east.is_empty(), "promoted by force at east: {at_east:?}");
     let at_west = federation.forced_per_volume(WEST)?;
-    let once = at_west.len() == 2 && at_west.values().all(|count| *count == 1);
+    let volumes = federation.options.application.volumes;
+    let once = at_west.len() == volumes && at_west.values().all(|count| *count == 1);
     ensure!(once, "promoted by force at west: {at_west:?}");
     Ok(())
 }
