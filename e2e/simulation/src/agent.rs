@@ -25,6 +25,7 @@ const ADMISSION_STEP: Time = 20;
 const ADMISSION_BOUND: Time = 500;
 const EFFECT_BOUND: Time = 5_000;
 /// The agent's own call to another one, and a probe, take no longer.
+const NOBODY: Life = 0;
 const SILENCE: std::ops::RangeInclusive<u64> = 900..=1_600;
 
 impl World {
@@ -145,19 +146,25 @@ impl World {
 
     fn agent_carries_out(&mut self, site: &ClusterName, decision: Decision) {
         let Decision { remember, keep, apply, send, ask, answer, probe, note, reached: _ } = decision;
-        let life = self.site(site).life;
         note.into_iter().for_each(|note| self.note(site, note));
         for write in remember {
-            let delay = self.random.within(&REQUEST);
+            let delay = self.request_takes(site);
+            let placement = write.state.placement.clone();
+            let life = self.gives_up(site, delay, Event::SiteWritten { placement, result: Err(late()) });
             self.later(delay, Happening::SiteStateLands { site: site.clone(), life, write: Box::new(write) });
         }
         if let Some(memory) = keep {
-            let delay = self.random.within(&REQUEST);
+            let delay = self.request_takes(site);
+            let life = self.gives_up(site, delay, Event::MemoryWritten { success: false });
             self.later(delay, Happening::MemoryLands { site: site.clone(), life, memory: Box::new(memory) });
         }
         for (placement, effect) in apply {
-            let (delay, first) = (self.random.within(&REQUEST), self.now);
+            self.check_effect(site, &effect);
+            let (delay, first) = (self.request_takes(site), self.now);
             let read = self.site(site).kubernetes.read_for(&effect);
+            let failed =
+                Event::Finished { placement: placement.clone(), key: effect.key(), result: Err(late()) };
+            let life = self.gives_up(site, delay, failed);
             let request = Box::new(Request { placement, effect, first, read });
             self.later(delay, Happening::EffectLands { site: site.clone(), life, request });
         }
@@ -179,6 +186,25 @@ impl World {
             }
         }
         probe.into_iter().for_each(|probe| self.probes(site, &probe));
+    }
+
+    /// Some requests of a slow API server arrive when nobody waits for them any more.
+    fn request_takes(&mut self, site: &ClusterName) -> Time {
+        let slow = self.site(site).api_slow;
+        if slow > 0 && self.random.percent(25) {
+            return self.random.within(&(0..=slow));
+        }
+        self.random.within(&REQUEST)
+    }
+
+    /// Whoever asks gives up after a while; what was asked for is done all the same, and nobody hears of it.
+    fn gives_up(&mut self, site: &ClusterName, takes: Time, event: Event) -> Life {
+        let life = self.site(site).life;
+        if takes <= EFFECT_BOUND {
+            return life;
+        }
+        self.answer_agent(site, life, event, EFFECT_BOUND);
+        NOBODY
     }
 
     fn note(&mut self, site: &ClusterName, note: Note) {
@@ -267,9 +293,7 @@ impl World {
         let key = effect.key();
         let answer = |result| Event::Finished { placement: placement.clone(), key: key.clone(), result };
         if !self.site(site).api_up {
-            let message = format!("no answer within {EFFECT_BOUND} ms");
-            let event = answer(Err(Failed { failure: Failure::Unavailable, message }));
-            return self.answer_agent(site, life, event, EFFECT_BOUND);
+            return self.answer_agent(site, life, answer(Err(late())), EFFECT_BOUND);
         }
         let writes = !matches!(effect, Effect::ProbeFence { .. } | Effect::ListUsers { .. });
         let verdict = if writes && alive { self.reached(Boundary::Landed) } else { Verdict::Go };
@@ -286,7 +310,6 @@ impl World {
         if writes {
             self.say(format!("{site}: {key}{}", if result.is_ok() { "" } else { ": refused" }));
         }
-        self.check_effect(site, effect, result.is_ok());
         if let (Effect::DeleteSiteState { placement, .. }, Ok(Receipt::Applied)) = (effect, &result) {
             self.site_state_changed(site, placement.clone());
         }
@@ -308,8 +331,7 @@ impl World {
         let placement = write.state.placement.clone();
         let told = |result| Event::SiteWritten { placement: placement.clone(), result };
         if !self.site(site).api_up {
-            let failed = Failed { failure: Failure::Unavailable, message: "no answer".to_owned() };
-            return self.answer_agent(site, life, told(Err(failed)), EFFECT_BOUND);
+            return self.answer_agent(site, life, told(Err(late())), EFFECT_BOUND);
         }
         let alive = self.site(site).life == life;
         let verdict = if alive { self.reached(Boundary::Landed) } else { Verdict::Go };
@@ -454,4 +476,9 @@ impl World {
         };
         self.agent_step(&from, event);
     }
+}
+
+fn late() -> Failed {
+    let message = format!("no answer within {EFFECT_BOUND} ms");
+    Failed { failure: Failure::Unavailable, message }
 }

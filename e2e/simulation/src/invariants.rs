@@ -194,8 +194,8 @@ impl World {
         }
     }
 
-    /// S30: an epoch is durable before anything is done in it.
-    pub(crate) fn check_effect(&mut self, site: &ClusterName, effect: &Effect, succeeded: bool) {
+    /// S30: an epoch is durable before anything is asked for in it. (A request may land when the next epoch has come.)
+    pub(crate) fn check_effect(&mut self, site: &ClusterName, effect: &Effect) {
         let (Effect::CreateReplication { epoch, .. } | Effect::PromoteReplication { epoch, .. }) = effect
         else {
             return;
@@ -205,8 +205,8 @@ impl World {
             let may = matches!(recorded.state.role, Role::Promoting | Role::Holder);
             may && recorded.state.epoch_seen == *epoch
         });
-        if succeeded && !durable {
-            let what = format!("{site} did: {}", effect.key());
+        if !durable {
+            let what = format!("{site} asks to {}", effect.key());
             self.watch.breaks("S30 the epoch is durable before its effects", what);
         }
     }

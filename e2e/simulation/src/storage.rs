@@ -204,7 +204,7 @@ impl Array {
         }
         let target = self.images.entry((peer, handle.clone())).or_default();
         let anew = target.resyncing;
-        if target.primary || (target.split && !anew) || (anew && !whole) || *taken < target.newest {
+        if target.primary || (target.split && !anew) || (anew && !whole) || *taken <= target.newest {
             return false;
         }
         target.log.clone_from(content);

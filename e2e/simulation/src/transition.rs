@@ -150,9 +150,6 @@ pub enum Happening {
         life: Life,
         began: Moment,
     },
-    UserPrefers {
-        cluster: ClusterName,
-    },
     HumanAnswers {
         proposed: Box<hub_core::journal::Intent>,
     },

@@ -130,7 +130,7 @@ impl World {
     }
 
     fn end_pod_later(&mut self, site: &ClusterName, pod: &str) {
-        let delay = self.random.within(&STOPPING);
+        let delay = self.random.within(&STOPPING) + self.pod_delay;
         let boot = self.site(site).boot;
         self.later(delay, Happening::PodEnds { site: site.clone(), pod: pod.to_owned(), boot });
     }

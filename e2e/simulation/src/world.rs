@@ -61,6 +61,8 @@ pub struct Site {
     pub nodes_up: bool,
     /// The API server answers.
     pub api_up: bool,
+    /// Some requests take up to this much longer.
+    pub api_slow: Time,
     /// Counts its cold starts.
     pub boot: u64,
     pub clock: Clock,
@@ -101,6 +103,9 @@ pub struct World {
     pub network: Network,
     pub array: Array,
     pub crossing_delay: Time,
+    pub pod_delay: Time,
+    /// How often each kind of fault has happened.
+    pub faults: BTreeMap<&'static str, u64>,
     pub history: History,
     pub pods: u64,
     pub crashes: Crashes,
@@ -122,6 +127,8 @@ impl World {
             network: Network::default(),
             array: Array::default(),
             crossing_delay: 0,
+            pod_delay: 0,
+            faults: BTreeMap::new(),
             history: History::default(),
             pods: 0,
             crashes: Crashes::default(),
@@ -226,7 +233,6 @@ impl World {
             Happening::CallEnds { site, claim, boot, call } => self.call_ends(&site, &claim, boot, call),
             Happening::SnapshotDue { handle } => self.snapshot_due(&handle),
             Happening::SnapshotArrives { snapshot } => self.snapshot_arrives(&snapshot),
-            Happening::UserPrefers { cluster } => crate::scenario::prefer(self, cluster.as_str()),
             Happening::HumanAnswers { proposed } => self.human_answers(&proposed),
             Happening::Fails(fault) => self.fails(fault),
         }
@@ -273,6 +279,7 @@ impl Site {
             up: true,
             nodes_up: true,
             api_up: true,
+            api_slow: 0,
             boot: 1,
             clock,
             kubernetes: Kubernetes::default(),

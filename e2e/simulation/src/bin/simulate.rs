@@ -1,7 +1,9 @@
 //! `simulate --seeds N [--seed S]`: random faults, one run for each seed, from S on; a seed that fails tells its story.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
+use simulation::reference::intents;
 use simulation::scenario::adversity;
 
 struct Wanted {
@@ -40,10 +42,17 @@ fn main() -> ExitCode {
         }
     };
     let (mut failed, mut simulated, mut events) = (0, 0, 0);
+    let mut counts: BTreeMap<String, u64> = BTreeMap::new();
     for seed in wanted.first..wanted.first + wanted.seeds {
         let run = adversity(seed);
         simulated += run.world.now;
         events += run.world.steps;
+        for (kind, count) in &run.world.faults {
+            *counts.entry(format!("fault      {kind}")).or_default() += count;
+        }
+        for intent in intents(&run.world.hub.lines) {
+            *counts.entry(format!("operation  {}", intent.kind.as_str())).or_default() += 1;
+        }
         if wanted.story {
             println!("{}", run.told());
         }
@@ -51,6 +60,9 @@ fn main() -> ExitCode {
             failed += 1;
             println!("seed {seed}: {wrong}; see it with: simulate --seed {seed}");
         }
+    }
+    for (what, count) in &counts {
+        println!("{count:8}  {what}");
     }
     println!("{} seeds, {failed} failed, {} s simulated, {events} events", wanted.seeds, simulated / 1000);
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
