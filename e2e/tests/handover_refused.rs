@@ -145,7 +145,7 @@ async fn goes_on_at_east(federation: &Federation, epoch: i64, say: &Progress) ->
 
 async fn writes_on_at_east(federation: &Federation) -> Result<()> {
     let writes = federation.history()?.records().len();
-    federation.await_writes(EAST, writes + 50, SLOW).await
+    federation.await_acknowledged(writes + 50, SLOW).await
 }
 
 /// One writer at a time, nothing lost, nothing forced.

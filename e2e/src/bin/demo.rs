@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use crds::operation::{OperationKind, OperationPhase};
 use e2e::federation::{EAST, Federation, Options, Progress, SLOW, WEST};
 use e2e::timeline::{Timeline, Weight};
 use tempfile::TempDir;
@@ -30,6 +31,9 @@ struct Arguments {
     /// Volumes of the sample application
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=50))]
     volumes: u8,
+    /// Kill nothing: move the application to the other cluster and back by one edit of one field each
+    #[arg(long)]
+    migrate: bool,
     /// Leave everything up at the end, until Ctrl-C
     #[arg(long)]
     keep: bool,
@@ -107,11 +111,16 @@ async fn demonstrate(arguments: &Arguments, folder: &Path, timeline: &Arc<Timeli
     let federation = Federation::start(options, progress(timeline)).await?;
     timeline.say("", Weight::Strong, &format!("the federation is up; its logs lie in {}", folder.display()));
     let watches = timeline.follow(&federation);
-    let is_right = lose_a_site(&federation, timeline).await?;
+    protect(&federation, timeline).await?;
+    let is_right = if arguments.migrate {
+        there_and_back(&federation, timeline).await?
+    } else {
+        lose_a_site(&federation, timeline).await?
+    };
     Ok(Shown { federation, is_right, _watches: watches })
 }
 
-async fn lose_a_site(federation: &Federation, timeline: &Timeline) -> Result<bool> {
+async fn protect(federation: &Federation, timeline: &Timeline) -> Result<()> {
     timeline.say(
         "",
         Weight::Strong,
@@ -130,6 +139,10 @@ async fn lose_a_site(federation: &Federation, timeline: &Timeline) -> Result<boo
         ),
     );
     sleep(CALM).await;
+    Ok(())
+}
+
+async fn lose_a_site(federation: &Federation, timeline: &Timeline) -> Result<bool> {
     let announced = federation.announcement().await?;
     let loss = federation.lose(EAST)?;
     timeline.mark_loss(loss.at);
@@ -141,12 +154,39 @@ async fn lose_a_site(federation: &Federation, timeline: &Timeline) -> Result<boo
 
     let reckoning = federation.reckon(announced, &loss, &operation, WEST).await?;
     timeline.tell(Weight::Plain, &format!("\n{reckoning}\n"));
-    if reckoning.is_right() {
+    Ok(judged(reckoning.is_right(), timeline))
+}
+
+/// Moves the application to west and back, and proves each time that no write was lost.
+async fn there_and_back(federation: &Federation, timeline: &Timeline) -> Result<bool> {
+    for (cluster, epoch) in [(WEST, 2), (EAST, 3)] {
+        let edit = format!("spec.preferredCluster: {cluster}");
+        timeline.say("hub", Weight::Strong, &edit);
+        federation.prefer(cluster).await?;
+        let succeeded = OperationPhase::Succeeded;
+        federation.await_phase(OperationKind::Migrate, epoch, succeeded, SLOW).await?;
+        let written = federation.history()?.records().len();
+        let wanted = WRITES_ELSEWHERE * federation.options.application.volumes;
+        federation.await_acknowledged(written + wanted, SLOW).await?;
+        federation.await_at_rest(cluster, epoch, SLOW).await?;
+        let compared = federation.ensure_nothing_lost(cluster).await?;
+        federation.ensure_never_forced()?;
+        let proof =
+            format!("{compared} acknowledged writes compared byte by byte, all there; nothing was forced");
+        timeline.say(cluster, Weight::Good, &proof);
+    }
+    let verdict = federation.verdict(EAST).await?;
+    timeline.tell(Weight::Plain, &format!("\n{verdict}\n"));
+    Ok(judged(verdict.holds() && verdict.losses.is_empty(), timeline))
+}
+
+fn judged(is_right: bool, timeline: &Timeline) -> bool {
+    if is_right {
         timeline.tell(Weight::Good, "All is right.");
     } else {
         timeline.tell(Weight::Bad, "Something is not right: see the lines marked ✗.");
     }
-    Ok(reckoning.is_right())
+    is_right
 }
 
 fn progress(timeline: &Arc<Timeline>) -> Progress {

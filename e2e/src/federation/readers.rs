@@ -136,6 +136,14 @@ impl Federation {
         self.or_diagnosis(waited).await
     }
 
+    /// Waits until so many writes have been acknowledged, wherever that was.
+    pub async fn await_acknowledged(&self, count: usize, deadline: Duration) -> Result<()> {
+        let what = format!("{count} writes are acknowledged");
+        let waited =
+            within(deadline, &what, async || Ok((self.history()?.records().len() >= count).then_some(())));
+        self.or_diagnosis(waited).await
+    }
+
     /// What was waited for, or an error that says what is wrong.
     pub async fn or_diagnosis<T>(&self, waited: impl Future<Output = Result<T>>) -> Result<T> {
         match waited.await {
