@@ -13,8 +13,8 @@ use accusation::{
 };
 pub use consent::too_many_move;
 use consent::{
-    cooled_down, mode_is_automatic, no_human_is_needed, not_flapping, not_paused, one_site_an_hour,
-    wish_is_read_afresh,
+    cooled_down, holder_is_not_in_maintenance, mode_is_automatic, no_human_is_needed, not_flapping,
+    not_paused, one_site_an_hour, wish_is_read_afresh,
 };
 use copy::{
     loss_is_within_the_bound, preferred_copy_is_within_the_bound, skew_is_within_the_bound, target_follows,
@@ -39,6 +39,7 @@ pub type Check = fn(&Observation) -> Option<Finding>;
 /// May the hub act alone on this placement at all? (protocol §4, arming)
 pub const ARMING: &[Check] = &[
     mode_is_automatic,
+    holder_is_not_in_maintenance,
     not_paused,
     no_human_is_needed,
     cooled_down,

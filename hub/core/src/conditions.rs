@@ -68,7 +68,7 @@ pub fn summarize(o: &Observation, waiting: Option<&Finding>, before: Option<&DRP
         expected_loss: Some(figures.expected_loss.map_or("unknown".to_owned(), shown)),
         last_sync_time: oldest_sync(o).and_then(time),
         standby: standby(o),
-        standbys: o.standbys.iter().map(standby_status).collect(),
+        standbys: o.standbys.iter().map(|standby| standby_status(o, standby)).collect(),
         skew: o.skew().map(shown),
         operation: running
             .map(|operation| &operation.intent)
@@ -392,7 +392,8 @@ fn standby(o: &Observation) -> Vec<String> {
     o.placement.clusters.iter().filter(|cluster| Some(*cluster) != holder).map(ToString::to_string).collect()
 }
 
-fn standby_status((cluster, flaw): &(proto::ClusterName, Option<Finding>)) -> StandbyStatus {
+fn standby_status(o: &Observation, (cluster, flaw): &(proto::ClusterName, Option<Finding>)) -> StandbyStatus {
+    let flaw = flaw.clone().or_else(|| checks::not_a_follower(o, cluster));
     StandbyStatus {
         cluster: cluster.to_string(),
         ready: flaw.is_none(),

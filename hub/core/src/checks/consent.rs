@@ -24,6 +24,20 @@ pub fn mode_is_automatic(o: &Observation) -> Option<Finding> {
     ))
 }
 
+/// Whoever works on a cluster expects its silence.
+pub fn holder_is_not_in_maintenance(o: &Observation) -> Option<Finding> {
+    let holder = o.holder()?;
+    holder.cluster.maintenance.then(|| {
+        Finding::new(
+            Reason::Disabled,
+            format!(
+                "{}: in maintenance, so its silence is nobody's alarm; end it with spec.maintenance: false",
+                holder.cluster.name
+            ),
+        )
+    })
+}
+
 pub fn not_paused(o: &Observation) -> Option<Finding> {
     o.placement.paused.then(|| {
         Finding::new(

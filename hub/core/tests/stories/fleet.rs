@@ -13,7 +13,7 @@ use proto::{
     ReplicationState, Report, Role, StepKind, VolumeState, WallTime, WorkloadState,
 };
 
-use crate::story::{TIMING, cluster, inventory, placement, workload};
+use crate::story::{TIMING, cluster, configured, inventory, placement, workload};
 
 const TICK: Duration = Duration::from_millis(50);
 
@@ -74,14 +74,7 @@ impl Fleet {
             syncs: BTreeMap::new(),
         };
         for name in clusters {
-            fleet.step(Event::ClusterSeen(Cluster {
-                name: cluster(name),
-                identity: format!("uid-{name}"),
-                failure_domain: format!("{name}-site"),
-                peer_endpoint: None,
-                probe_endpoints: Vec::new(),
-                maintenance: false,
-            }));
+            fleet.step(Event::ClusterSeen(configured(name)));
         }
         for placement in placements {
             let running = Part { pods: 1, ..Part::default() };
@@ -539,4 +532,14 @@ fn after_a_failover_a_third_cluster_takes_over_only_by_a_word() {
     fleet.pass(5000);
     assert_eq!(fleet.holder("a"), "west", "{}", fleet.told());
     assert!(fleet.waiting[&named("a").id].contains("is not known to follow west"), "{:?}", fleet.waiting);
+}
+
+#[test]
+fn a_cluster_that_is_being_worked_on_is_failed_over_only_by_a_word() {
+    let mut fleet = Fleet::new(&["east", "west", "north"], steady(), vec![named("a")]);
+    fleet.step(Event::ClusterSeen(Cluster { maintenance: true, ..configured("east") }));
+    fleet.kill("east");
+    fleet.pass(15_000);
+    assert_eq!(fleet.holder("a"), "east", "{}", fleet.told());
+    assert!(fleet.told().contains("a-failover-2 proposed"), "{}", fleet.told());
 }

@@ -106,7 +106,7 @@ pub fn cluster(name: &str) -> ClusterName {
     ClusterName::parse(name).expect("a cluster name")
 }
 
-fn configured(name: &str) -> Cluster {
+pub fn configured(name: &str) -> Cluster {
     Cluster {
         name: cluster(name),
         identity: format!("uid-{name}"),
