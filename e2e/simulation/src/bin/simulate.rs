@@ -13,7 +13,7 @@ struct Wanted {
 }
 
 fn wanted() -> Result<Wanted, String> {
-    let mut wanted = Wanted { first: 1, seeds: 100, story: false };
+    let (mut first, mut seeds) = (None, None);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut number = || {
@@ -21,16 +21,15 @@ fn wanted() -> Result<Wanted, String> {
             text.parse().map_err(|_| format!("{argument} {text:?} is not a whole number: write {argument} 7"))
         };
         match argument.as_str() {
-            "--seeds" => wanted.seeds = number()?,
-            "--seed" => {
-                wanted.first = number()?;
-                wanted.seeds = 1;
-                wanted.story = true;
-            }
-            other => return Err(format!("{other:?} is not known: use --seeds N, or --seed S")),
+            "--seeds" => seeds = Some(number()?),
+            "--seed" => first = Some(number()?),
+            other => return Err(format!("{other:?} is not known: use --seeds N, --seed S, or both")),
         }
     }
-    Ok(wanted)
+    // One seed alone is asked for by somebody who wants to read it.
+    let story = first.is_some() && seeds.is_none();
+    let most = if story { 1 } else { 100 };
+    Ok(Wanted { first: first.unwrap_or(1), seeds: seeds.unwrap_or(most), story })
 }
 
 fn main() -> ExitCode {
