@@ -264,7 +264,7 @@ fn any(random: &mut Random, sites: &[ClusterName]) -> Vec<(Time, Fault)> {
     let site = random.one_of(sites).clone();
     let lasts = random.within(&(200..=25_000));
     let healed = |fault| vec![(0, fault), (lasts, Fault::Heal)];
-    match random.within(&(0..=17)) {
+    match random.within(&(0..=19)) {
         0 | 1 => vec![(0, Fault::KillHub)],
         2 | 3 => vec![(0, Fault::KillAgent(site))],
         4 => vec![(0, Fault::LoseHub), (lasts, Fault::HubReturns)],
@@ -280,7 +280,10 @@ fn any(random: &mut Random, sites: &[ClusterName]) -> Vec<(Time, Fault)> {
             let by = random.within(&(300..=6_500));
             vec![(0, Fault::ApiSlow(site.clone(), by)), (lasts, Fault::ApiReturns(site))]
         }
-        16 => vec![(0, Fault::HubApiStops), (lasts, Fault::HubApiReturns)],
+        16 => vec![(0, Fault::Scales { site, replicas: 1 })],
+        // Still within the time to stop.
+        17 => healed(Fault::SlowPods(random.within(&(100..=1_200)))),
+        18 => vec![(0, Fault::HubApiStops), (lasts, Fault::HubApiReturns)],
         _ => vec![(0, Fault::Dies(site.clone())), (lasts + 5_000, Fault::Returns(site))],
     }
 }
