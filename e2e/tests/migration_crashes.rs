@@ -82,7 +82,8 @@ struct HubDeaths {
 impl HubDeaths {
     fn of_a_move() -> HubDeaths {
         let steps = plan::steps(OperationKind::Migrate).iter();
-        let marks = steps.flat_map(|step| ["Issued", "Acknowledged"].map(|mark| format!("Step/{step}/{mark}")));
+        let marks =
+            steps.flat_map(|step| ["Issued", "Acknowledged"].map(|mark| format!("Step/{step}/{mark}")));
         let others = ["Intent", "BackedUp", "Fence", "Ownership", "Commit"].map(str::to_owned);
         let records: BTreeSet<String> = marks.chain(others).collect();
         let at = |boundary: &'static str| records.iter().map(move |record| format!("{boundary}:{record}"));
@@ -155,11 +156,7 @@ impl<'a> Mortal<'a> {
         let point = self.points.get(self.deaths).map_or("no point at all", String::as_str);
         say(&format!("{} has died at {point}", self.site.agent.name()));
         self.deaths += 1;
-        ensure!(
-            self.deaths <= self.points.len(),
-            "it ended of itself:\n{}",
-            self.site.agent.log_tail(30)
-        );
+        ensure!(self.deaths <= self.points.len(), "it ended of itself:\n{}", self.site.agent.log_tail(30));
         self.site.agent.kill9();
         self.start()
     }
