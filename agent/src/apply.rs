@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use agent_core::{Change, Effect, Event, Failed, Failure, Kind, Receipt, Watched, WorkloadKind};
+use agent_core::{
+    Change, Effect, Event, Failed, Failure, Kind, ObjectKind, Receipt, Watched, WorkloadKind, objects,
+};
 use crds::{EPOCH_ANNOTATION, FENCE_PROBE_LABEL, REPLICAS_ANNOTATION, foreign};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
@@ -96,6 +98,7 @@ async fn once(client: &Client, placement: &PlacementId, effect: &Effect) -> Resu
             on(namespace).patch_replication(name, mark).await
         }
         Effect::Create { object } => create(client, object).await,
+        Effect::Replace { object } => replace(client, object).await,
         Effect::EnlargeVolume { volume, size } => {
             let api: Api<DynamicObject> = Api::all_with(client.clone(), &core("PersistentVolume"));
             patch(&api, Kind::Volume, volume, json!({"spec": {"capacity": {"storage": size}}})).await
@@ -264,10 +267,7 @@ async fn create(client: &Client, object: &Value) -> Result<Receipt, Failed> {
             (Kind::StorageClass, ApiResource::from_gvk_with_plural(&class, "storageclasses"))
         }
         "VolumeReplicationClass" => (Kind::ReplicationClass, foreign::volume_replication_class()),
-        other => {
-            let message = format!("{other} is not a kind that is ever created here");
-            return Err(Failed { failure: Failure::Denied, message });
-        }
+        _ => copied_kind(object)?,
     };
     let api = match text("/metadata/namespace") {
         "" => Api::all_with(client.clone(), &resource),
@@ -276,10 +276,38 @@ async fn create(client: &Client, object: &Value) -> Result<Receipt, Failed> {
     create_in(&api, kind, object).await
 }
 
+fn copied_kind(object: &Value) -> Result<(Kind, ApiResource), Failed> {
+    let text = |at: &str| object.pointer(at).and_then(Value::as_str).unwrap_or_default();
+    let (api_version, kind) = (text("/apiVersion"), text("/kind"));
+    if !objects::KINDS.contains(&(api_version, kind)) {
+        let message = format!("{kind} is not a kind that is ever made here");
+        return Err(Failed { failure: Failure::Denied, message });
+    }
+    let kind = ObjectKind { api_version: api_version.to_owned(), kind: kind.to_owned() };
+    let resource = watches::object_resource(&kind);
+    Ok((Kind::Object(kind), resource))
+}
+
+/// The object says which version of itself it replaces; any other is left as it is.
+async fn replace(client: &Client, object: &Value) -> Result<Receipt, Failed> {
+    let (kind, resource) = copied_kind(object)?;
+    let text = |at: &str| object.pointer(at).and_then(Value::as_str).unwrap_or_default();
+    let api: Api<DynamicObject> =
+        Api::namespaced_with(client.clone(), text("/metadata/namespace"), &resource);
+    let wanted: DynamicObject = parsed(object)?;
+    let parameters = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
+    let replaced = api.replace(text("/metadata/name"), &parameters, &wanted).await;
+    replaced.map(|object| seen(kind, object)).map_err(|error| failed(&error))
+}
+
+fn parsed(object: &Value) -> Result<DynamicObject, Failed> {
+    serde_json::from_value(object.clone())
+        .map_err(|error| Failed { failure: Failure::Denied, message: format!("not an object: {error}") })
+}
+
 /// What exists already is shown as it is: the next decision compares it.
 async fn create_in(api: &Api<DynamicObject>, kind: Kind, object: &Value) -> Result<Receipt, Failed> {
-    let object: DynamicObject = serde_json::from_value(object.clone())
-        .map_err(|error| Failed { failure: Failure::Denied, message: format!("not an object: {error}") })?;
+    let object = parsed(object)?;
     let parameters = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
     match api.create(&parameters, &object).await {
         Ok(created) => Ok(seen(kind, created)),
@@ -348,4 +376,15 @@ fn whole(error: &dyn std::error::Error) -> String {
         cause = inner.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use agent_core::objects;
+
+    #[test]
+    fn placements_refuse_exactly_the_kinds_that_an_agent_would_not_copy() {
+        assert_eq!(crds::rules::COPIED_KINDS, objects::KINDS);
+        assert_eq!(crds::STAGED_FROM_ANNOTATION, objects::STAGED_FROM_ANNOTATION);
+    }
 }

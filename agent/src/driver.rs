@@ -21,7 +21,7 @@ use crate::crash::CrashPoint;
 use crate::link::{LinkEvent, LinkSender};
 use crate::metrics::{Metrics, PlacementSnapshot, Snapshot};
 use crate::peer::{self, HoldAsked, KnownPeers};
-use crate::watches::Watches;
+use crate::watches::{Followed, Watches};
 use crate::{apply, clock, probes, site_states};
 
 /// No wait in the core is cut finer than this; the protocol's `stop` allows for a tick of 100 ms.
@@ -64,7 +64,7 @@ struct Running {
     asked: u64,
     probing: BTreeSet<ClusterName>,
     backlog: VecDeque<FromAgent>,
-    followed: BTreeSet<String>,
+    followed: Followed,
     spans: BTreeMap<PlacementId, Span>,
     snapshot_due: Instant,
 }
@@ -95,7 +95,7 @@ impl Driver {
             asked: 0,
             probing: BTreeSet::new(),
             backlog: VecDeque::new(),
-            followed: BTreeSet::new(),
+            followed: Followed::default(),
             spans: BTreeMap::new(),
             snapshot_due: Instant::now(),
         };
@@ -122,7 +122,7 @@ impl Driver {
                     let event = event.ok_or_else(|| anyhow::anyhow!("every watch has ended"))?;
                     self.step(event, &mut running);
                 }
-                Some(found) = inbox.scalable.recv() => self.watches.learn(found, &running.followed),
+                Some(found) = inbox.scalable.recv() => self.watches.learn(found),
                 _ = ticks.tick() => {
                     self.step(Event::Tick(clock::wall()), &mut running);
                     self.publish(&mut running);
@@ -140,10 +140,10 @@ impl Driver {
         self.peers.send_if_modified(|known| replace(known, peers));
         let may_call = self.agent.may_call_hub();
         self.may_call_hub.send_if_modified(|known| replace(known, may_call));
-        let namespaces = self.agent.namespaces();
-        if namespaces != running.followed {
-            self.watches.follow(&namespaces);
-            running.followed = namespaces;
+        let followed = Followed { namespaces: self.agent.namespaces(), objects: self.agent.objects() };
+        if followed != running.followed {
+            self.watches.follow(&followed);
+            running.followed = followed;
         }
         self.flush(running);
     }

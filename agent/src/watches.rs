@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use agent_core::{Change, Event, Kind, Watched, WorkloadKind};
+use agent_core::{Change, Event, Kind, ObjectKind, Watched, WorkloadKind};
 use crds::foreign;
 use futures::StreamExt;
 use kube::api::{ApiResource, DynamicObject};
@@ -73,6 +73,19 @@ fn workload_kind(resource: &ApiResource) -> Kind {
     Kind::Workload(WorkloadKind { api_version: resource.api_version.clone(), kind: resource.kind.clone() })
 }
 
+/// Where objects of a kind are found that placements list to be copied: all are of Kubernetes itself, with regular plurals.
+pub fn object_resource(kind: &ObjectKind) -> ApiResource {
+    let (group, version) = kind.api_version.split_once('/').unwrap_or(("", &kind.api_version));
+    ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, &kind.kind))
+}
+
+/// What is to be watched: everything that matters in some namespaces, and what placements list in theirs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Followed {
+    pub namespaces: BTreeSet<String>,
+    pub objects: BTreeSet<(String, ObjectKind)>,
+}
+
 /// All watches that run, each owned here and ended with this.
 pub struct Watches {
     client: Client,
@@ -81,22 +94,29 @@ pub struct Watches {
     running: BTreeMap<(Kind, String), AbortHandle>,
     /// Kinds with a scale subresource, beside those that are always watched.
     scalable: BTreeMap<Kind, ApiResource>,
+    followed: Followed,
 }
 
 impl Watches {
     pub fn new(client: Client, events: mpsc::Sender<Event>) -> Watches {
         let (tasks, running) = (JoinSet::new(), BTreeMap::new());
-        let mut watches = Watches { client, events, tasks, running, scalable: BTreeMap::new() };
+        let (scalable, followed) = (BTreeMap::new(), Followed::default());
+        let mut watches = Watches { client, events, tasks, running, scalable, followed };
         for source in cluster_wide() {
             watches.begin(source, None);
         }
         watches
     }
 
-    /// Watches exactly these namespaces.
-    pub fn follow(&mut self, namespaces: &BTreeSet<String>) {
-        self.running.retain(|(_, namespace), handle| {
-            let stays = namespace.is_empty() || namespaces.contains(namespace);
+    /// Watches exactly these.
+    pub fn follow(&mut self, followed: &Followed) {
+        self.followed = followed.clone();
+        let Followed { namespaces, objects } = followed;
+        self.running.retain(|(kind, namespace), handle| {
+            let stays = match kind {
+                Kind::Object(kind) => objects.contains(&(namespace.clone(), kind.clone())),
+                _ => namespace.is_empty() || namespaces.contains(namespace),
+            };
             if !stays {
                 handle.abort();
             }
@@ -111,13 +131,17 @@ impl Watches {
                 self.begin(source.clone(), Some(namespace));
             }
         }
+        for (namespace, kind) in objects {
+            let source = Source { kind: Kind::Object(kind.clone()), resource: object_resource(kind) };
+            self.begin(source, Some(namespace));
+        }
         while self.tasks.try_join_next().is_some() {}
     }
 
     /// Takes over what discovery has found.
-    pub fn learn(&mut self, found: Vec<ApiResource>, namespaces: &BTreeSet<String>) {
+    pub fn learn(&mut self, found: Vec<ApiResource>) {
         self.scalable = found.into_iter().map(|resource| (workload_kind(&resource), resource)).collect();
-        self.follow(namespaces);
+        self.follow(&self.followed.clone());
     }
 
     fn begin(&mut self, source: Source, namespace: Option<&String>) {

@@ -38,6 +38,9 @@ pub const VERSION: &str = "v1alpha1";
 pub const EPOCH_ANNOTATION: &str = "understudy.dev/epoch";
 /// On workloads: the replicas that they had before they were stopped.
 pub const REPLICAS_ANNOTATION: &str = "understudy.dev/replicas";
+/// On objects of an application that an agent has copied from another cluster: that cluster's name. Admission lets the
+/// agent change no other.
+pub const STAGED_FROM_ANNOTATION: &str = "understudy.dev/staged-from";
 /// On the ConfigMap of a dry run that asks whether the fence is in force: a protected claim's name, or the placement's uid.
 pub const FENCE_PROBE_LABEL: &str = "understudy.dev/fence-probe";
 /// The namespace that hub and agents are installed in.

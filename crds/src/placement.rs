@@ -78,6 +78,31 @@ pub struct ProtectSpec {
     pub volumes: LabelSelectorSpec,
     /// The workloads to stop and start: anything with a scale subresource, and CronJobs.
     pub workloads: LabelSelectorSpec,
+    /// What else is copied from the cluster that owns the placement to the others, so that a failover finds it there:
+    /// created where it is missing, with workloads stopped; updated where it was copied before; never deleted, and never
+    /// written over what somebody else made. Default: none, so that the user, or a tool of theirs, applies the application
+    /// to each cluster.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
+    pub objects: Vec<ObjectsSpec>,
+}
+
+/// Objects of one kind in the placement's namespace. What another object controls is left out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules::objects()))]
+pub struct ObjectsSpec {
+    /// Of the kind, as apps/v1 or v1.
+    #[schemars(schema_with = "shape::api_version")]
+    pub api_version: String,
+    /// Deployment, StatefulSet, CronJob, Service, ConfigMap, Secret, Ingress, NetworkPolicy, PodDisruptionBudget,
+    /// HorizontalPodAutoscaler or ServiceAccount.
+    #[schemars(schema_with = "shape::kind")]
+    pub kind: String,
+    /// Names of up to 16 objects. Default: those with the labels of protect.workloads. Secrets must be named.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "shape::object_names")]
+    pub names: Vec<String>,
 }
 
 /// Labels that must all match.

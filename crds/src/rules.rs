@@ -78,6 +78,40 @@ pub(crate) fn placement() -> Value {
     ])
 }
 
+/// The kinds that may be copied to another cluster, by apiVersion. Not among them: what is of the whole cluster, what
+/// somebody else makes from what is copied (Pods), what holds data or says whose it is (claims, VolumeReplications,
+/// DRSiteStates), and what gives rights (Roles, RoleBindings).
+pub const COPIED_KINDS: [(&str, &str); 11] = [
+    ("apps/v1", "Deployment"),
+    ("apps/v1", "StatefulSet"),
+    ("batch/v1", "CronJob"),
+    ("v1", "Service"),
+    ("v1", "ConfigMap"),
+    ("v1", "Secret"),
+    ("v1", "ServiceAccount"),
+    ("networking.k8s.io/v1", "Ingress"),
+    ("networking.k8s.io/v1", "NetworkPolicy"),
+    ("policy/v1", "PodDisruptionBudget"),
+    ("autoscaling/v2", "HorizontalPodAutoscaler"),
+];
+
+pub(crate) fn objects() -> Value {
+    let kinds = COPIED_KINDS.map(|(version, kind)| format!("'{version} {kind}'")).join(", ");
+    let told = COPIED_KINDS.map(|(version, kind)| format!("{version} {kind}")).join(", ");
+    json!([
+        {
+            "rule": format!("self.apiVersion + ' ' + self.kind in [{kinds}]"),
+            "message": format!("kind is not one that is copied to another cluster: use one of {told}, and apply any other to each cluster yourself"),
+            "fieldPath": ".kind",
+        },
+        {
+            "rule": "self.kind != 'Secret' || (has(self.names) && self.names.size() > 0)",
+            "message": "names must be given for the kind Secret, because a Secret that is copied is kept by the hub as well: name each one that may leave its cluster",
+            "fieldPath": ".names",
+        },
+    ])
+}
+
 pub(crate) fn selector() -> Value {
     json!([{
         "rule": "self.matchLabels.size() > 0",

@@ -62,6 +62,21 @@ pub fn few_names(generator: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "array", "maxItems": 16, "x-kubernetes-list-type": "set", "items": label(generator)})
 }
 
+/// Up to sixteen names of objects of any kind.
+pub fn object_names(generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "array", "maxItems": 16, "x-kubernetes-list-type": "set", "items": name(generator)})
+}
+
+/// The group and version of a kind; which ones may be named is a rule of its own, with a message that says what to do.
+pub fn api_version(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "minLength": 1, "maxLength": 63})
+}
+
+/// The kind of an object.
+pub fn kind(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "minLength": 1, "maxLength": 63})
+}
+
 /// A time of the day, such as 22:30.
 pub fn time_of_day(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "minLength": 4, "maxLength": 5, "pattern": "^([01]?[0-9]|2[0-3]):[0-5][0-9]$"})

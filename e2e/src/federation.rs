@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use crds::placement::{FailbackSpec, FailoverMode, FailoverSpec, MigrationSpec, TimingSpec};
+use crds::placement::{FailbackSpec, FailoverMode, FailoverSpec, MigrationSpec, ObjectsSpec, TimingSpec};
 use rustix::time::{ClockId, clock_gettime};
 use tempfile::TempDir;
 use tls::pki::{Authority, Existing, Validity};
@@ -78,6 +78,8 @@ pub struct Options {
     pub steady_after: Duration,
     /// Whether StorageClass and VolumeReplicationClass stand at west as well, before anything is restored there.
     pub classes_at_standby: bool,
+    /// What of the application is copied to west. None: its Deployment stands there as well, stopped.
+    pub objects: Vec<ObjectsSpec>,
     pub east_array: array::Settings,
     pub west_array: array::Settings,
     /// Where everything lies, and stays. None: a folder that goes when the federation ends, unless `KEEP` says otherwise.
@@ -101,6 +103,7 @@ impl Options {
             failback: FailbackSpec::default(),
             steady_after: Duration::from_secs(1),
             classes_at_standby: true,
+            objects: Vec::new(),
             east_array: array::Settings::default(),
             west_array: array::Settings::default(),
             folder: None,

@@ -11,6 +11,18 @@ use crate::volume::Inventory;
 pub struct Protect {
     pub volumes: Selector,
     pub workloads: Selector,
+    /// What else is copied to a standby. Empty: the user, or a tool of theirs, applies everything to each cluster.
+    #[serde(default)]
+    pub objects: Vec<ObjectSelector>,
+}
+
+/// Objects of one kind in the placement's namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectSelector {
+    pub api_version: String,
+    pub kind: String,
+    /// Empty: those with the labels that the workloads are selected by.
+    pub names: Vec<String>,
 }
 
 /// Another cluster of the same placement.

@@ -22,7 +22,7 @@ pub mod convert;
 pub mod wire;
 
 pub use acknowledgement::{Acknowledgement, Outcome, Refusal};
-pub use assignment::{Assignment, Peer, Protect};
+pub use assignment::{Assignment, ObjectSelector, Peer, Protect};
 pub use clock::{Mark, Moment, WallTime};
 pub use command::{Action, Command, CommandId, FenceProof, StepKind, WorkloadScale};
 pub use epoch::{Epoch, Generation, Nonce, Term};

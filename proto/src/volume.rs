@@ -27,6 +27,9 @@ pub struct Inventory {
     pub classes: Vec<Value>,
     /// The protected workloads with the replicas that the user wants.
     pub workloads: Vec<WorkloadReplicas>,
+    /// Further objects of the application, sanitised; those that make pods are stopped.
+    #[serde(default)]
+    pub objects: Vec<Value>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

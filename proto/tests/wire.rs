@@ -172,6 +172,7 @@ fn an_empty_selector_is_refused_because_it_would_select_everything() {
     assignment.protect = Some(v1::Protect {
         volumes: std::iter::once(("app".to_owned(), "shop".to_owned())).collect(),
         workloads: std::iter::empty().collect(),
+        objects: Vec::new(),
     });
     let refused = Assignment::try_from(assignment).expect_err("must be refused").to_string();
     assert!(refused.starts_with("protect.workloads:"), "{refused}");

@@ -14,11 +14,12 @@ use crate::desired::{self, Next, Turn, View};
 use crate::divergence;
 use crate::duty::{Duty, Seen, duty};
 use crate::event::Event;
+use crate::objects;
 use crate::paths::Paths;
 use crate::placement::{Attempt, Placement, without_inventory};
 use crate::site_state::SiteState;
 use crate::survey;
-use crate::world::World;
+use crate::world::{ObjectKind, World};
 
 /// Reports of one placement are no closer together than this: ten changes in a row are one report.
 const REPORT_SPACING: Duration = Duration::from_millis(50);
@@ -135,6 +136,16 @@ impl Agent {
             placement.assignment.is_some() || placement.command.is_some() || placement.recorded.is_some()
         });
         concerned.map(|placement| placement.name.namespace.clone()).collect()
+    }
+
+    /// The kinds that are copied, with the namespace of each: they are watched only where a placement lists them.
+    pub fn objects(&self) -> BTreeSet<(String, ObjectKind)> {
+        let assignments = self.placements.values().filter_map(|placement| placement.assignment.as_ref());
+        let listed = assignments.flat_map(|assignment| {
+            let kinds = objects::kinds(assignment).into_iter();
+            kinds.map(|kind| (assignment.name.namespace.clone(), kind))
+        });
+        listed.collect()
     }
 
     /// All peers of all placements, by the uid in their certificates.

@@ -27,6 +27,8 @@ pub mod reason {
     pub const REQUEST_FAILED: &str = "RequestFailed";
     pub const FAILED_TO_DEMOTE: &str = "FailedToDemote";
     pub const FAILED_TO_RESYNC: &str = "FailedToResync";
+    pub const OBJECTS_NOT_READ: &str = "ObjectsNotRead";
+    pub const TOO_MANY_OBJECTS: &str = "TooManyObjects";
     pub const CLAIM_NOT_REPLICATED: &str = "ClaimNotReplicated";
 }
 

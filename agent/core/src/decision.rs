@@ -146,8 +146,13 @@ pub enum Effect {
         name: String,
         epoch: Epoch,
     },
-    /// A StorageClass, VolumeReplicationClass, PersistentVolume or PersistentVolumeClaim that does not exist yet.
+    /// A StorageClass, VolumeReplicationClass, PersistentVolume or PersistentVolumeClaim that does not exist yet, or an
+    /// object of the application that is copied here.
     Create {
+        object: Value,
+    },
+    /// A copy of an object of the application as it is at its holder now, in place of the version of it that was seen.
+    Replace {
         object: Value,
     },
     /// A volume was expanded at the holder: its object here, of which nothing but its size is behind.
@@ -203,6 +208,7 @@ impl Effect {
             | Effect::PromoteReplication { .. }
             | Effect::MarkReplication { .. }
             | Effect::Create { .. }
+            | Effect::Replace { .. }
             | Effect::EnlargeVolume { .. }
             | Effect::EnlargeClaim { .. }
             | Effect::ClearClaimReference { .. }
@@ -226,6 +232,7 @@ impl Effect {
             | Effect::SuspendCronJob { .. }
             | Effect::DemoteReplication { .. }
             | Effect::Create { .. }
+            | Effect::Replace { .. }
             | Effect::EnlargeVolume { .. }
             | Effect::EnlargeClaim { .. }
             | Effect::ClearClaimReference { .. }
@@ -264,10 +271,8 @@ impl fmt::Display for Effect {
             Effect::MarkReplication { name, epoch, .. } => {
                 write!(f, "mark VolumeReplication {name} with epoch {epoch}")
             }
-            Effect::Create { object } => {
-                let text = |at: &str| object.pointer(at).and_then(Value::as_str).unwrap_or_default();
-                write!(f, "create {} {}", text("/kind"), text("/metadata/name"))
-            }
+            Effect::Create { object } => write!(f, "create {}", named(object)),
+            Effect::Replace { object } => write!(f, "replace {}", named(object)),
             Effect::EnlargeVolume { volume, size } => {
                 write!(f, "enlarge PersistentVolume {volume} to {size}")
             }
@@ -284,6 +289,11 @@ impl fmt::Display for Effect {
             Effect::DeleteSiteState { placement, .. } => write!(f, "delete DRSiteState {placement}"),
         }
     }
+}
+
+fn named(object: &Value) -> String {
+    let text = |at: &str| object.pointer(at).and_then(Value::as_str).unwrap_or_default();
+    format!("{} {}", text("/kind"), text("/metadata/name"))
 }
 
 /// Something that an operator may want to read; the driver logs it with its fields.

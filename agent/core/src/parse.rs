@@ -29,21 +29,21 @@ fn number(object: &Value, at: &str) -> Option<u64> {
     object.pointer(at).and_then(Value::as_u64)
 }
 
-fn list<'a>(object: &'a Value, at: &str) -> &'a [Value] {
+pub fn list<'a>(object: &'a Value, at: &str) -> &'a [Value] {
     object.pointer(at).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
-fn labels(object: &Value) -> BTreeMap<String, String> {
+pub fn labels(object: &Value) -> BTreeMap<String, String> {
     let labels = object.pointer("/metadata/labels").and_then(Value::as_object);
     let pairs = labels.into_iter().flatten();
     pairs.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
 }
 
-fn annotation<'a>(object: &'a Value, name: &str) -> Option<&'a str> {
+pub fn annotation<'a>(object: &'a Value, name: &str) -> Option<&'a str> {
     object.pointer("/metadata/annotations")?.get(name)?.as_str()
 }
 
-fn is_terminating(object: &Value) -> bool {
+pub fn is_terminating(object: &Value) -> bool {
     text(object, "/metadata/deletionTimestamp").is_some()
 }
 

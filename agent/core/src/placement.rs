@@ -246,7 +246,7 @@ impl Placement {
             name: self.name.clone(),
             epoch: Epoch(0),
             holder: None,
-            protect: Protect { volumes: nothing(), workloads: nothing() },
+            protect: Protect { volumes: nothing(), workloads: nothing(), objects: Vec::new() },
             replication_class: String::new(),
             policy: Policy {
                 generation: Generation(0),

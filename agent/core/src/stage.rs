@@ -9,6 +9,7 @@ use crate::capacity;
 use crate::decision::Effect;
 use crate::desired::{Next, View};
 use crate::fence;
+use crate::objects;
 use crate::parse::{STAGED_ANNOTATION, text};
 use crate::volumes::{self, Staged};
 use crate::workloads;
@@ -67,6 +68,7 @@ fn stage_inventory(view: &View<'_>, inventory: &Inventory, restoring: bool, next
             Err(message) => conflict(message, next),
         }
     }
+    objects::stage(view, inventory, next);
 }
 
 /// A class that differs is reported, not changed: what it says here may be right for this cluster.

@@ -8,6 +8,7 @@ use proto::{
 };
 
 use crate::ailments;
+use crate::objects;
 use crate::site_state::SiteState;
 use crate::volumes;
 use crate::world::{Workload, World};
@@ -46,16 +47,19 @@ pub fn survey(
     let namespace = assignment.name.namespace.as_str();
     let claims = protected_claims(world, assignment, site, commanded);
     let workloads = protected_workloads(world, assignment, &claims);
+    let objects = objects::of_application(world, assignment);
+    let mut ailments = ailments::of_cluster(world, assignment, &claims, &workloads);
+    ailments.extend(objects.ailments);
+    let knows_inventory = world.knows_inventory(namespace) && objects::are_known(world, assignment);
     let users = world.pods(namespace).filter(|(_, pod)| !pod.finished && !pod.claims.is_disjoint(&claims));
     Survey {
         volumes: claims.iter().map(|claim| volume_state(world, namespace, claim)).collect(),
         pods: u32::try_from(users.count()).unwrap_or(u32::MAX),
-        inventory: world
-            .knows_inventory(namespace)
-            .then(|| volumes::inventory(world, assignment, &claims, &workloads, site))
+        inventory: knows_inventory
+            .then(|| volumes::inventory(world, assignment, &claims, &workloads, &objects.manifests, site))
             .flatten(),
         driver_leader: driver_leader(world, namespace, &claims),
-        ailments: ailments::of_cluster(world, assignment, &claims, &workloads),
+        ailments,
         workloads,
         claims,
     }

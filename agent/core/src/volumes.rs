@@ -30,6 +30,7 @@ pub fn inventory(
     assignment: &Assignment,
     claims: &BTreeSet<String>,
     workloads: &[Workload],
+    objects: &[Value],
     site: Option<&SiteState>,
 ) -> Option<Inventory> {
     let namespace = assignment.name.namespace.as_str();
@@ -56,6 +57,7 @@ pub fn inventory(
         volumes,
         classes: storage_classes.chain(replication_class).collect(),
         workloads: workloads.iter().map(|workload| wanted(workload, site)).collect(),
+        objects: objects.to_vec(),
     };
     inventory.version = version(&inventory);
     Some(inventory)
@@ -75,9 +77,9 @@ fn wanted(workload: &Workload, site: Option<&SiteState>) -> WorkloadReplicas {
 
 /// A hash over all of the rest.
 pub fn version(inventory: &Inventory) -> String {
-    let Inventory { version: _, volumes, classes, workloads } = inventory;
+    let Inventory { version: _, volumes, classes, workloads, objects } = inventory;
     let mut hasher = Sha256::new();
-    for value in [json!(volumes), json!(classes), json!(workloads)] {
+    for value in [json!(volumes), json!(classes), json!(workloads), json!(objects)] {
         hasher.update(value.to_string());
         hasher.update([0]);
     }
@@ -156,8 +158,10 @@ fn clean(
     if !labels.is_empty() {
         metadata.insert("labels".into(), Value::Object(labels));
     }
-    let annotations: BTreeMap<String, Value> =
-        map("/metadata/annotations").into_iter().filter(|(key, _)| !is_local(key)).collect();
+    let annotations: BTreeMap<String, Value> = map("/metadata/annotations")
+        .into_iter()
+        .filter(|(key, _)| !is_one_of(&LOCAL_ANNOTATIONS, key))
+        .collect();
     if !annotations.is_empty() {
         metadata.insert("annotations".into(), json!(annotations));
     }
@@ -168,8 +172,9 @@ fn clean(
     clean
 }
 
-fn is_local(annotation: &str) -> bool {
-    LOCAL_ANNOTATIONS.iter().any(|local| match local.ends_with(['/', '-']) {
+/// Whether an annotation is listed, by its name or by a prefix that ends with a slash or a dash.
+pub fn is_one_of(listed: &[&str], annotation: &str) -> bool {
+    listed.iter().any(|local| match local.ends_with(['/', '-']) {
         true => annotation.starts_with(local),
         false => annotation == *local,
     })

@@ -13,6 +13,13 @@ pub struct WorkloadKind {
     pub kind: String,
 }
 
+/// A kind whose objects are copied as they are.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ObjectKind {
+    pub api_version: String,
+    pub kind: String,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     Claim,
@@ -25,6 +32,8 @@ pub enum Kind {
     AddonsNode,
     /// Anything that makes pods: with a scale subresource, or a CronJob, or a DaemonSet.
     Workload(WorkloadKind),
+    /// What a placement lists to be copied; a Deployment among it is seen as a workload as well.
+    Object(ObjectKind),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -199,6 +208,7 @@ pub struct World {
     pods: Shelf<Pod>,
     addons_nodes: Shelf<AddonsNode>,
     workloads: BTreeMap<WorkloadKind, Shelf<Workload>>,
+    objects: BTreeMap<ObjectKind, Shelf<Value>>,
 }
 
 impl World {
@@ -217,6 +227,9 @@ impl World {
             Kind::Workload(kind) => {
                 let shelf = self.workloads.entry(kind.clone()).or_default();
                 shelf.take(change, |object| parse::workload(&kind, object));
+            }
+            Kind::Object(kind) => {
+                self.objects.entry(kind).or_default().take(change, |object| Some(object.clone()));
             }
         }
     }
@@ -260,6 +273,22 @@ impl World {
     fn knows_workload(&self, api_version: &str, kind: &str, namespace: &str) -> bool {
         let kind = WorkloadKind { api_version: api_version.into(), kind: kind.into() };
         self.workloads.get(&kind).is_some_and(|shelf| shelf.listed(namespace).is_some())
+    }
+
+    pub fn knows_objects(&self, kind: &ObjectKind, namespace: &str) -> bool {
+        self.objects.get(kind).is_some_and(|shelf| shelf.listed(namespace).is_some())
+    }
+
+    pub fn objects<'a>(
+        &'a self,
+        kind: &ObjectKind,
+        namespace: &'a str,
+    ) -> impl Iterator<Item = (&'a str, &'a Value)> {
+        self.objects.get(kind).into_iter().flat_map(move |shelf| shelf.of(namespace))
+    }
+
+    pub fn object(&self, kind: &ObjectKind, namespace: &str, name: &str) -> Option<&Value> {
+        self.objects.get(kind)?.get(namespace, name)
     }
 
     /// Begin of the oldest of the newest reads of pods and attachments.

@@ -205,6 +205,7 @@ impl Kubernetes {
                 self.annotate(&Kind::Replication, name, "understudy.dev/epoch", None)
             }
             Effect::Create { object } => self.create(object),
+            Effect::Replace { .. } => panic!("no placement lists objects here"),
             Effect::EnlargeVolume { volume, size } => self.change(&Kind::Volume, volume, |object| {
                 object["spec"]["capacity"]["storage"] = json!(size);
             }),

@@ -265,7 +265,8 @@ impl World {
                 | Kind::Attachment
                 | Kind::StorageClass
                 | Kind::ReplicationClass
-                | Kind::AddonsNode,
+                | Kind::AddonsNode
+                | Kind::Object(_),
                 _,
             ) => {}
         }

@@ -8,7 +8,7 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 use super::links::Carries;
-use super::{EAST, Federation, WEST, agent_identity};
+use super::{EAST, Federation, Options, WEST, agent_identity};
 use crate::application::Application;
 
 impl Federation {
@@ -38,7 +38,7 @@ impl Federation {
         let application = &self.options.application;
         application.provision(&self.east.data_socket()).await.context("making the volumes at east")?;
         let (east, west) = (&self.east.control_plane, &self.west.control_plane);
-        let standby = standby(application, self.options.classes_at_standby)?;
+        let standby = standby(application, &self.options)?;
         let at_east = async {
             east.apply_yaml(&application.replication_manifest()).await?;
             east.apply_yaml(&application.manifest()).await
@@ -60,7 +60,11 @@ impl Federation {
             DRPlacementSpec {
                 preferred_cluster: EAST.to_owned(),
                 clusters: vec![EAST.to_owned(), WEST.to_owned()],
-                protect: ProtectSpec { volumes: selector(), workloads: selector() },
+                protect: ProtectSpec {
+                    volumes: selector(),
+                    workloads: selector(),
+                    objects: self.options.objects.clone(),
+                },
                 replication: ReplicationSpec {
                     volume_replication_class: application.replication_class.clone(),
                 },
@@ -92,10 +96,13 @@ impl Federation {
 }
 
 /// The application without its volumes and without replicas, and its classes if they are to stand there.
-fn standby(application: &Application, with_classes: bool) -> Result<String> {
+fn standby(application: &Application, options: &Options) -> Result<String> {
     let idle = Application { replicas: 0, ..application.clone() };
-    let mut kinds = vec!["Namespace", "Secret", "Deployment"];
-    if with_classes {
+    let mut kinds = vec!["Namespace", "Secret"];
+    if options.objects.is_empty() {
+        kinds.push("Deployment");
+    }
+    if options.classes_at_standby {
         kinds.extend(["StorageClass", "VolumeReplicationClass"]);
     }
     let everything = [idle.replication_manifest(), idle.manifest()].join("\n---\n");

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use crds::placement::{
     DRPlacement, DRPlacementStatus, FailbackMode, FailbackSpec, FailoverMode, FailoverSpec, FencingLevel,
-    OnSilence as OnSilenceSpec, ResyncMode, TimingProfile, TimingSpec, WindowSpec,
+    ObjectsSpec, OnSilence as OnSilenceSpec, ResyncMode, TimingProfile, TimingSpec, WindowSpec,
 };
 use proto::{
-    ClusterName, Fencing, Generation, NameError, OnSilence, PlacementId, PlacementName, Policy, Protect,
-    Selector, Timing, WallTime,
+    ClusterName, Fencing, Generation, NameError, ObjectSelector, OnSilence, PlacementId, PlacementName,
+    Policy, Protect, Selector, Timing, WallTime,
 };
 
 /// Who presses the button.
@@ -152,6 +152,7 @@ fn parse_spec(
     let protect = Protect {
         volumes: Selector(spec.protect.volumes.match_labels.clone()),
         workloads: Selector(spec.protect.workloads.match_labels.clone()),
+        objects: spec.protect.objects.iter().map(objects).collect(),
     };
     for (field, selector) in [("volumes", &protect.volumes), ("workloads", &protect.workloads)] {
         if selector.0.is_empty() {
@@ -296,6 +297,11 @@ fn timing(spec: Option<&TimingSpec>) -> Result<Timing, String> {
         suspect: pick("suspect", suspect, base.suspect)?,
         unreachable: pick("unreachable", unreachable, base.unreachable)?,
     })
+}
+
+fn objects(spec: &ObjectsSpec) -> ObjectSelector {
+    let ObjectsSpec { api_version, kind, names } = spec;
+    ObjectSelector { api_version: api_version.clone(), kind: kind.clone(), names: names.clone() }
 }
 
 fn span(field: &str, text: &str) -> Result<Duration, String> {

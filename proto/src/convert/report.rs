@@ -8,7 +8,7 @@ use crate::convert::field::{
 use crate::convert::lease::role;
 use crate::epoch::Epoch;
 use crate::wire::v1;
-use crate::{Ailment, Assignment, Peer, PlacementName, Protect, Report, WorkloadState};
+use crate::{Ailment, Assignment, ObjectSelector, Peer, PlacementName, Protect, Report, WorkloadState};
 
 mirrored!(divergence, Divergence, [No, Unknown, Yes]);
 
@@ -102,8 +102,12 @@ impl TryFrom<v1::Report> for Report {
 
 impl From<Protect> for v1::Protect {
     fn from(protect: Protect) -> Self {
-        let Protect { volumes, workloads } = protect;
-        v1::Protect { volumes: volumes.0.into_iter().collect(), workloads: workloads.0.into_iter().collect() }
+        let Protect { volumes, workloads, objects } = protect;
+        v1::Protect {
+            volumes: volumes.0.into_iter().collect(),
+            workloads: workloads.0.into_iter().collect(),
+            objects: objects.into_iter().map(Into::into).collect(),
+        }
     }
 }
 
@@ -113,6 +117,25 @@ impl TryFrom<v1::Protect> for Protect {
         Ok(Protect {
             volumes: selector(protect.volumes, "volumes")?,
             workloads: selector(protect.workloads, "workloads")?,
+            objects: list(protect.objects, MOST_OBJECTS, "objects")?,
+        })
+    }
+}
+
+impl From<ObjectSelector> for v1::ObjectSelector {
+    fn from(selector: ObjectSelector) -> Self {
+        let ObjectSelector { api_version, kind, names } = selector;
+        v1::ObjectSelector { api_version, kind, names }
+    }
+}
+
+impl TryFrom<v1::ObjectSelector> for ObjectSelector {
+    type Error = WireError;
+    fn try_from(selector: v1::ObjectSelector) -> Parsed<Self> {
+        Ok(ObjectSelector {
+            api_version: text(selector.api_version, "api_version")?,
+            kind: text(selector.kind, "kind")?,
+            names: checked_list(selector.names, MOST_OBJECTS, "names", text)?,
         })
     }
 }

@@ -87,12 +87,13 @@ impl TryFrom<v1::VolumeManifest> for VolumeManifest {
 
 impl From<Inventory> for v1::Inventory {
     fn from(inventory: Inventory) -> Self {
-        let Inventory { version, volumes, classes, workloads } = inventory;
+        let Inventory { version, volumes, classes, workloads, objects } = inventory;
         v1::Inventory {
             version,
             volumes: volumes.into_iter().map(Into::into).collect(),
             classes_json: classes.iter().map(|class| class.to_string().into_bytes()).collect(),
             workloads: workloads.into_iter().map(Into::into).collect(),
+            objects_json: objects.iter().map(|object| object.to_string().into_bytes()).collect(),
         }
     }
 }
@@ -105,6 +106,7 @@ impl TryFrom<v1::Inventory> for Inventory {
             volumes: list(inventory.volumes, MOST_OBJECTS, "volumes")?,
             classes: checked_list(inventory.classes_json, MOST_OBJECTS, "classes", manifest)?,
             workloads: list(inventory.workloads, MOST_OBJECTS, "workloads")?,
+            objects: checked_list(inventory.objects_json, MOST_OBJECTS, "objects", manifest)?,
         })
     }
 }

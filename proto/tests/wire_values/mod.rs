@@ -122,8 +122,16 @@ fn inventory() -> impl Strategy<Value = Inventory> {
         (workload(), any::<u32>()).prop_map(|(workload, replicas)| WorkloadReplicas { workload, replicas }),
         0..3,
     );
-    (text(), vec(volume_manifest(), 0..3), vec(manifest(), 0..3), workloads)
-        .prop_map(|(version, volumes, classes, workloads)| Inventory { version, volumes, classes, workloads })
+    let objects = vec(manifest(), 0..3);
+    (text(), vec(volume_manifest(), 0..3), vec(manifest(), 0..3), workloads, objects).prop_map(
+        |(version, volumes, classes, workloads, objects)| Inventory {
+            version,
+            volumes,
+            classes,
+            workloads,
+            objects,
+        },
+    )
 }
 
 fn replication() -> impl Strategy<Value = Replication> {
@@ -297,7 +305,13 @@ fn peer() -> impl Strategy<Value = Peer> {
 fn assignment() -> impl Strategy<Value = Assignment> {
     let name = (label(), label())
         .prop_map(|(namespace, name)| PlacementName::parse(&namespace, &name).expect("labels"));
-    let protect = (selector(), selector()).prop_map(|(volumes, workloads)| Protect { volumes, workloads });
+    let object = (text(), text(), vec(label(), 0..3)).prop_map(|(api_version, kind, names)| ObjectSelector {
+        api_version,
+        kind,
+        names,
+    });
+    let protect = (selector(), selector(), vec(object, 0..3))
+        .prop_map(|(volumes, workloads, objects)| Protect { volumes, workloads, objects });
     let ownership = (placement(), name, epoch(), of(cluster()));
     (ownership, protect, label(), policy(), vec(peer(), 0..3), of(inventory())).prop_map(
         |((placement, name, epoch, holder), protect, replication_class, policy, peers, inventory)| {

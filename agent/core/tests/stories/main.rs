@@ -7,6 +7,7 @@ mod fencing;
 mod growth;
 mod leases;
 mod letting_go;
+mod objects;
 mod planned_moves;
 mod promotion;
 mod refusals;

@@ -126,7 +126,7 @@ pub fn placement() -> Placement {
         deleting: false,
         preferred: cluster("east"),
         clusters: vec![cluster("east"), cluster("west")],
-        protect: Protect { volumes: shop(), workloads: shop() },
+        protect: Protect { volumes: shop(), workloads: shop(), objects: Vec::new() },
         replication_class: "rbd-5m".to_owned(),
         mode: Mode::Automatic,
         max_data_loss: Some(Duration::from_secs(600)),
@@ -166,6 +166,7 @@ pub fn inventory() -> Inventory {
         }],
         classes: Vec::new(),
         workloads: vec![proto::volume::WorkloadReplicas { workload: workload(), replicas: 1 }],
+        objects: Vec::new(),
     }
 }
 

@@ -57,7 +57,7 @@ pub fn assignment(epoch: u64, holder: Option<&str>, peer: &str) -> Assignment {
         name: PlacementName::parse("shop", "shop").expect("a name"),
         epoch: Epoch(epoch),
         holder: holder.map(cluster),
-        protect: Protect { volumes: selector(), workloads: selector() },
+        protect: Protect { volumes: selector(), workloads: selector(), objects: Vec::new() },
         replication_class: "rbd-5m".into(),
         policy: policy(),
         peers: vec![Peer {

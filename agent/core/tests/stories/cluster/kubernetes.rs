@@ -5,7 +5,7 @@ use proto::*;
 use serde_json::{Value, json};
 
 use super::Cluster;
-use super::objects::{deployments, replication};
+use super::objects::{deployments, object_kind, replication};
 
 /// What an effect comes back with, and what the watches tell of it besides.
 pub type Answer = (Result<Receipt, Failed>, Vec<Event>);
@@ -61,6 +61,7 @@ impl Cluster {
                 object["metadata"]["annotations"] = json!({});
             }),
             Effect::Create { object } => self.create(object),
+            Effect::Replace { object } => self.replace(object),
             Effect::EnlargeVolume { volume, size } => self.change(Kind::Volume, &volume, |object| {
                 object["spec"]["capacity"]["storage"] = json!(size);
             }),
@@ -89,7 +90,8 @@ impl Cluster {
             "PersistentVolume" => Kind::Volume,
             "PersistentVolumeClaim" => Kind::Claim,
             "StorageClass" => Kind::StorageClass,
-            _ => Kind::ReplicationClass,
+            "VolumeReplicationClass" => Kind::ReplicationClass,
+            _ => Kind::Object(object_kind(&object)),
         };
         let mut more = Vec::new();
         if kind == Kind::Claim {
@@ -104,8 +106,29 @@ impl Cluster {
                 more.push(Event::Watched(*watched));
             }
         }
+        more.extend(self.as_workload(&object));
         let watched = self.put(kind, &name, object);
         (Ok(Receipt::Object(Box::new(watched))), more)
+    }
+
+    fn replace(&mut self, object: Value) -> Answer {
+        let kind = Kind::Object(object_kind(&object));
+        let name = object["metadata"]["name"].as_str().expect("a name").to_owned();
+        let present = &self.objects[&(kind.clone(), name.clone())];
+        if object["metadata"]["resourceVersion"] != present["metadata"]["resourceVersion"] {
+            let failed = Failed { failure: Failure::Conflict, message: "it has been modified".into() };
+            return (Err(failed), Vec::new());
+        }
+        let more = self.as_workload(&object).into_iter().collect();
+        let watched = self.put(kind, &name, object);
+        (Ok(Receipt::Object(Box::new(watched))), more)
+    }
+
+    /// A Deployment is watched as a workload as well.
+    fn as_workload(&mut self, object: &Value) -> Option<Event> {
+        let name = object["metadata"]["name"].as_str()?.to_owned();
+        let is_workload = object["kind"] == "Deployment";
+        is_workload.then(|| Event::Watched(self.put(deployments(), &name, object.clone())))
     }
 
     pub fn put(&mut self, kind: Kind, name: &str, mut object: Value) -> Watched {

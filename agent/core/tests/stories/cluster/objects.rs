@@ -1,6 +1,6 @@
 //! An application and its objects.
 
-use agent_core::{Kind, WorkloadKind};
+use agent_core::{Kind, ObjectKind, WorkloadKind};
 use proto::*;
 use serde_json::{Value, json};
 
@@ -62,6 +62,12 @@ impl Cluster {
     pub fn add_stopped_workload(&mut self, claims: &[&str]) {
         self.put(deployments(), "web", deployment(0, claims));
     }
+}
+
+/// A copied kind as it names itself.
+pub fn object_kind(object: &Value) -> ObjectKind {
+    let text = |field: &str| object[field].as_str().expect("a kind names itself").to_owned();
+    ObjectKind { api_version: text("apiVersion"), kind: text("kind") }
 }
 
 pub fn deployments() -> Kind {
