@@ -113,9 +113,10 @@ impl Watches {
         self.followed = followed.clone();
         let Followed { namespaces, objects } = followed;
         self.running.retain(|(kind, namespace), handle| {
-            let stays = match kind {
-                Kind::Object(kind) => objects.contains(&(namespace.clone(), kind.clone())),
-                _ => namespace.is_empty() || namespaces.contains(namespace),
+            let stays = if let Kind::Object(kind) = kind {
+                objects.contains(&(namespace.clone(), kind.clone()))
+            } else {
+                namespace.is_empty() || namespaces.contains(namespace)
             };
             if !stays {
                 handle.abort();

@@ -138,17 +138,16 @@ fn is_the_users(kind: &ObjectKind, object: &Value) -> bool {
     let name = text(object, "/metadata/name").unwrap_or_default();
     let owners = list(object, "/metadata/ownerReferences").iter();
     let controlled = owners.filter_map(|owner| owner.get("controller")).any(|it| *it == Value::Bool(true));
-    let token = matches!(
-        text(object, "/type"),
-        Some("kubernetes.io/service-account-token" | "bootstrap.kubernetes.io/token")
-    );
+    let token = kind.kind == "Secret"
+        && matches!(
+            text(object, "/type"),
+            Some("kubernetes.io/service-account-token" | "bootstrap.kubernetes.io/token")
+        );
     let scales_from_zero = kind.kind == "HorizontalPodAutoscaler"
         && object.pointer("/spec/minReplicas").and_then(Value::as_u64) == Some(0);
-    !controlled
-        && !is_terminating(object)
-        && !MADE_EVERYWHERE.contains(&(kind.kind.as_str(), name))
-        && !(kind.kind == "Secret" && token)
-        && !scales_from_zero
+    let made_everywhere = MADE_EVERYWHERE.contains(&(kind.kind.as_str(), name));
+    let not_theirs = [controlled, is_terminating(object), made_everywhere, token, scales_from_zero];
+    !not_theirs.contains(&true)
 }
 
 /// Nothing of this cluster's own, and nothing that runs: replicas are the hub's to give.

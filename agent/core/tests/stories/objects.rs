@@ -16,7 +16,7 @@ fn listed() -> Vec<ObjectSelector> {
         selector("apps/v1", "Deployment", &[]),
         selector("v1", "Service", &[]),
         selector("v1", "ConfigMap", &[]),
-        selector("v1", "Secret", &["shop-tls"]),
+        selector("v1", "Secret", &["shop-tls", "a-token"]),
         selector("autoscaling/v2", "HorizontalPodAutoscaler", &[]),
     ]
 }
