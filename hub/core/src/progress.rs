@@ -100,6 +100,8 @@ pub struct Progress {
     pub targets: Vec<(Generation, Vec<ClusterName>)>,
     pub echoed: Generation,
     pub operation: Option<Operation>,
+    /// The one before it, which has ended.
+    pub before: Option<Operation>,
     pub proposed: Option<Proposal>,
     /// The last proposal that no longer stands, and why.
     pub withdrawn: Option<(Proposal, String)>,
@@ -128,6 +130,7 @@ impl Progress {
         targets: Vec::new(),
         echoed: Generation(0),
         operation: None,
+        before: None,
         proposed: None,
         withdrawn: None,
         attempts: BTreeMap::new(),
@@ -155,6 +158,7 @@ impl Progress {
             *self.attempts.entry(intent.kind).or_default() += 1;
         }
         self.proposed = None;
+        self.before = self.operation.take();
         self.operation = Some(Operation {
             intent: intent.clone(),
             started: at,

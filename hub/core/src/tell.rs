@@ -107,6 +107,10 @@ impl Tell {
                 decision.explain.push(Explanation::Placement(Box::new(view)));
             }
         }
+        // The end of the one before may not have been told by a hub that died.
+        if let (None, Some(before)) = (&told.operation, &o.progress.before) {
+            told.operation(operation_view(before, None, false), decision);
+        }
         if let Some(operation) = &o.progress.operation {
             let view = operation_view(operation, waiting.filter(|_| operation.is_running()), stuck(waiting));
             told.operation(view, decision);
@@ -127,7 +131,10 @@ impl Tell {
         if let Some(happening) = happening(entry, ledger) {
             decision.explain.push(Explanation::Happened(happening));
         }
-        if let Entry::Commit { placement, .. } | Entry::Abort { placement, .. } = entry {
+        if let Entry::Commit { placement, .. }
+        | Entry::Cut { placement, .. }
+        | Entry::Abort { placement, .. } = entry
+        {
             self.ended(placement, ledger, decision);
         }
     }

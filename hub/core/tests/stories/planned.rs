@@ -389,6 +389,9 @@ fn survives_a_kill_within_any_decision(
             let pods = story.member(holder).pods;
             let outcome = (story.epoch(), story.holder(), pods);
             let told = story.told();
+            let unended: Vec<_> =
+                story.phases.iter().filter(|(_, phase)| **phase == Some(OperationPhase::Running)).collect();
+            assert!(unended.is_empty(), "killed in decision {number}, {crash:?}: {unended:?}\n{told}");
             assert_eq!(
                 outcome,
                 (epoch, Some(holder.to_owned()), 1),
@@ -605,4 +608,17 @@ fn a_hub_that_stops_for_a_moment_takes_a_dead_holder_for_no_living_one() {
     story.pass(15_000);
     assert!(!story.told().contains("Abort"), "{}", story.told());
     assert_eq!(story.holder().as_deref(), Some("west"), "{}", story.told());
+}
+
+#[test]
+fn an_end_that_a_dying_hub_has_not_told_is_told_by_its_successor() {
+    let mut story = moving_where(|story| story.member("east").slow_demotion = true);
+    story.pass(2000);
+    story.crash = Some((story.decisions + 1, Crash::Recorded));
+    story.edit(|placement| placement.preferred = cluster("east"));
+    assert!(story.hub.is_none(), "it dies with the rollback recorded: {}", story.told());
+    story.crash = None;
+    story.restart_hub();
+    story.pass(6000);
+    assert_eq!(story.phase("shop-migrate-2"), Some(OperationPhase::Aborted), "{}", story.told());
 }

@@ -99,7 +99,7 @@ pub struct Story {
     last_waiting: String,
     shown: Option<Box<DRPlacementStatus>>,
     /// How far each operation is by what was told last.
-    phases: BTreeMap<String, Option<OperationPhase>>,
+    pub phases: BTreeMap<String, Option<OperationPhase>>,
 }
 
 pub fn cluster(name: &str) -> ClusterName {
