@@ -8,6 +8,10 @@ default:
 demo *arguments:
     cargo demo {{ arguments }}
 
+# The whole federation in one thread, with random faults: --seeds 1000, or --seed 7 to read one story.
+simulate *arguments:
+    cargo simulate {{ arguments }}
+
 # Everything that must pass before a change lands.
 ci:
     .ci/run
