@@ -320,6 +320,11 @@ pub const FAIL_OVER: Scenario = Scenario {
     within: 60_000,
 };
 
+fn serves_once_east_is_back(world: &World, name: &str) -> Result<(), String> {
+    let (hub, east) = (crate::network::End::Hub, crate::network::End::Agent(cluster("east")));
+    if world.network.is_up(hub, east) { serves(world, name) } else { Err("east is still cut off".to_owned()) }
+}
+
 pub const CUT_OFF: Scenario = Scenario {
     name: "the holder is cut off, fences itself, and returns when another one has taken over",
     shows: "failover",
@@ -328,13 +333,7 @@ pub const CUT_OFF: Scenario = Scenario {
         world.fails(Fault::Isolate(cluster("east")));
         world.later(25_000, Happening::Fails(Fault::Heal));
     },
-    ends: |world| {
-        if world.network.is_up(crate::network::End::Hub, crate::network::End::Agent(cluster("east"))) {
-            serves(world, "west")
-        } else {
-            Err("east is still cut off".to_owned())
-        }
-    },
+    ends: |world| serves_once_east_is_back(world, "west"),
     within: 60_000,
 };
 
@@ -346,13 +345,7 @@ pub const READOPT: Scenario = Scenario {
         world.fails(Fault::Isolate(cluster("east")));
         world.later(4_500, Happening::Fails(Fault::Heal));
     },
-    ends: |world| {
-        if world.network.is_up(crate::network::End::Hub, crate::network::End::Agent(cluster("east"))) {
-            serves(world, "east")
-        } else {
-            Err("east is still cut off".to_owned())
-        }
-    },
+    ends: |world| serves_once_east_is_back(world, "east"),
     within: 60_000,
 };
 

@@ -47,7 +47,7 @@ fn no_failover(o: &Observation, operation: &Operation) -> Option<String> {
 /// Another cluster could take over, and the chosen one cannot be heard.
 fn lost_target(o: &Observation, operation: &Operation) -> Option<String> {
     let to = &operation.intent.to;
-    let lost = o.site(to).is_none_or(|site| site.liveness == Liveness::Unreachable);
+    let lost = o.site(to).is_none_or(SiteView::is_unreachable);
     let other = o.standbys.iter().find(|(cluster, flaw)| cluster != to && flaw.is_none())?;
     lost.then(|| format!("{to} is silent, and {} could take over", other.0))
 }
@@ -105,7 +105,7 @@ pub fn cut_reason(o: &Observation, operation: &Operation) -> Option<String> {
         return None;
     }
     let name = &o.placement.name;
-    if o.site(&intent.to).is_some_and(|site| site.liveness == Liveness::Unreachable) {
+    if o.site(&intent.to).is_some_and(SiteView::is_unreachable) {
         return Some(format!("{} is silent, before {name} was ready there", intent.to));
     }
     let told = operation.step(StepKind::ScaleUp).acknowledged;
@@ -143,7 +143,7 @@ fn no_planned_move(o: &Observation, operation: &Operation) -> Option<String> {
         return Some(format!("{name} prefers {} now, not {}", o.placement.preferred, intent.to));
     }
     let lost = |site: Option<&SiteView>| {
-        site.filter(|site| site.liveness == Liveness::Unreachable).map(|site| site.cluster.name.clone())
+        site.filter(|site| site.is_unreachable()).map(|site| site.cluster.name.clone())
     };
     // Once it has handed over it is not needed any more.
     let needed = operation.proof.is_none();
@@ -187,7 +187,7 @@ fn no_readoption(o: &Observation, operation: &Operation) -> Option<String> {
         return Some(format!("{} was deleted", o.placement.name));
     }
     let holder = o.site(&operation.intent.to)?;
-    (holder.liveness == Liveness::Unreachable).then(|| format!("{} is silent again", holder.cluster.name))
+    holder.is_unreachable().then(|| format!("{} is silent again", holder.cluster.name))
 }
 
 fn no_resync(o: &Observation, operation: &Operation) -> Option<String> {
@@ -203,8 +203,8 @@ fn no_resync(o: &Observation, operation: &Operation) -> Option<String> {
     if begun.issued.is_none() && unasked {
         return Some(format!("{}: spec.failback.resync asks for an approval now", o.placement.name));
     }
-    let silent = |site: &SiteView| site.liveness == Liveness::Unreachable;
-    let holder = o.holder().filter(|site| silent(site));
-    let returned = o.site(&operation.intent.to).filter(|site| silent(site));
-    holder.or(returned).map(|site| format!("{} is silent, before the copy was whole", site.cluster.name))
+    let mut needed = o.holder().into_iter().chain(o.site(&operation.intent.to));
+    needed
+        .find(|site| site.is_unreachable())
+        .map(|site| format!("{} is silent, before the copy was whole", site.cluster.name))
 }

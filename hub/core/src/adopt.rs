@@ -3,11 +3,12 @@
 use crds::conditions::Reason;
 use proto::{ClusterName, Report};
 
+use crate::checks;
 use crate::decide::{Choice, start};
 use crate::finding::Finding;
 use crate::fleet::Liveness;
 use crate::journal::OperationKind;
-use crate::observation::{Observation, SiteView};
+use crate::observation::{Observation, SiteView, is_meant_to_be_primary};
 
 /// Adopts the application where it runs, at epoch 1; refused while another cluster shows a sign of owning it.
 pub fn adopt(o: &Observation) -> Choice {
@@ -35,11 +36,8 @@ fn adoptable<'a>(o: &'a Observation) -> Result<(&'a ClusterName, Vec<String>), F
             ),
         ));
     }
-    if o.placement.paused {
-        return Err(Finding::new(
-            Reason::Paused,
-            format!("{name} is paused; set spec.paused: false to go on"),
-        ));
+    if let Some(paused) = checks::not_paused(o) {
+        return Err(paused);
     }
     let mut owning = Vec::new();
     for site in &o.sites {
@@ -121,7 +119,7 @@ fn signs_of_owning(report: &Report) -> Vec<String> {
         if volume.attached {
             signs.push(format!("the volume of {} is attached", volume.claim));
         }
-        if volume.replication.as_ref().is_some_and(|replication| replication.desired == "primary") {
+        if is_meant_to_be_primary(volume) {
             signs.push(format!("the VolumeReplication of {} is primary", volume.claim));
         }
     }

@@ -11,14 +11,12 @@ use accusation::{
     holder_is_unreachable, no_second_site_is_dark, nobody_sees_the_holder_alive, not_everything_is_dark,
     observers_span_two_failure_domains, target_misses_it_on_two_paths,
 };
-pub use consent::too_many_move;
 use consent::{
     cooled_down, holder_is_not_in_maintenance, mode_is_automatic, no_human_is_needed, not_flapping,
-    not_paused, one_site_an_hour, wish_is_read_afresh,
+    one_site_an_hour, wish_is_read_afresh,
 };
-use copy::{
-    loss_is_within_the_bound, preferred_copy_is_within_the_bound, skew_is_within_the_bound, target_follows,
-};
+pub use consent::{not_paused, too_many_move};
+use copy::{loss_is_within_the_bound, skew_is_within_the_bound, target_follows};
 pub use copy::{missing_copy, not_a_follower};
 pub use holder::unfenceable;
 use holder::{
@@ -74,7 +72,7 @@ pub const HANDOVER: &[Check] =
     &[holder_is_configured, not_paused, holder_can_hand_over, preferred_can_take_over];
 
 /// May the hub move anything back by itself?
-pub const CALM: &[Check] = &[not_flapping, preferred_copy_is_within_the_bound];
+pub const CALM: &[Check] = &[not_flapping];
 
 /// May an outdated copy be thrown away? Only while there is a good one.
 pub const NEW_COPY: &[Check] = &[holder_is_configured, not_paused, holder_can_hand_over];

@@ -16,6 +16,7 @@ use crate::journal::OperationKind;
 use crate::observation::{Observation, is_ready, last_sync};
 use crate::progress::Operation;
 use crate::step::running_reason;
+use crate::wish;
 
 /// A forced promotion costs four calls of the csi-addons sidecar, which makes five a second (its client's default rate).
 const PROMOTION_OF_ONE_VOLUME: Duration = Duration::from_millis(800);
@@ -257,13 +258,8 @@ fn ready(o: &Observation, available: &Judged, protected: &Judged) -> Judged {
     if o.holder_name().is_some() && is_silent(o) {
         return judged(kind, Truth::Unknown, Reason::NoContact, available.finding.message.clone());
     }
-    if o.placement.paused {
-        return judged(
-            kind,
-            Truth::False,
-            Reason::Paused,
-            format!("{name} is paused; set spec.paused: false to go on"),
-        );
+    if let Some(finding) = checks::not_paused(o) {
+        return Judged { kind, truth: Truth::False, finding };
     }
     if available.truth == Truth::True && protected.truth == Truth::True {
         return judged(kind, Truth::True, Reason::Protected, format!("{name}: available and protected"));
@@ -278,8 +274,7 @@ fn failover_ready(o: &Observation) -> Judged {
         let message = format!("{}: no cluster owns it yet", o.placement.name);
         return judged(kind, Truth::False, Reason::ManifestsMissing, message);
     }
-    let lost =
-        o.holder().is_some_and(|holder| matches!(holder.liveness, Liveness::Suspect | Liveness::Unreachable));
+    let lost = wish::is_silent(o);
     let accusation = if lost { checks::first(checks::ACCUSATION, o) } else { None };
     match accusation.or_else(|| checks::readiness(o)) {
         Some(finding) => Judged { kind, truth: Truth::False, finding },

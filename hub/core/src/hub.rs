@@ -17,7 +17,7 @@ use crate::decide::{Choice, decide};
 use crate::decision::{Decision, Remembered, Send};
 use crate::event::{Event, Now};
 use crate::finding::Finding;
-use crate::fleet::{Fleet, Liveness};
+use crate::fleet::Fleet;
 use crate::journal::{Entry, Line, OperationKind};
 use crate::lease::{self, Memories};
 use crate::orders::Orders;
@@ -25,6 +25,7 @@ use crate::placement::{Placement, Refused};
 use crate::progress::{Ledger, Progress};
 use crate::rejoin;
 use crate::tell::Tell;
+use crate::wish::is_silent;
 
 /// What an installation says about its hub.
 #[derive(Clone, Debug)]
@@ -458,9 +459,7 @@ impl Hub {
         if let Some(observation) = self.observe(now, id) {
             orders.command(now, &observation, decision);
             tell.placement(&observation, waiting.as_ref(), self.refused.get(id), decision);
-            let silent = observation
-                .holder()
-                .is_some_and(|holder| matches!(holder.liveness, Liveness::Suspect | Liveness::Unreachable));
+            let silent = is_silent(&observation);
             let progress = observation.progress;
             busy = silent || progress.running().is_some();
             // The user's last word is read again before what cannot be taken back (S27).

@@ -87,6 +87,23 @@ pub struct SiteView<'a> {
     pub answers: BTreeMap<StepKind, &'a Outcome>,
 }
 
+impl SiteView<'_> {
+    /// Not heard for so long that it may be lost.
+    pub fn is_silent(&self) -> bool {
+        matches!(self.liveness, Liveness::Suspect | Liveness::Unreachable)
+    }
+
+    /// Silent for so long that it may be declared lost.
+    pub fn is_unreachable(&self) -> bool {
+        self.liveness == Liveness::Unreachable
+    }
+}
+
+/// Whether its VolumeReplication, if there is one, says `primary`, whatever has come of it.
+pub fn is_meant_to_be_primary(volume: &VolumeState) -> bool {
+    volume.replication.as_ref().is_some_and(|replication| replication.desired == "primary")
+}
+
 impl<'a> Observation<'a> {
     pub fn site(&self, cluster: &ClusterName) -> Option<&SiteView<'a>> {
         self.sites.iter().find(|site| site.cluster.name == *cluster)

@@ -10,7 +10,7 @@ use crate::checks;
 use crate::finding::Finding;
 use crate::journal::{Entry, OperationKind};
 use crate::lease::expiry_wait;
-use crate::observation::{Observation, is_ready, last_sync};
+use crate::observation::{Observation, is_meant_to_be_primary, is_ready, last_sync};
 use crate::progress::Operation;
 
 pub enum Standing {
@@ -200,9 +200,7 @@ fn is_stopped_and_secondary(o: &Observation, operation: &Operation) -> Option<Fi
             attached.claim
         ));
     }
-    let primary = report.volumes.iter().find(|volume| {
-        volume.replication.as_ref().is_some_and(|replication| replication.desired == "primary")
-    });
+    let primary = report.volumes.iter().find(|volume| is_meant_to_be_primary(volume));
     if let Some(volume) = primary {
         return waiting(format!("the VolumeReplication of {} is still to become secondary", volume.claim));
     }

@@ -243,7 +243,7 @@ impl Told {
             }));
         };
         if let Some(holder) = o.holder() {
-            let lost = matches!(holder.liveness, Liveness::Suspect | Liveness::Unreachable);
+            let lost = holder.is_silent();
             let name = &holder.cluster.name;
             let was_lost = self.lost.as_ref() == Some(name);
             match (was_lost, lost) {

@@ -47,7 +47,7 @@ pub fn wish(o: &Observation, ownership: &Ownership) -> Wish {
 }
 
 pub fn is_silent(o: &Observation) -> bool {
-    o.holder().is_some_and(|holder| matches!(holder.liveness, Liveness::Suspect | Liveness::Unreachable))
+    o.holder().is_some_and(SiteView::is_silent)
 }
 
 /// The last operation made this cluster the owner, and was cut short before it could start the application.
@@ -259,7 +259,7 @@ fn not_yet(o: &Observation, to: &ClusterName, protected: Duration) -> Option<Fin
     if !failback.windows.is_empty() && !failback.windows.iter().any(|window| window.contains(o.wall)) {
         return later(format!("{name}: goes back to {to} in the next of spec.failback.windows"));
     }
-    checks::first(checks::CALM, o)
+    checks::first(checks::CALM, o).or_else(|| checks::first(checks::COPY, o))
 }
 
 fn whole_seconds(span: Duration) -> Duration {

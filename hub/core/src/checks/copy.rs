@@ -8,10 +8,6 @@ use crate::explain::at_least;
 use crate::finding::Finding;
 use crate::observation::{Observation, last_sync};
 
-pub fn preferred_copy_is_within_the_bound(o: &Observation) -> Option<Finding> {
-    super::first(super::COPY, o)
-}
-
 pub fn target_follows(o: &Observation) -> Option<Finding> {
     not_a_follower(o, &o.target()?.cluster.name)
 }

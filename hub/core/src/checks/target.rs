@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use crds::conditions::Reason;
 use crds::span::format as shown;
-use proto::{Role, VolumeState};
+use proto::Role;
 
 use crate::finding::Finding;
 use crate::fleet::Liveness;
-use crate::observation::Observation;
+use crate::observation::{Observation, is_meant_to_be_primary};
 
 pub fn preferred_can_take_over(o: &Observation) -> Option<Finding> {
     let preferred = &o.placement.preferred;
@@ -80,10 +80,8 @@ pub fn target_is_not_in_maintenance(o: &Observation) -> Option<Finding> {
 pub fn target_is_a_standby(o: &Observation) -> Option<Finding> {
     let target = o.target()?;
     let report = target.report?;
-    let primary = |volume: &VolumeState| {
-        volume.replication.as_ref().is_some_and(|replication| replication.desired == "primary")
-    };
-    if let Some(volume) = report.volumes.iter().find(|volume| report.role == Role::Standby && primary(volume))
+    if let Some(volume) =
+        report.volumes.iter().find(|volume| report.role == Role::Standby && is_meant_to_be_primary(volume))
     {
         return Some(Finding::new(
             Reason::VolumeResyncing,
