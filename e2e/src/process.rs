@@ -22,6 +22,9 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, wa
 
 /// How often a waiter looks whether the process has ended.
 const EXIT_POLL: Duration = Duration::from_millis(10);
+/// How often, and how long, a freeze is awaited; it takes microseconds unless the process is inside the kernel.
+const FREEZE_POLL: Duration = Duration::from_millis(1);
+const FREEZE_DEADLINE: Duration = Duration::from_secs(10);
 /// How much of the end of a log is read for an error message.
 const LOG_TAIL_BYTES: u64 = 16 * 1024;
 
@@ -167,8 +170,20 @@ impl Process {
     }
 
     /// Freezes the group: it neither runs nor answers, but keeps its connections.
+    ///
+    /// Returns when every thread of the leader stands. The signal alone only asks: on another core the process
+    /// runs on for a moment, and a test that took it for frozen would see it act.
     pub fn stop(&self) -> Result<()> {
-        self.signal(Signal::STOP, "stopping")
+        self.signal(Signal::STOP, "stopping")?;
+        let asked = Instant::now();
+        while !stands_still(self.id) {
+            self.still_runs()?;
+            if asked.elapsed() > FREEZE_DEADLINE {
+                bail!("{} still runs {FREEZE_DEADLINE:?} after it was told to stop", self.name);
+            }
+            thread::sleep(FREEZE_POLL);
+        }
+        Ok(())
     }
 
     /// Lets a frozen group go on.
@@ -290,6 +305,20 @@ fn has_ended(id: Pid) -> bool {
     !matches!(waitid(WaitId::Pid(id), look), Ok(None))
 }
 
+/// Whether no thread of a process that was told to stop runs any more. One that is inside the kernel (`D`: it writes,
+/// or waits for a child that stopped between fork and exec) meets the signal before it runs a line of its own.
+fn stands_still(id: Pid) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{}/task", id.as_raw_nonzero()));
+    threads.is_ok_and(|threads| {
+        threads.flatten().all(|thread| {
+            let status = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            // The name stands in brackets and may hold any character; the state is the letter after it.
+            let state = status.rsplit_once(") ").and_then(|(_, after)| after.chars().next());
+            state.is_none_or(|state| "TtDZX".contains(state))
+        })
+    })
+}
+
 type Birth = (Command, SyncSender<std::io::Result<Child>>);
 
 /// Spawns from a thread that lasts as long as this process: the kernel takes the end of the *thread* that started
@@ -407,15 +436,16 @@ mod tests {
     async fn a_frozen_process_runs_on_when_it_is_let() {
         let folder = tempfile::tempdir().expect("a folder");
         let log = folder.path().join("log");
-        let process = shell(&log, "echo up; trap 'exit 7' TERM; while :; do sleep 0.02; done")
-            .spawn()
-            .expect("a shell");
+        let process =
+            shell(&log, "trap 'exit 7' TERM; echo up; while :; do :; done").spawn().expect("a shell");
         logged(&log).await;
-        process.stop().expect("a stop");
         let state = || std::fs::read_to_string(format!("/proc/{}/stat", process.id())).expect("its state");
-        assert!(state().contains(") T "), "not frozen: {}", state());
-        assert!(process.exited().is_none(), "frozen is not ended");
-        process.cont().expect("going on");
+        for _ in 0..100 {
+            process.stop().expect("a stop");
+            assert!(state().contains(") T "), "not frozen: {}", state());
+            assert!(process.exited().is_none(), "frozen is not ended");
+            process.cont().expect("going on");
+        }
         assert_eq!(process.terminate(DEADLINE).await.expect("an end").code(), Some(7));
     }
 
