@@ -323,6 +323,9 @@ fn tell(note: &Note, running: &mut Running) {
         Note::Superseded { placement, epoch } => {
             tracing::warn!(%placement, epoch = epoch.0, "superseded by another epoch");
         }
+        Note::ResyncWithdrawn { placement } => {
+            tracing::warn!(%placement, "resync taken back, nobody asks for it any more");
+        }
         Note::CommandRefused { command, refusal } => {
             tracing::warn!(placement = %command.placement, %command, refusal = refusal.as_str(), "command refused");
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proto::{
     Acknowledgement, Action, Ailment, ClusterName, FromAgent, Mark, Moment, Nonce, Outcome, PlacementId,
-    PlacementName, Role, WallTime,
+    PlacementName, Role, StepKind, WallTime,
 };
 
 use crate::ailments::reason;
@@ -219,6 +219,9 @@ impl Agent {
 
     /// One placement: what it is, what follows, what is told.
     fn decide(&mut self, id: &PlacementId, placement: &mut Placement, decision: &mut Decision) {
+        if placement.withdraw_resync(self.now) {
+            decision.note.push(Note::ResyncWithdrawn { placement: placement.name.clone() });
+        }
         if !placement.is_being_released() {
             placement.follow_assignment(id, &self.identity.cluster, self.now, self.wall);
             placement.record_assignment();
@@ -348,6 +351,10 @@ impl Agent {
             decision.note.push(Note::CommandDone { command: current.command.id.clone() });
             if let Some(site) = &mut placement.site {
                 site.remember_result(current.command.id.to_string(), outcome.clone());
+                if step == StepKind::Resync {
+                    // It replays: from here on it is a copy that must not be thrown away again.
+                    site.resync = None;
+                }
             }
         }
         let working = matches!(outcome, Outcome::Working { .. });

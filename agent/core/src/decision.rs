@@ -316,6 +316,10 @@ pub enum Note {
         placement: PlacementName,
         epoch: Epoch,
     },
+    /// Nobody asks any more for the copy here to be made anew.
+    ResyncWithdrawn {
+        placement: PlacementName,
+    },
     CommandRefused {
         command: CommandId,
         refusal: proto::Refusal,

@@ -287,6 +287,7 @@ fn restored(recorded: Recorded, boot: &str, now: Moment) -> Placement {
         placement.fence = Some(FenceProgress::begin(now));
     }
     placement.recorded = Some(recorded);
+    placement.resync_asked = now;
     placement.stop_may_still_land(now);
     placement
 }

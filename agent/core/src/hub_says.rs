@@ -174,6 +174,9 @@ impl Agent {
             self.let_go_of(&id);
         }
         let Some(placement) = self.placements.get_mut(&id) else { return };
+        if let Action::Resync { .. } = &command.action {
+            placement.resync_asked = now;
+        }
         if let Some(current) = &mut placement.command
             && current.command.id == command.id
         {

@@ -54,6 +54,8 @@ pub struct Placement {
     /// Of the newest survey: what VolumeReplications say against their copies, and since when one does.
     pub refusals: Refusals,
     pub refused_since: Option<Moment>,
+    /// When the hub last asked for the copy here to be made anew.
+    pub resync_asked: Moment,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -149,6 +151,7 @@ impl Placement {
             told_expiry: false,
             refusals: Refusals::default(),
             refused_since: None,
+            resync_asked: Moment::default(),
         }
     }
 
@@ -294,6 +297,17 @@ impl Placement {
             Role::Holder | Role::Promoting | Role::Standby | Role::Unknown => self.fence = None,
         }
         self.told_expiry = false;
+    }
+
+    /// What throws a copy away goes on only while somebody asks for it: the hub repeats the command every two renewals
+    /// until it is answered, and an operation that was given up is simply not repeated. True if it is taken back now.
+    pub fn withdraw_resync(&mut self, now: Moment) -> bool {
+        let Some(timing) = self.policy().map(|policy| policy.timing) else { return false };
+        let asked = now < self.resync_asked + timing.renew * 4 + timing.rpc;
+        let Some(site) = self.site.as_mut().filter(|site| site.resync.is_some() && !asked) else { return false };
+        site.resync = None;
+        self.command.take_if(|current| matches!(current.command.action, Action::Resync { .. }));
+        true
     }
 
     /// Another epoch is or will be in force elsewhere: whoever may run here stops.

@@ -216,6 +216,7 @@ impl World {
                 self.say(format!("{site}: its lease has run out, stops: {stops}"))
             }
             Note::Superseded { epoch, .. } => self.say(format!("{site}: superseded by epoch {epoch}")),
+            Note::ResyncWithdrawn { .. } => self.say(format!("{site}: takes the resync back")),
             Note::CommandRefused { command, refusal } => {
                 self.say(format!("{site}: refuses {command}: {}", refusal.as_str()));
             }

@@ -15,6 +15,14 @@ fn resyncs(east: &mut Cluster, claims: &[&str]) {
     east.hears_command(RESYNC, StepKind::Resync, 2, Action::Resync { claims });
 }
 
+/// As the hub does as long as its operation runs: what is not answered is asked again.
+fn resyncs_for(east: &mut Cluster, claims: &[&str], seconds: u64) {
+    for _ in 0..seconds {
+        resyncs(east, claims);
+        east.pass_seconds(1);
+    }
+}
+
 fn rejoins(east: &mut Cluster) {
     east.hears_command(RESYNC, StepKind::Rejoin, 2, Action::Rejoin);
 }
@@ -109,12 +117,51 @@ fn without_a_command_no_copy_is_ever_thrown_away() {
 fn a_copy_is_thrown_away_only_when_the_drsitestate_names_the_operation() {
     let mut east = diverged_east();
     east.writable = false;
-    resyncs(&mut east, &["data", "logs"]);
-    east.pass_seconds(3);
+    resyncs_for(&mut east, &["data", "logs"], 3);
     assert_eq!(auto_resync(&east), [false, false], "{}", east.transcript);
     east.writable = true;
-    east.pass_seconds(3);
+    resyncs_for(&mut east, &["data", "logs"], 3);
     assert_eq!(auto_resync(&east), [true, true], "{}", east.transcript);
+}
+
+/// The holder may be lost while the copy is made anew: then the outdated one may be all that is left.
+#[test]
+fn a_resync_that_nobody_asks_for_any_more_is_taken_back() {
+    let mut east = diverged_east();
+    resyncs(&mut east, &["data", "logs"]);
+    east.pass_seconds(3);
+    assert_eq!(auto_resync(&east), [true, true]);
+    east.transcript.clear();
+    east.pass_seconds(30);
+    assert_eq!(auto_resync(&east), [false, false], "{}", east.transcript);
+    let recorded = east.sites.get(&placement()).expect("a DRSiteState");
+    assert_eq!(recorded.state.resync, None, "and admission refuses it again");
+}
+
+#[test]
+fn a_resync_that_an_agent_finds_when_it_starts_is_taken_back_unless_somebody_asks_for_it() {
+    let mut east = diverged_east();
+    resyncs(&mut east, &["data", "logs"]);
+    east.pass_seconds(3);
+    east.start("boot-1");
+    east.event(Event::HubUp);
+    east.pass_seconds(3);
+    assert_eq!(auto_resync(&east), [true, true], "the hub has not had the time to ask");
+    east.pass_seconds(30);
+    assert_eq!(auto_resync(&east), [false, false], "{}", east.transcript);
+}
+
+/// The storage would throw the new copy away as well, when the holder is lost and its image shows an error.
+#[test]
+fn a_copy_that_follows_again_is_not_to_be_thrown_away_any_more() {
+    let mut east = diverged_east();
+    resyncs(&mut east, &["data", "logs"]);
+    east.pass_seconds(2);
+    east.array_becomes(Array::Mirrors);
+    east.pass_seconds(3);
+    assert!(has_answered(&east, StepKind::Resync, "Done"), "{}", east.transcript);
+    assert_eq!(auto_resync(&east), [false, false], "{}", east.transcript);
+    assert_eq!(east.role(), Some((Role::Fenced, 2)), "it is no standby before its copy is protected");
 }
 
 #[test]
@@ -134,19 +181,18 @@ fn nothing_is_thrown_away_while_something_uses_a_volume_or_it_is_still_primary()
     east.hears_denial(2, DenialReason::Superseded);
     east.hears_assignment(assignment(2, Some("west"), "west"));
     east.pass_seconds(1);
-    resyncs(&mut east, &["data", "logs"]);
-    east.pass_seconds(5);
+    resyncs_for(&mut east, &["data", "logs"], 5);
     assert!(!auto_resync(&east).contains(&true), "{}", east.transcript);
     for event in east.pods_end() {
         east.event(event);
     }
-    east.pass_seconds(3);
+    resyncs_for(&mut east, &["data", "logs"], 3);
     assert!(!auto_resync(&east).contains(&true), "the driver has not demoted yet:\n{}", east.transcript);
     for claim in ["data", "logs"] {
         let answer = east.storage_answers(claim);
         east.event(answer);
     }
-    east.pass_seconds(1);
+    resyncs_for(&mut east, &["data", "logs"], 1);
     assert_eq!(auto_resync(&east), [true, true], "{}", east.transcript);
 }
 
@@ -170,11 +216,11 @@ fn failures_while_a_copy_is_made_anew_are_told_only_when_they_last() {
         for reason in ["FailedToResync", "FailedToDemote"] {
             let said = east.storage_says("data", |_| fails(reason));
             east.event(said);
-            east.pass_seconds(15);
+            resyncs_for(&mut east, &["data", "logs"], 15);
         }
     }
     assert!(!east.transcript.contains("Failing"), "{}", east.transcript);
-    east.pass_seconds(60);
+    resyncs_for(&mut east, &["data", "logs"], 60);
     assert!(has_answered(&east, StepKind::Resync, "Failing { reason: \"FailedToDemote\""));
     assert!(east.transcript.contains("image needs to be recreated"));
     assert_eq!(auto_resync(&east), [true, true], "it goes on");
@@ -188,22 +234,21 @@ fn a_resync_is_done_only_when_every_copy_replays_at_the_present_generation() {
     let mut east = diverged_east();
     east.array = Array::Mirrors;
     east.storage_obeys = false;
-    resyncs(&mut east, &["data", "logs"]);
-    east.pass_seconds(5);
+    resyncs_for(&mut east, &["data", "logs"], 5);
     assert_eq!(auto_resync(&east), [true, true]);
     assert!(!has_answered(&east, StepKind::Resync, "Done"), "{}", east.transcript);
     let answer = east.storage_answers("data");
     east.event(answer);
-    east.pass_seconds(5);
+    resyncs_for(&mut east, &["data", "logs"], 5);
     assert!(!has_answered(&east, StepKind::Resync, "Done"), "{}", east.transcript);
     let answer = east.storage_answers("logs");
     east.event(answer);
-    east.pass_seconds(1);
+    resyncs_for(&mut east, &["data", "logs"], 1);
     assert!(has_answered(&east, StepKind::Resync, "Done"), "{}", east.transcript);
 }
 
 #[test]
-fn until_it_rejoins_a_copy_goes_on_being_resynced_and_its_cluster_stays_stopped() {
+fn until_it_rejoins_its_cluster_stays_stopped() {
     let mut east = diverged_east();
     resyncs(&mut east, &["data", "logs"]);
     east.array_becomes(Array::Mirrors);
@@ -214,7 +259,6 @@ fn until_it_rejoins_a_copy_goes_on_being_resynced_and_its_cluster_stays_stopped(
     let watched = east.put(deployments(), "web", deployment(2, &["data", "logs"]));
     east.event(Event::Watched(watched));
     east.pass_seconds(30);
-    assert_eq!(auto_resync(&east), [true, true], "a fence does not take back what was approved");
     assert_eq!((east.role(), east.scaled_to()), (Some((Role::Fenced, 2)), 0));
     rejoins(&mut east);
     east.pass_seconds(1);
