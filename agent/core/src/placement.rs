@@ -323,6 +323,12 @@ impl Placement {
         self.enter_role(id, epoch, role, now, wall);
     }
 
+    /// A former holder that remembers nothing, because somebody has deleted its DRSiteState, is known by its volumes: those
+    /// of a standby are never meant to be primary.
+    fn has_a_copy_of_its_own(&self) -> bool {
+        self.survey.as_ref().is_some_and(|(_, survey)| survey.has_primary_volume())
+    }
+
     /// Passes to the role that the newest assignment asks for, as far as its epoch is one that may be entered so.
     pub fn follow_assignment(
         &mut self,
@@ -345,6 +351,9 @@ impl Placement {
             // Its copy has nothing that the holder's lacks, and follows it from now on: it is a target again.
             (Role::Fenced, false) if epoch == seen && elsewhere && self.has_handed_over() => {
                 self.enter_role(id, epoch, Role::Standby, now, wall);
+            }
+            (Role::Standby, false) if epoch == seen && elsewhere && self.has_a_copy_of_its_own() => {
+                self.enter_role(id, epoch, Role::Fenced, now, wall);
             }
             (Role::Standby | Role::Fenced, false) if epoch == seen => {}
             (_, false) if elsewhere || epoch > seen && seen > Epoch(0) => {

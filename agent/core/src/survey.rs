@@ -35,6 +35,11 @@ impl Survey {
         let mut replications = self.volumes.iter().filter_map(|volume| volume.replication.as_ref());
         replications.any(|replication| replication.epoch == Some(epoch) && replication.desired != "primary")
     }
+
+    pub fn has_primary_volume(&self) -> bool {
+        let mut replications = self.volumes.iter().filter_map(|volume| volume.replication.as_ref());
+        replications.any(|replication| replication.desired == "primary")
+    }
 }
 
 /// Everything of a placement in this cluster; `commanded` are the claims that a running command names.

@@ -93,6 +93,25 @@ fn what_a_former_holder_has_alone_is_unknown_until_the_storage_says_it() {
     assert_eq!(divergence(&east), Divergence::Yes, "it says so in words");
 }
 
+/// Its DRSiteState was deleted while it was away: it must not pass for a standby, whose copy follows the holder's.
+#[test]
+fn a_former_holder_that_remembers_nothing_is_known_by_its_volumes() {
+    let mut east = holding_east();
+    east.array = Array::IsSlowToCross;
+    east.pass_seconds(1);
+    east.sites.clear();
+    east.start("boot-2");
+    east.event(Event::HubUp);
+    east.hears_assignment(assignment(2, Some("west"), "west"));
+    east.pass_seconds(5);
+    assert_eq!(east.role(), Some((Role::Fenced, 2)), "{}", east.transcript);
+    assert_eq!(east.scaled_to(), 0);
+    assert_eq!(divergence(&east), Divergence::Unknown);
+    resyncs(&mut east, &["data", "logs"]);
+    east.pass_seconds(2);
+    assert_eq!(auto_resync(&east), [true, true], "{}", east.transcript);
+}
+
 #[test]
 fn nobody_but_a_former_holder_may_have_diverged() {
     let mut east = holding_east();
