@@ -1,7 +1,7 @@
 //! What this cluster has to do for one placement, read from what it durably is and what it has been told.
 
 use proto::volume::WorkloadReplicas;
-use proto::{Action, Command, Inventory, Outcome, Role, StepKind, WorkloadScale};
+use proto::{Action, Command, FenceProof, Inventory, Outcome, Role, StepKind, WorkloadScale};
 
 use crate::site_state::SiteState;
 
@@ -27,7 +27,8 @@ pub enum Duty<'a> {
     /// Keep a copy of the holder's manifests bound, and everything stopped.
     Stage(Option<&'a Inventory>),
     Restore(&'a Inventory),
-    Promote(&'a [String]),
+    /// The claims, and whether they are the originals: nobody else has ever held what they belong to.
+    Promote(&'a [String], bool),
     ScaleUp(&'a [WorkloadScale]),
     Release,
 }
@@ -53,7 +54,7 @@ impl Duty<'_> {
             Action::Resync { .. } => matches!(self, Duty::Resync(_)),
             Action::Rejoin => self == Duty::Rejoin,
             Action::Restore { .. } => matches!(self, Duty::Restore(_)),
-            Action::Promote { .. } => matches!(self, Duty::Promote(_)),
+            Action::Promote { .. } => matches!(self, Duty::Promote(..)),
             Action::ScaleUp { .. } => matches!(self, Duty::ScaleUp(_)),
             Action::Release => self == Duty::Release,
         }
@@ -68,7 +69,7 @@ impl Duty<'_> {
             Duty::Hold | Duty::Protect | Duty::Resume(_) | Duty::Stage(_) => {
                 "this cluster to change its role"
             }
-            Duty::Restore(_) | Duty::Promote(_) | Duty::ScaleUp(_) | Duty::Release => "another command",
+            Duty::Restore(_) | Duty::Promote(..) | Duty::ScaleUp(_) | Duty::Release => "another command",
         }
     }
 
@@ -82,7 +83,7 @@ impl Duty<'_> {
             | Duty::Resume(_)
             | Duty::Stage(_)
             | Duty::Restore(_)
-            | Duty::Promote(_)
+            | Duty::Promote(..)
             | Duty::ScaleUp(_)
             | Duty::Release => false,
         }
@@ -122,7 +123,9 @@ pub fn duty<'a>(
         (Role::Fenced, _) => Duty::Fence,
         (Role::Standby, Some(Action::Restore { inventory })) => Duty::Restore(inventory),
         (Role::Standby, _) => Duty::Stage(inventory),
-        (Role::Holder | Role::Promoting, Some(Action::Promote { claims, proof: _ })) => Duty::Promote(claims),
+        (Role::Holder | Role::Promoting, Some(Action::Promote { claims, proof })) => {
+            Duty::Promote(claims, *proof == FenceProof::NeverHeld)
+        }
         (Role::Holder, Some(Action::ScaleUp { workloads })) => Duty::ScaleUp(workloads),
         (Role::Holder, _) if seen.demoted || !site.replicas.is_empty() => Duty::Resume(&site.replicas),
         (Role::Holder, None) => Duty::Protect,

@@ -9,7 +9,8 @@ use crate::desired::{Next, View};
 use crate::survey::uses;
 use crate::world::ReplicationObject;
 
-pub fn promote(view: &View<'_>, claims: &[String]) -> Next {
+/// What was restored here must come; an original that is gone was deleted by its user.
+pub fn promote(view: &View<'_>, claims: &[String], originals: bool) -> Next {
     if !view.is_durable() {
         return Next::waiting_for(format!("the DRSiteState to say epoch {}", view.site.epoch_seen));
     }
@@ -18,10 +19,15 @@ pub fn promote(view: &View<'_>, claims: &[String]) -> Next {
         return Next::waiting_for("the last request that stops it to be answered");
     }
     let mut next = Next::done();
-    for claim in claims {
+    for claim in claims.iter().filter(|claim| !(originals && is_gone(view, claim))) {
         promote_claim(view, claim, &mut next);
     }
     next
+}
+
+fn is_gone(view: &View<'_>, claim: &str) -> bool {
+    let (world, namespace) = (view.world, view.namespace());
+    world.claim(namespace, claim).is_none() && world.replication_of(namespace, claim).is_none()
 }
 
 /// A placement without volumes is not protected, and having promoted none of them proves nothing.
@@ -144,11 +150,11 @@ pub fn all_primary(view: &View<'_>) -> Result<(), String> {
     Ok(())
 }
 
-/// Its original is gone at the last holder: no command of this epoch has named it, and no pod would write to it. It is a
+/// Its original is gone, here or at the last holder: no command of this epoch has named it, and no pod would write to it. It is a
 /// copy that was staged here, or the original of a claim that was deleted while another cluster held the placement.
 pub fn is_left_over(view: &View<'_>, claim: &str) -> bool {
     let unnamed = match view.world.replication_of(view.namespace(), claim) {
-        None => view.world.claim(view.namespace(), claim).is_some_and(|claim| claim.staged),
+        None => view.world.claim(view.namespace(), claim).is_none_or(|claim| claim.staged),
         Some((_, object)) => {
             let replication = &object.replication;
             replication.desired == "secondary" && replication.epoch != Some(view.site.epoch_seen)

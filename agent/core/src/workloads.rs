@@ -98,7 +98,7 @@ fn promote_again(view: &View<'_>) -> Next {
         replication.is_some_and(|(_, object)| object.replication.epoch == Some(view.site.epoch_seen))
     };
     let claims: Vec<String> = view.site.claims.iter().filter(of_this_epoch).cloned().collect();
-    promote(view, &claims)
+    promote(view, &claims, false)
 }
 
 /// A holder without a lease starts nothing.

@@ -74,6 +74,26 @@ fn a_move_that_is_given_up_at_any_point_leaves_the_application_running_where_it_
     }
 }
 
+/// With its VolumeReplication, so that nothing keeps the claim; what no pod uses keeps nothing from starting either.
+#[test]
+fn a_claim_that_is_deleted_during_the_move_does_not_hold_the_application_up() {
+    let mut east = holding_east();
+    let unused = deployment(2, &["data"]);
+    let watched = east.put(deployments(), "web", unused);
+    east.event(Event::Watched(watched));
+    scales_down(&mut east);
+    east.pass_seconds(1);
+    for kind in [Kind::Replication, Kind::Claim] {
+        let gone = east.remove(kind, "logs").expect("an object");
+        east.event(gone);
+    }
+    is_readopted(&mut east);
+    east.pass_seconds(2);
+    assert!(is_promoted(&east), "{}", east.transcript);
+    goes_on(&mut east, 3);
+    assert_eq!((east.role(), east.scaled_to()), (Some((Role::Holder, 3)), 2), "{}", east.transcript);
+}
+
 #[test]
 fn nothing_is_promoted_while_a_demotion_is_on_its_way() {
     let mut east = holding_east();
