@@ -2,7 +2,7 @@
 
 use crds::conditions::Reason;
 use crds::span::format as shown;
-use proto::{Role, StepKind};
+use proto::{Outcome, Role, StepKind};
 
 use crate::checks;
 use crate::fleet::Liveness;
@@ -151,6 +151,9 @@ fn no_planned_move(o: &Observation, operation: &Operation) -> Option<String> {
     if let Some(silent) = lost(from).or_else(|| lost(o.site(&intent.to))) {
         return Some(format!("{silent} is silent, before anything was promoted"));
     }
+    if let Some(message) = never_crosses(o, operation) {
+        return Some(message);
+    }
     let deadline = o.placement.move_deadline;
     (o.wall.since(operation.started) >= deadline).then(|| {
         format!(
@@ -160,6 +163,16 @@ fn no_planned_move(o: &Observation, operation: &Operation) -> Option<String> {
             where_it_stood(o, operation)
         )
     })
+}
+
+/// A claim that came so late that it is not replicated yet, and cannot be once its holder is stopped: waiting for it only
+/// keeps the application away.
+fn never_crosses(o: &Observation, operation: &Operation) -> Option<String> {
+    let from = operation.intent.from.as_ref().filter(|_| operation.proof.is_none())?;
+    match o.site(from)?.answers.get(&StepKind::Demote)? {
+        Outcome::Failing { reason, message } if reason == "ClaimNotReplicated" => Some(message.clone()),
+        Outcome::Failing { .. } | Outcome::Done | Outcome::Working { .. } | Outcome::Refused { .. } => None,
+    }
 }
 
 /// What was waited for is what has to be mended.

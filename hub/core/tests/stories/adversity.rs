@@ -5,7 +5,8 @@ use std::time::Duration;
 use hub_core::{Event, Now};
 use proto::heartbeat::Known;
 use proto::{
-    Action, Ailment, Epoch, FromHub, Generation, Heartbeat, Hello, Nonce, PathKind, Renewal, Role, WallTime,
+    Action, Ailment, Epoch, FromHub, Generation, Heartbeat, Hello, Nonce, PathKind, Renewal, Role, StepKind,
+    WallTime,
 };
 
 use crate::story::{Story, cluster};
@@ -263,7 +264,7 @@ fn a_cluster_that_has_nothing_to_do_with_a_placement_cannot_stop_its_automation(
 #[test]
 fn deletion_of_a_placement_whose_deployment_hangs_lets_go() {
     let mut story = Story::new();
-    story.member("east").fails_promotion = true;
+    story.member("east").fails = Some((StepKind::Promote, "FailedToPromote"));
     story.pass(6000);
     story.edit(|placement| placement.deleting = true);
     story.pass(6000);

@@ -1,7 +1,7 @@
 //! Golden transcripts of the hub: each test is a story, and its transcript stands beside it.
 
 use crate::story::{Crash, Story, cluster};
-use proto::{PathKind, Role};
+use proto::{PathKind, Role, StepKind};
 
 #[test]
 fn an_application_is_adopted_where_it_runs() {
@@ -126,7 +126,7 @@ fn an_unknown_loss_is_infinite() {
 #[test]
 fn a_volume_that_cannot_be_promoted_starts_no_pod_and_is_named() {
     let mut story = Story::protected();
-    story.member("west").fails_promotion = true;
+    story.member("west").fails = Some((StepKind::Promote, "FailedToPromote"));
     story.kill("east");
     story.pass(20_000);
     assert_eq!(story.member("west").pods, 0);

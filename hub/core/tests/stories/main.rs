@@ -6,5 +6,8 @@ mod golden;
 mod later_claims;
 
 mod adversity;
+mod approvals;
 mod fleet;
+mod moves_survive_the_hub;
 mod planned;
+mod returns;

@@ -1,80 +1,32 @@
 //! Tells what a hub does as a story: time passes, sites beat, commands are answered, and every decision becomes a line.
 
+mod member;
+mod scene;
+mod situations;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
 use crds::operation::OperationPhase;
 use crds::placement::DRPlacementStatus;
-use hub_core::fleet::Cluster;
 use hub_core::journal::{Entry, Line, Tip};
-use hub_core::placement::{Failback, Mode, Placement};
+use hub_core::placement::Placement;
 use hub_core::{Decision, Event, Explanation, Hub, Now, Remembered, Send, Settings};
 use proto::{
-    Acknowledgement, Action, Ailment, ClusterName, Command, Divergence, Epoch, Fencing, FromHub, Generation,
-    Heartbeat, Hello, Inventory, Mark, Moment, Nonce, OnSilence, Outcome, PathKind, PathState, PlacementId,
-    PlacementName, Policy, Protect, Renewal, Replication, ReplicationState, Report, Role, Selector, Timing,
-    VolumeManifest, VolumeState, WallTime, WorkloadRef, WorkloadState,
+    Acknowledgement, Command, Divergence, Epoch, FromHub, Generation, Heartbeat, Hello, Moment, Nonce,
+    PathState, PlacementId, Renewal, Role, WallTime,
 };
 
-use crate::later_claims;
-
-pub const TIMING: Timing = Timing {
-    renew: Duration::from_millis(500),
-    rpc: Duration::from_millis(500),
-    ttl: Duration::from_secs(3),
-    hold: Duration::from_secs(2),
-    grace: Duration::from_secs(1),
-    stop: Duration::from_secs(4),
-    clock_rate_error_ppm: 10_000,
-    suspect: Duration::from_millis(1500),
-    unreachable: Duration::from_secs(3),
-};
+pub use self::member::Member;
+pub use self::scene::{TIMING, cluster, configured, inventory, placement, workload};
+pub use self::situations::{after_a_disaster, answer, approval, approve, moving, moving_where};
 
 /// 2026-01-01, so that the story shows times that a reader can place.
 const WALL_ZERO: i64 = 1_767_225_600_000;
 /// How long a returned site must be heard before it is a target.
 const STEADY: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_millis(20);
-
-/// One member cluster as the story plays it: it beats while it is up, and answers commands when it is told to.
-pub struct Member {
-    pub name: ClusterName,
-    pub up: bool,
-    /// Whether its renewals, reports and answers get through.
-    pub linked: bool,
-    pub reports: bool,
-    /// Its pods take their time.
-    pub slow: bool,
-    pub epoch: Epoch,
-    pub role: Role,
-    /// Answers every command with Done, and plays the consequence.
-    pub obeys: bool,
-    pub fails_promotion: bool,
-    pub pods: u32,
-    pub staged: Option<String>,
-    pub sees: BTreeMap<(ClusterName, PathKind), bool>,
-    pub last_sync: Option<WallTime>,
-    pub syncs: bool,
-    /// A claim that came after the adoption.
-    pub later: Option<VolumeState>,
-    pub ailments: Vec<Ailment>,
-    pub wants: u32,
-    pub divergence: Divergence,
-    /// A csi-addons controller leads for its driver.
-    pub driver_leads: bool,
-    /// It was told to scale down, and shows what it has for the last backup.
-    pub hands_over: bool,
-    /// Its demotion does not cross.
-    pub slow_demotion: bool,
-    nonce: u64,
-    mark: Mark,
-    echo: Generation,
-    next_beat: Moment,
-    connected: bool,
-    /// Done with, so that a repeated command gets the same answer.
-    worked: BTreeMap<(ClusterName, PathKind), Moment>,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Crash {
@@ -100,158 +52,6 @@ pub struct Story {
     shown: Option<Box<DRPlacementStatus>>,
     /// How far each operation is by what was told last.
     pub phases: BTreeMap<String, Option<OperationPhase>>,
-}
-
-pub fn cluster(name: &str) -> ClusterName {
-    ClusterName::parse(name).expect("a cluster name")
-}
-
-pub fn configured(name: &str) -> Cluster {
-    Cluster {
-        name: cluster(name),
-        identity: format!("uid-{name}"),
-        failure_domain: format!("{name}-site"),
-        peer_endpoint: None,
-        probe_endpoints: Vec::new(),
-        maintenance: false,
-    }
-}
-
-pub fn placement() -> Placement {
-    Placement {
-        id: PlacementId::parse("uid-shop").expect("a uid"),
-        name: PlacementName::parse("shop", "shop").expect("a name"),
-        generation: Generation(1),
-        created: None,
-        deleting: false,
-        preferred: cluster("east"),
-        clusters: vec![cluster("east"), cluster("west")],
-        protect: Protect { volumes: shop(), workloads: shop(), objects: Vec::new() },
-        replication_class: "rbd-5m".to_owned(),
-        mode: Mode::Automatic,
-        max_data_loss: Some(Duration::from_secs(600)),
-        max_skew: None,
-        policy: Policy {
-            generation: Generation(1),
-            timing: TIMING,
-            on_silence: OnSilence::Stop,
-            fencing: Fencing::SelfFence,
-        },
-        paused: false,
-        move_deadline: Duration::from_secs(60),
-        failback: Failback {
-            automatic: false,
-            resync_automatic: false,
-            stabilization: Duration::from_secs(60),
-            windows: Vec::new(),
-        },
-        depends_on: Vec::new(),
-        told: None,
-        acknowledged: None,
-    }
-}
-
-fn shop() -> Selector {
-    Selector(BTreeMap::from([("app".to_owned(), "shop".to_owned())]))
-}
-
-pub fn inventory() -> Inventory {
-    Inventory {
-        version: "v1".to_owned(),
-        volumes: vec![VolumeManifest {
-            claim: "shop-data".to_owned(),
-            handle: "image-1".to_owned(),
-            persistent_volume: serde_json::json!({}),
-            persistent_volume_claim: serde_json::json!({}),
-        }],
-        classes: Vec::new(),
-        workloads: vec![proto::volume::WorkloadReplicas { workload: workload(), replicas: 1 }],
-        objects: Vec::new(),
-    }
-}
-
-pub fn workload() -> WorkloadRef {
-    WorkloadRef { api_version: "apps/v1".to_owned(), kind: "Deployment".to_owned(), name: "shop".to_owned() }
-}
-
-impl Member {
-    fn new(name: &str, other: &str) -> Member {
-        let paths = [PathKind::PeerAgent, PathKind::ApiServer].map(|kind| ((cluster(other), kind), true));
-        Member {
-            name: cluster(name),
-            up: true,
-            linked: true,
-            reports: true,
-            slow: false,
-            epoch: Epoch(0),
-            role: Role::Unknown,
-            obeys: true,
-            fails_promotion: false,
-            pods: 0,
-            staged: None,
-            sees: BTreeMap::from(paths),
-            last_sync: None,
-            syncs: true,
-            later: None,
-            ailments: Vec::new(),
-            wants: 0,
-            divergence: Divergence::No,
-            driver_leads: true,
-            hands_over: false,
-            slow_demotion: false,
-            nonce: 0,
-            mark: Mark::default(),
-            echo: Generation(0),
-            next_beat: Moment(0),
-            connected: false,
-            worked: BTreeMap::new(),
-        }
-    }
-
-    pub fn report(&self) -> Report {
-        let primary = matches!(self.role, Role::Holder | Role::Promoting);
-        let replication = Replication {
-            desired: "primary".to_owned(),
-            state: ReplicationState::Primary,
-            current: true,
-            completed: Some(true),
-            degraded: Some(false),
-            resyncing: Some(false),
-            validated: None,
-            last_sync: self.last_sync,
-            epoch: Some(self.epoch),
-            message: String::new(),
-        };
-        let owns_claims = self.wants > 0 || self.staged.is_some();
-        let volume = VolumeState {
-            claim: "shop-data".to_owned(),
-            handle: Some("image-1".to_owned()),
-            bound: true,
-            attached: self.pods > 0,
-            replication: primary.then_some(replication),
-        };
-        Report {
-            cluster: self.name.clone(),
-            placement: placement().id,
-            epoch_seen: self.epoch,
-            role: self.role,
-            operation: None,
-            staged: self.staged.clone(),
-            inventory: (self.hands_over
-                || self.wants > 0 && matches!(self.role, Role::Unknown | Role::Holder))
-            .then(|| later_claims::inventory_with(self.later.as_ref())),
-            volumes: if owns_claims {
-                std::iter::once(volume).chain(self.later.clone()).collect()
-            } else {
-                Vec::new()
-            },
-            workloads: vec![WorkloadState { workload: workload(), wanted: self.wants, ready: self.pods }],
-            pods: self.pods,
-            driver_leader: Some(self.driver_leads),
-            ailments: self.ailments.clone(),
-            divergence: self.divergence,
-        }
-    }
 }
 
 impl Story {
@@ -585,43 +385,7 @@ impl Story {
         if !reached || !member.obeys {
             return;
         }
-        let mut outcome = Outcome::Done;
-        member.epoch = member.epoch.max(command.epoch);
-        match &command.action {
-            Action::Fence => {
-                (member.role, member.pods, member.wants) = (Role::Fenced, 0, 0);
-                member.divergence = Divergence::Unknown;
-            }
-            Action::ScaleDown if member.slow => {
-                (member.role, member.wants) = (Role::Fenced, 0);
-                outcome = Outcome::Working { waiting_for: "1 pods to be gone".to_owned() };
-            }
-            Action::ScaleDown => {
-                (member.role, member.pods, member.wants) = (Role::Fenced, 0, 0);
-                member.hands_over = true;
-            }
-            Action::Demote if member.slow_demotion => {
-                outcome = Outcome::Working { waiting_for: "the demotion of shop-data to cross".to_owned() };
-            }
-            Action::Demote => member.divergence = Divergence::No,
-            Action::Resync { .. } => {}
-            Action::Rejoin => (member.role, member.divergence) = (Role::Standby, Divergence::No),
-            Action::Restore { inventory } => member.staged = Some(inventory.version.clone()),
-            Action::Promote { .. } if member.fails_promotion => {
-                let (reason, message) =
-                    ("FailedToPromote".to_owned(), "shop-data: cannot be promoted".to_owned());
-                outcome = Outcome::Failing { reason, message };
-            }
-            Action::Promote { .. } => {
-                (member.role, member.last_sync, member.hands_over) = (Role::Promoting, None, false);
-            }
-            Action::ScaleUp { workloads } => {
-                let replicas = workloads.iter().map(|workload| workload.replicas).sum();
-                let pods = if member.slow { 0 } else { replicas };
-                (member.role, member.pods, member.wants) = (Role::Holder, pods, replicas);
-            }
-            Action::Release => member.role = Role::Unknown,
-        }
+        let outcome = member.obey(command);
         let acknowledgement = Acknowledgement {
             cluster: member.name.clone(),
             command: command.id.clone(),
