@@ -66,6 +66,12 @@ async fn a_target_without_room_is_waited_for_and_said_so_and_nobody_goes_back() 
         unavailable.message.starts_with("west: the workloads of shop/shop are not ready"),
         "{unavailable:?}"
     );
+    federation
+        .await_placement("the quota is named, since there are no pods to look at", SLOW, |placement| {
+            let conditions = placement.status.iter().flat_map(|status| &status.conditions);
+            conditions.into_iter().any(|condition| condition.message.contains("exceeded quota: no-room"))
+        })
+        .await?;
     a_change_of_mind_waits(&federation, &say).await?;
     let quotas: Api<ResourceQuota> = Api::namespaced(federation.west.control_plane.client(), NAMESPACE);
     quotas.delete("no-room", &DeleteParams::default()).await?;

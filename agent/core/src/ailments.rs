@@ -29,6 +29,7 @@ pub mod reason {
     pub const FAILED_TO_RESYNC: &str = "FailedToResync";
     pub const OBJECTS_NOT_READ: &str = "ObjectsNotRead";
     pub const TOO_MANY_OBJECTS: &str = "TooManyObjects";
+    pub const PODS_REFUSED: &str = "PodsRefused";
     pub const CLAIM_NOT_REPLICATED: &str = "ClaimNotReplicated";
 }
 
@@ -50,6 +51,7 @@ pub fn of_cluster(
     driver_leaders(world, assignment, claims, &mut found);
     pods(world, assignment, claims, workloads, &mut found);
     unselected(assignment, workloads, &mut found);
+    refused_pods(assignment, workloads, &mut found);
     found
 }
 
@@ -175,6 +177,18 @@ fn is_scaled(workloads: &[Workload], kind: &str, owner: &str) -> bool {
         "ReplicaSet" => owner.rsplit_once('-').is_some_and(|(maker, _)| maker == scaled.name),
         _ => scaled.kind == kind && scaled.name == owner,
     })
+}
+
+/// Nobody can look at pods that were never made.
+fn refused_pods(assignment: &Assignment, workloads: &[Workload], found: &mut Vec<Ailment>) {
+    for workload in workloads.iter().filter(|it| it.wanted > it.ready) {
+        let Some(why) = &workload.refused else { continue };
+        let message = format!(
+            "pods of {} {}/{} are refused: {why}",
+            workload.workload.kind, assignment.name.namespace, workload.workload.name
+        );
+        found.push(ailment(reason::PODS_REFUSED, message));
+    }
 }
 
 fn unselected(assignment: &Assignment, workloads: &[Workload], found: &mut Vec<Ailment>) {

@@ -122,9 +122,24 @@ pub fn workload(kind: &WorkloadKind, object: &Value) -> Option<Workload> {
         labels: labels(object),
         wanted,
         ready,
+        refused: list(object, "/status/conditions")
+            .iter()
+            .find(|condition| {
+                text(condition, "/type") == Some("ReplicaFailure")
+                    && text(condition, "/status") == Some("True")
+            })
+            .and_then(|condition| text(condition, "/message"))
+            .map(without_pod_name),
         marked: annotation(object, REPLICAS_ANNOTATION).and_then(|text| text.parse().ok()),
         claims: claims_of(object, &format!("{template}/spec/volumes")),
     })
+}
+
+/// Each attempt has another name, and would be told as news: `pods "web-7d9f-x2x4z" is forbidden: exceeded quota`.
+fn without_pod_name(message: &str) -> String {
+    let named = message.strip_prefix("pods \"").and_then(|rest| rest.split_once("\" "));
+    let why = named.map_or(message, |(_, why)| why);
+    why.strip_prefix("is forbidden: ").unwrap_or(why).to_owned()
 }
 
 fn small(number: u64) -> u32 {

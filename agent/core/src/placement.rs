@@ -304,7 +304,9 @@ impl Placement {
     pub fn withdraw_resync(&mut self, now: Moment) -> bool {
         let Some(timing) = self.policy().map(|policy| policy.timing) else { return false };
         let asked = now < self.resync_asked + timing.renew * 4 + timing.rpc;
-        let Some(site) = self.site.as_mut().filter(|site| site.resync.is_some() && !asked) else { return false };
+        let Some(site) = self.site.as_mut().filter(|site| site.resync.is_some() && !asked) else {
+            return false;
+        };
         site.resync = None;
         self.command.take_if(|current| matches!(current.command.action, Action::Resync { .. }));
         true

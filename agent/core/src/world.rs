@@ -101,6 +101,8 @@ pub struct Workload {
     pub labels: BTreeMap<String, String>,
     pub wanted: u32,
     pub ready: u32,
+    /// Why its pods cannot be made, where its controller says so: a quota, an admission policy.
+    pub refused: Option<String>,
     /// Our annotation: what it had before it was stopped.
     pub marked: Option<u32>,
     /// Claims that its pods use by name, and the prefixes of those made from templates.

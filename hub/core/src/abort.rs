@@ -7,7 +7,7 @@ use proto::{Outcome, Role, StepKind};
 use crate::checks;
 use crate::fleet::Liveness;
 use crate::journal::OperationKind;
-use crate::observation::{Observation, SiteView};
+use crate::observation::{Observation, SiteView, what_it_lacks};
 use crate::progress::Operation;
 use crate::step::{self, Standing};
 
@@ -123,9 +123,10 @@ pub fn cut_reason(o: &Observation, operation: &Operation) -> Option<String> {
     }
     (waited >= o.placement.move_deadline).then(|| {
         format!(
-            "{name} is not ready at {} after {}; look at its pods",
+            "{name} is not ready at {} after {}; {}",
             intent.to,
-            shown(o.placement.move_deadline)
+            shown(o.placement.move_deadline),
+            what_it_lacks(o.site(&intent.to).and_then(|site| site.report))
         )
     })
 }

@@ -13,7 +13,7 @@ use crate::explain::{Figures, time};
 use crate::finding::Finding;
 use crate::fleet::Liveness;
 use crate::journal::OperationKind;
-use crate::observation::{Observation, is_ready, last_sync};
+use crate::observation::{Observation, is_ready, last_sync, what_it_lacks};
 use crate::progress::Operation;
 use crate::step::running_reason;
 use crate::wish;
@@ -184,11 +184,11 @@ fn available(o: &Observation) -> Judged {
             Reason::WorkloadReady,
             format!("{holder}: the workloads of {name} are ready"),
         ),
-        Some(_) | None => judged(
+        report => judged(
             kind,
             Truth::False,
             Reason::WorkloadNotReady,
-            format!("{holder}: the workloads of {name} are not ready; look at their pods"),
+            format!("{holder}: the workloads of {name} are not ready; {}", what_it_lacks(report)),
         ),
     }
 }

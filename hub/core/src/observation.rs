@@ -99,6 +99,13 @@ impl SiteView<'_> {
     }
 }
 
+/// What an application that is not ready lacks, or where to look: there are no pods to look at when none are made.
+pub fn what_it_lacks(report: Option<&Report>) -> &str {
+    let ailments = report.into_iter().flat_map(|report| &report.ailments);
+    let mut refused = ailments.filter(|ailment| ailment.reason == "PodsRefused");
+    refused.next().map_or("look at their pods", |ailment| ailment.message.as_str())
+}
+
 /// Whether its VolumeReplication, if there is one, says `primary`, whatever has come of it.
 pub fn is_meant_to_be_primary(volume: &VolumeState) -> bool {
     volume.replication.as_ref().is_some_and(|replication| replication.desired == "primary")

@@ -10,7 +10,7 @@ use crate::checks;
 use crate::finding::Finding;
 use crate::journal::{Entry, OperationKind};
 use crate::lease::expiry_wait;
-use crate::observation::{Observation, is_meant_to_be_primary, is_ready, last_sync};
+use crate::observation::{Observation, is_meant_to_be_primary, is_ready, last_sync, what_it_lacks};
 use crate::progress::Operation;
 
 pub enum Standing {
@@ -424,9 +424,13 @@ fn ready(o: &Observation, operation: &Operation) -> Standing {
         .is_some_and(|inventory| inventory.workloads.iter().all(|workload| workload.replicas == 0));
     match o.site(to).and_then(|site| site.report) {
         Some(report) if is_ready(report) || nothing_wanted => Standing::Done(Vec::new()),
-        Some(_) | None => Standing::Waiting(Finding::new(
+        report => Standing::Waiting(Finding::new(
             Reason::WorkloadNotReady,
-            format!("{to}: the workloads of {} are not ready yet; look at their pods", o.placement.name),
+            format!(
+                "{to}: the workloads of {} are not ready yet; {}",
+                o.placement.name,
+                what_it_lacks(report)
+            ),
         )),
     }
 }

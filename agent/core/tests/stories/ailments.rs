@@ -35,6 +35,28 @@ fn a_pod_whose_controller_cannot_be_scaled_is_named_because_a_fence_could_not_st
 }
 
 #[test]
+fn pods_that_are_refused_are_told_with_the_reason_and_without_the_name_of_each_attempt() {
+    let mut east = holding_east();
+    for attempt in ["web-7d9f-abcde", "web-7d9f-fghij"] {
+        let mut refused = deployment(2, &["data", "logs"]);
+        refused["status"] = json!({"conditions": [{
+            "type": "ReplicaFailure", "status": "True", "reason": "FailedCreate",
+            "message": format!("pods \"{attempt}\" is forbidden: exceeded quota: small, limited: pods=0"),
+        }]});
+        let watched = east.put(deployments(), "web", refused);
+        east.event(Event::Watched(watched));
+        east.pass_seconds(1);
+    }
+    let told: Vec<_> = east.reported.iter().flat_map(|report| &report.ailments).collect();
+    let [told] = told.as_slice() else { panic!("{told:?}") };
+    assert_eq!(told.reason, "PodsRefused");
+    assert_eq!(
+        told.message,
+        "pods of Deployment shop/web are refused: exceeded quota: small, limited: pods=0"
+    );
+}
+
+#[test]
 fn an_inventory_is_told_only_when_all_that_belongs_to_it_has_been_read() {
     let east = holding_east();
     let identity = Identity { cluster: cluster("east"), version: "test".into() };
