@@ -30,6 +30,8 @@ pub mod reason {
     pub const OBJECTS_NOT_READ: &str = "ObjectsNotRead";
     pub const TOO_MANY_OBJECTS: &str = "TooManyObjects";
     pub const CLAIM_NOT_REPLICATED: &str = "ClaimNotReplicated";
+    pub const RECONCILER_NOT_PAUSED: &str = "ReconcilerNotPaused";
+    pub const RECONCILER_NOT_RESUMED: &str = "ReconcilerNotResumed";
 }
 
 pub fn ailment(reason: &str, message: String) -> Ailment {

@@ -13,6 +13,7 @@ use crate::divergence::{Refusals, refusals};
 use crate::event::{AskId, back_off};
 use crate::fence::FenceProgress;
 use crate::lease::Lease;
+use crate::reconcilers::{self, Reconciler};
 use crate::site_state::{Recorded, SiteState};
 use crate::survey::{Standing, Survey};
 use crate::world::World;
@@ -54,6 +55,8 @@ pub struct Placement {
     /// Of the newest survey: what VolumeReplications say against their copies, and since when one does.
     pub refusals: Refusals,
     pub refused_since: Option<Moment>,
+    /// What of Argo CD or Flux applies it, each with an object that says so, and what is still paused for it.
+    pub reconcilers: BTreeMap<Reconciler, String>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -92,6 +95,8 @@ pub struct Attempt {
     pub in_flight: bool,
     /// What it tries stops the application.
     pub stops: bool,
+    /// No command waits for it.
+    pub aside: bool,
     pub failures: u32,
     pub not_before: Moment,
     pub message: Option<String>,
@@ -149,6 +154,7 @@ impl Placement {
             told_expiry: false,
             refusals: Refusals::default(),
             refused_since: None,
+            reconcilers: BTreeMap::new(),
         }
     }
 
@@ -421,6 +427,13 @@ impl Placement {
         let Some((_, survey)) = &self.survey else { return };
         self.refusals = refusals(world, &self.name.namespace, &survey.claims);
         self.refused_since = self.refusals.any.then(|| self.refused_since.unwrap_or(now));
+    }
+
+    /// What this placement has paused is followed until it goes on, whatever its objects say.
+    pub fn notice_reconcilers(&mut self, id: &PlacementId, world: &World) {
+        let Some((_, survey)) = &self.survey else { return };
+        self.reconcilers.retain(|reconciler, _| reconcilers::is_paused_for(world, reconciler, id));
+        self.reconcilers.extend(survey.reconcilers.clone());
     }
 
     /// Counted within the running command: what it finds says nothing about it yet.

@@ -224,6 +224,9 @@ impl Kubernetes {
                 self.epochs.remove(placement);
                 Ok(Receipt::Applied)
             }
+            Effect::PauseReconciler { .. } | Effect::ResumeReconciler { .. } => {
+                panic!("nothing applies the application here")
+            }
         }
     }
 
