@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 
 use crate::ailments::{ailment, reason};
 use crate::decision::Effect;
-use crate::parse::{annotation, text};
+use crate::objects::STAGED_FROM_ANNOTATION;
+use crate::parse::{STAGED_ANNOTATION, annotation, text};
 use crate::placement::Attempt;
 use crate::world::{Workload, World};
 
@@ -27,7 +28,7 @@ const INSTANCE: &str = "app.kubernetes.io/instance";
 /// Where Argo CD usually is: its tracking ids name the namespace only of Applications elsewhere.
 const USUAL_NAMESPACE: &str = "argocd";
 /// What Flux labels with `name` and `namespace` of the reconciler that has applied it.
-pub const FLUX_LABELS: [(&str, ReconcilerKind); 2] = [
+const FLUX_LABELS: [(&str, ReconcilerKind); 2] = [
     ("kustomize.toolkit.fluxcd.io/", ReconcilerKind::Kustomization),
     ("helm.toolkit.fluxcd.io/", ReconcilerKind::HelmRelease),
 ];
@@ -77,7 +78,7 @@ pub struct Reconciler {
     /// None: not said.
     pub namespace: Option<String>,
     pub name: String,
-    /// The label that names it may be somebody else's: what is not there is not missed.
+    /// The label that names it may be somebody else's, or another cluster's: what is not there is not missed.
     pub guessed: bool,
 }
 
@@ -110,11 +111,13 @@ pub fn parse(kind: ReconcilerKind, object: &Value) -> Option<Present> {
 /// Whatever says on this object that it applies it.
 pub fn named_on(object: &Value) -> BTreeSet<Reconciler> {
     let label = |key: &str| object.pointer("/metadata/labels")?.get(key)?.as_str();
+    let copied =
+        [STAGED_FROM_ANNOTATION, STAGED_ANNOTATION].iter().any(|mark| annotation(object, mark).is_some());
     let mut named = BTreeSet::new();
     for (prefix, kind) in FLUX_LABELS {
         let part = |part: &str| label(&format!("{prefix}{part}")).map(str::to_owned);
         if let (Some(name), namespace @ Some(_)) = (part("name"), part("namespace")) {
-            named.insert(Reconciler { kind, namespace, name, guessed: false });
+            named.insert(Reconciler { kind, namespace, name, guessed: copied });
         }
     }
     let tracked = annotation(object, TRACKING_ID).and_then(|id| id.split_once(':'));
@@ -187,7 +190,7 @@ pub fn steer(world: &World, asked: &Asked<'_>) -> Steered {
     let mut steered = Steered::default();
     for (reconciler, applies) in asked.reconcilers {
         match find(world, reconciler) {
-            Ok(Some((namespace, present))) => {
+            Ok((namespace, present)) => {
                 let effect = change(asked, reconciler, namespace, present);
                 steered.ailments.extend(effect.iter().filter_map(|it| failing(asked, it, applies)));
                 steered.effects.extend(effect);
@@ -198,29 +201,24 @@ pub fn steer(world: &World, asked: &Asked<'_>) -> Steered {
                     format!("{applies} is applied by {project} ({reconciler}), which is not paused: {why}");
                 steered.ailments.push(ailment(reason::RECONCILER_NOT_PAUSED, message));
             }
-            Ok(None) | Err(_) => {}
+            Err(_) => {}
         }
     }
     steered
 }
 
 /// The one object that this is, in which namespace; or why it is not known.
-fn find<'a>(
-    world: &'a World,
-    reconciler: &Reconciler,
-) -> Result<Option<(&'a str, &'a Present)>, &'static str> {
+fn find<'a>(world: &'a World, reconciler: &Reconciler) -> Result<(&'a str, &'a Present), &'static str> {
     let Some(found) = world.reconcilers(reconciler) else {
         return Err("it cannot be read in this cluster: apply deploy/agent/gitops.yaml there");
     };
     match found.as_slice() {
-        [] if reconciler.kind == ReconcilerKind::Application => Err(
-            "it is not in this cluster: pause it where it is, or leave the replicas out of what it applies",
+        [] => Err(
+            "it is not in this cluster: if it is elsewhere, pause it there, or leave the replicas out of what it applies",
         ),
-        // Nothing that is gone applies anything.
-        [] => Ok(None),
-        [one] => Ok(Some(*one)),
+        [one] => Ok(*one),
         several => match several.iter().find(|(namespace, _)| *namespace == USUAL_NAMESPACE) {
-            Some(usual) => Ok(Some(*usual)),
+            Some(usual) => Ok(*usual),
             None => Err("several Applications of this name are in this cluster: give them different names"),
         },
     }

@@ -135,6 +135,20 @@ fn a_new_agent_process_still_knows_what_it_has_paused() {
 }
 
 #[test]
+fn what_is_paused_goes_on_at_the_end_although_nothing_names_it_any_more() {
+    let mut east = east_with_flux();
+    hands_over(&mut east);
+    is_applied(&mut east, json!({"app": "shop"}), json!({}));
+    east.pass_seconds(1);
+    assert!(is_suspended(&east));
+    west_holds(&mut east);
+    assert!(!is_suspended(&east));
+    let watched = east.put(deployments(), "web", deployment(0, &CLAIMS));
+    east.event(Event::Watched(watched));
+    assert!(east.agent.reconcilers().is_empty(), "and is not watched for ever");
+}
+
+#[test]
 fn a_pause_that_is_somebody_elses_is_neither_marked_nor_ended() {
     let mut east = east_with_flux();
     stands(&mut east, &kustomization(), "flux-system", json!({"suspend": true}), json!({}));
@@ -189,10 +203,10 @@ fn what_cannot_be_read_is_told_only_while_it_ought_to_be_paused() {
     assert_eq!(ailments(&east), "");
     hands_over(&mut east);
     insta::assert_snapshot!(ailments(&east), @"ReconcilerNotPaused: Deployment shop/web is applied by Flux (Kustomization flux-system/shop), which is not paused: it cannot be read in this cluster: apply deploy/agent/gitops.yaml there");
-    east.say("Flux is gone, and its labels are left");
-    is_read(&mut east, &kustomization());
+    stands(&mut east, &kustomization(), "flux-system", json!({"path": "shop"}), json!({}));
     east.pass_seconds(1);
     assert_eq!(ailments(&east), "");
+    assert!(is_suspended(&east));
 }
 
 #[test]
@@ -263,7 +277,7 @@ fn an_application_of_argo_cd_in_another_cluster_is_told() {
     is_applied(&mut east, json!({"app": "shop"}), tracked);
     is_read(&mut east, &application());
     hands_over(&mut east);
-    insta::assert_snapshot!(ailments(&east), @"ReconcilerNotPaused: Deployment shop/web is applied by Argo CD (Application shop), which is not paused: it is not in this cluster: pause it where it is, or leave the replicas out of what it applies");
+    insta::assert_snapshot!(ailments(&east), @"ReconcilerNotPaused: Deployment shop/web is applied by Argo CD (Application shop), which is not paused: it is not in this cluster: if it is elsewhere, pause it there, or leave the replicas out of what it applies");
 }
 
 #[test]
@@ -292,6 +306,11 @@ fn a_reconciler_is_found_by_what_it_writes_on_what_it_applies() {
     let instance = json!({"app.kubernetes.io/instance": "shop"});
     for (labels, annotations, expected) in [
         (flux_labels(), json!({}), Some(reconciler(Kustomization, Some("flux-system"), false))),
+        (
+            flux_labels(),
+            json!({"understudy.dev/staged-from": "west"}),
+            Some(reconciler(Kustomization, Some("flux-system"), true)),
+        ),
         (helm, json!({}), Some(reconciler(HelmRelease, Some("shop"), false))),
         (json!({}), tracked("shop:apps/Deployment:shop/web"), Some(reconciler(Application, None, false))),
         (
