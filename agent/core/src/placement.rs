@@ -40,6 +40,8 @@ pub struct Placement {
     pub command: Option<Current>,
     pub fence: Option<FenceProgress>,
     pub attempts: BTreeMap<String, Attempt>,
+    /// What of Argo CD or Flux applies it, each with an object that says so, and what is still paused for it.
+    pub reconcilers: BTreeMap<Reconciler, String>,
     /// Until when a change that stops the application may still land, although it has ended or was given up.
     pub stops_until: Moment,
     /// Peers that wait for a promise to be durable.
@@ -55,8 +57,6 @@ pub struct Placement {
     /// Of the newest survey: what VolumeReplications say against their copies, and since when one does.
     pub refusals: Refusals,
     pub refused_since: Option<Moment>,
-    /// What of Argo CD or Flux applies it, each with an object that says so, and what is still paused for it.
-    pub reconcilers: BTreeMap<Reconciler, String>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -145,6 +145,7 @@ impl Placement {
             command: None,
             fence: None,
             attempts: BTreeMap::new(),
+            reconcilers: BTreeMap::new(),
             stops_until: Moment::default(),
             unanswered: Vec::new(),
             promised_until: None,
@@ -154,7 +155,6 @@ impl Placement {
             told_expiry: false,
             refusals: Refusals::default(),
             refused_since: None,
-            reconcilers: BTreeMap::new(),
         }
     }
 

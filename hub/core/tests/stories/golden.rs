@@ -1,7 +1,7 @@
 //! Golden transcripts of the hub: each test is a story, and its transcript stands beside it.
 
 use crate::story::{Crash, Story, cluster};
-use proto::{Ailment, PathKind, Role};
+use proto::{PathKind, Role};
 
 #[test]
 fn an_application_is_adopted_where_it_runs() {
@@ -175,7 +175,7 @@ fn what_stands_against_pausing_argo_cd_or_flux_does_not_stand_against_adoption()
     for (reason, epoch) in [("ReconcilerNotPaused", 1), ("ReconcilerNotResumed", 1), ("NoClaims", 0)] {
         let mut story = Story::new();
         story.member("east").ailments =
-            vec![Ailment { reason: reason.to_owned(), message: "as the agent says".to_owned() }];
+            vec![proto::Ailment { reason: reason.to_owned(), message: "as the agent says".to_owned() }];
         story.pass(1500);
         assert_eq!(story.epoch(), epoch, "{reason}: {}", story.told());
     }
