@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use agent_core::{
-    Change, Effect, Event, Failed, Failure, Kind, ObjectKind, Receipt, Watched, WorkloadKind, objects,
+    Change, Effect, Event, Failed, Failure, Kind, ObjectKind, Receipt, Reconciler, Watched, WorkloadKind,
+    objects, reconcilers,
 };
 use crds::{EPOCH_ANNOTATION, FENCE_PROBE_LABEL, REPLICAS_ANNOTATION, foreign};
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -112,6 +113,11 @@ async fn once(client: &Client, placement: &PlacementId, effect: &Effect) -> Resu
             clear_claim_reference(client, volume, claim_namespace, claim).await
         }
         Effect::DeleteSiteState { namespace, placement } => on(namespace).delete_site_state(placement).await,
+        Effect::PauseReconciler { reconciler, namespace, paused_for, resource_version }
+        | Effect::ResumeReconciler { reconciler, namespace, paused_for, resource_version } => {
+            let wanted = reconcilers::patch(reconciler.kind, paused_for, resource_version);
+            on(namespace).patch_reconciler(reconciler, wanted).await
+        }
     }
 }
 
@@ -217,6 +223,11 @@ impl Namespace<'_> {
 
     async fn patch_replication(&self, name: &str, patch: Value) -> Result<Receipt, Failed> {
         self.patch(&foreign::volume_replication(), Kind::Replication, name, patch).await
+    }
+
+    async fn patch_reconciler(&self, reconciler: &Reconciler, wanted: Value) -> Result<Receipt, Failed> {
+        let resource = watches::reconciler_resource(reconciler.kind);
+        self.patch(&resource, Kind::Reconciler(reconciler.clone()), &reconciler.name, wanted).await
     }
 
     async fn patch(

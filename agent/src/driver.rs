@@ -140,7 +140,11 @@ impl Driver {
         self.peers.send_if_modified(|known| replace(known, peers));
         let may_call = self.agent.may_call_hub();
         self.may_call_hub.send_if_modified(|known| replace(known, may_call));
-        let followed = Followed { namespaces: self.agent.namespaces(), objects: self.agent.objects() };
+        let followed = Followed {
+            namespaces: self.agent.namespaces(),
+            objects: self.agent.objects(),
+            reconcilers: self.agent.reconcilers(),
+        };
         if followed != running.followed {
             self.watches.follow(&followed);
             running.followed = followed;

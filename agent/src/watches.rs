@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use agent_core::{Change, Event, Kind, ObjectKind, Watched, WorkloadKind};
+use agent_core::{Change, Event, Kind, ObjectKind, Reconciler, ReconcilerKind, Watched, WorkloadKind};
 use crds::foreign;
 use futures::StreamExt;
 use kube::api::{ApiResource, DynamicObject};
@@ -23,6 +23,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// A kind that is not installed, or not allowed, is looked for again after this long.
 const ABSENT_PAUSE: Duration = Duration::from_secs(5);
+/// The same for reconcilers: there may be as many watches of them as applications.
+const ABSENT_RECONCILER_PAUSE: Duration = Duration::from_secs(30);
 /// The API server ends a watch after so many seconds; a connection into a black hole is noticed little later.
 const WATCH_SECONDS: u32 = 30;
 /// How often new kinds with a scale subresource are looked for.
@@ -79,11 +81,21 @@ pub fn object_resource(kind: &ObjectKind) -> ApiResource {
     ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, &kind.kind))
 }
 
-/// What is to be watched: everything that matters in some namespaces, and what placements list in theirs.
+pub fn reconciler_resource(kind: ReconcilerKind) -> ApiResource {
+    match kind {
+        ReconcilerKind::Kustomization => foreign::kustomization(),
+        ReconcilerKind::HelmRelease => foreign::helm_release(),
+        ReconcilerKind::Application => foreign::argo_application(),
+    }
+}
+
+/// What is to be watched: everything that matters in some namespaces, what placements list in theirs, and what applies
+/// their applications.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Followed {
     pub namespaces: BTreeSet<String>,
     pub objects: BTreeSet<(String, ObjectKind)>,
+    pub reconcilers: BTreeSet<Reconciler>,
 }
 
 /// All watches that run, each owned here and ended with this.
@@ -111,10 +123,12 @@ impl Watches {
     /// Watches exactly these.
     pub fn follow(&mut self, followed: &Followed) {
         self.followed = followed.clone();
-        let Followed { namespaces, objects } = followed;
+        let Followed { namespaces, objects, reconcilers } = followed;
         self.running.retain(|(kind, namespace), handle| {
             let stays = if let Kind::Object(kind) = kind {
                 objects.contains(&(namespace.clone(), kind.clone()))
+            } else if let Kind::Reconciler(reconciler) = kind {
+                reconcilers.contains(reconciler)
             } else {
                 namespace.is_empty() || namespaces.contains(namespace)
             };
@@ -135,6 +149,11 @@ impl Watches {
         for (namespace, kind) in objects {
             let source = Source { kind: Kind::Object(kind.clone()), resource: object_resource(kind) };
             self.begin(source, Some(namespace));
+        }
+        for reconciler in reconcilers {
+            let resource = reconciler_resource(reconciler.kind);
+            let source = Source { kind: Kind::Reconciler(reconciler.clone()), resource };
+            self.begin(source, reconciler.namespace.as_ref());
         }
         while self.tasks.try_join_next().is_some() {}
     }
@@ -166,9 +185,9 @@ fn api(client: Client, resource: &ApiResource, namespace: Option<&str>) -> Api<D
 /// Follows one kind until it is aborted or nobody listens.
 async fn watch(client: Client, source: Source, namespace: Option<String>, events: mpsc::Sender<Event>) {
     let api = api(client, &source.resource, namespace.as_deref());
-    let mut stream = std::pin::pin!(watcher(api, watcher::Config::default().timeout(WATCH_SECONDS)));
+    let mut stream = std::pin::pin!(watcher(api, which(&source.kind).timeout(WATCH_SECONDS)));
     let mut list = (clock::now(), Vec::new());
-    let mut pause = FIRST_PAUSE;
+    let (mut pause, mut warned) = (FIRST_PAUSE, false);
     while let Some(seen) = stream.next().await {
         let change = match seen {
             Ok(watcher::Event::Apply(object)) => Some(Change::Applied(value(object))),
@@ -202,7 +221,10 @@ async fn watch(client: Client, source: Source, namespace: Option<String>, events
                     };
                     tell(&source, change, &events).await;
                 }
-                sleep(if absent || forbidden { ABSENT_PAUSE } else { pause }).await;
+                if forbidden && !std::mem::replace(&mut warned, true) {
+                    warn_of_missing_rights(&source.kind);
+                }
+                sleep(if absent || forbidden { absent_pause(&source.kind) } else { pause }).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
                 None
             }
@@ -212,6 +234,28 @@ async fn watch(client: Client, source: Source, namespace: Option<String>, events
         {
             return;
         }
+    }
+}
+
+/// All objects of a kind, or the one that is meant.
+fn which(kind: &Kind) -> watcher::Config {
+    let all = watcher::Config::default();
+    if let Kind::Reconciler(Reconciler { name, .. }) = kind {
+        return all.fields(&format!("metadata.name={name}"));
+    }
+    all
+}
+
+fn absent_pause(kind: &Kind) -> Duration {
+    if matches!(kind, Kind::Reconciler(_)) { ABSENT_RECONCILER_PAUSE } else { ABSENT_PAUSE }
+}
+
+/// Of what is not needed until an operation runs, and may be left out on purpose.
+fn warn_of_missing_rights(kind: &Kind) {
+    if let Kind::Reconciler(reconciler) = kind
+        && !reconciler.guessed
+    {
+        tracing::warn!(%reconciler, "it applies a protected application, and cannot be paused while an operation runs: apply deploy/agent/gitops.yaml");
     }
 }
 

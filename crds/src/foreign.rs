@@ -1,4 +1,4 @@
-//! The kinds of csi-addons that Understudy reads and writes, by name only: their shapes are their owners'.
+//! The kinds of csi-addons, Flux and Argo CD that Understudy reads and writes, by name only: their shapes are their owners'.
 
 use kube::core::{ApiResource, GroupVersionKind};
 
@@ -30,6 +30,21 @@ pub fn volume_replication_class() -> ApiResource {
 /// Namespaced.
 pub fn csi_addons_node() -> ApiResource {
     resource(CSI_ADDONS_GROUP, CSI_ADDONS_VERSION, CSI_ADDONS_NODE, CSI_ADDONS_NODES)
+}
+
+/// Of Flux, since its 2.0. Namespaced.
+pub fn kustomization() -> ApiResource {
+    resource("kustomize.toolkit.fluxcd.io", "v1", "Kustomization", "kustomizations")
+}
+
+/// Of Flux, since its 2.3. Namespaced.
+pub fn helm_release() -> ApiResource {
+    resource("helm.toolkit.fluxcd.io", "v2", "HelmRelease", "helmreleases")
+}
+
+/// Of Argo CD. Namespaced.
+pub fn argo_application() -> ApiResource {
+    resource("argoproj.io", "v1alpha1", "Application", "applications")
 }
 
 fn resource(group: &str, version: &str, kind: &str, plural: &str) -> ApiResource {

@@ -2,7 +2,7 @@
 //! cannot run there.
 //!
 //! Read in this order: `federation` (all together), `site` (one member cluster), `control_plane`, `csi_addons`, the
-//! stand-ins `array`, `nodes` and `relay`, and what judges a run: `history`.
+//! stand-ins `array`, `nodes`, `relay` and `gitops`, and what judges a run: `history`.
 
 pub mod federation;
 pub mod site;
@@ -12,6 +12,7 @@ pub mod csi_addons;
 pub mod installation;
 
 pub mod array;
+pub mod gitops;
 pub mod nodes;
 pub mod relay;
 

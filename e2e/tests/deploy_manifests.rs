@@ -138,7 +138,10 @@ const AGENT_NEEDS: [&str; 38] = [
     "create events.k8s.io events",
 ];
 
-const AGENT_MUST_NOT: [&str; 22] = [
+const AGENT_MUST_NOT: [&str; 25] = [
+    "patch kustomize.toolkit.fluxcd.io kustomizations",
+    "patch helm.toolkit.fluxcd.io helmreleases",
+    "patch argoproj.io applications",
     "delete - persistentvolumeclaims",
     "delete - persistentvolumes",
     "deletecollection - persistentvolumes",

@@ -17,6 +17,7 @@ use crate::event::Event;
 use crate::objects;
 use crate::paths::Paths;
 use crate::placement::{Attempt, Placement, without_inventory};
+use crate::reconcilers::{self, Asked, Reconciler, Steered};
 use crate::site_state::SiteState;
 use crate::survey;
 use crate::world::{ObjectKind, World};
@@ -148,6 +149,11 @@ impl Agent {
         listed.collect()
     }
 
+    /// What of Argo CD and Flux is watched: only what applies something of a placement.
+    pub fn reconcilers(&self) -> BTreeSet<Reconciler> {
+        self.placements.values().flat_map(|placement| placement.reconcilers.keys().cloned()).collect()
+    }
+
     /// All peers of all placements, by the uid in their certificates.
     pub fn peers(&self) -> BTreeMap<String, ClusterName> {
         let assignments = self.placements.values().filter_map(|placement| placement.assignment.as_ref());
@@ -226,25 +232,26 @@ impl Agent {
             placement.follow_assignment(id, &self.identity.cluster, self.now, self.wall);
             placement.record_assignment();
         }
-        self.refresh_survey(placement);
+        self.refresh_survey(id, placement);
         placement.protect_seen_claims();
         let judged = self.next(id, placement);
-        if let Some(Judged { next, told, starting: _ }) = &judged {
+        if let Some(Judged { next, told, steered, starting: _ }) = &judged {
             self.remember_replicas(placement, next);
             self.turn(id, placement, next.turn);
-            self.apply(id, placement, next, decision);
+            self.apply(id, placement, next, steered, decision);
             self.acknowledge(placement, told, decision);
         }
         self.write_site(placement, decision);
-        if let Some(Judged { next, told: _, starting }) = judged {
+        if let Some(Judged { mut next, told: _, steered, starting }) = judged {
             if starting && next.outcome == Outcome::Done && next.effects.is_empty() {
                 placement.started(self.now);
             }
+            next.ailments.extend(steered.ailments);
             self.report(id, placement, next, decision);
         }
     }
 
-    fn refresh_survey(&mut self, placement: &mut Placement) {
+    fn refresh_survey(&mut self, id: &PlacementId, placement: &mut Placement) {
         let revision = self.world.revision(&placement.name.namespace);
         let Some(assignment) = &placement.assignment else { return };
         if !self.world.is_known(&placement.name.namespace)
@@ -257,6 +264,7 @@ impl Agent {
         placement.survey = Some((revision, seen));
         placement.surveys += 1;
         placement.notice_refusals(&self.world, self.now);
+        placement.notice_reconcilers(id, &self.world);
     }
 
     /// What its duty asks for next.
@@ -284,9 +292,12 @@ impl Agent {
             release_is_due: placement.release_is_due(self.now),
         };
         let duty = duty(placement.site.as_ref(), command, assignment.inventory.as_ref(), seen);
+        let steered = self.steer(id, placement, duty);
         // A write that is under way could bring back what is deleted meanwhile.
         let next = if duty == Duty::Release && placement.writing.in_flight {
             Next::waiting_for("the last write of the DRSiteState to be answered")
+        } else if duty == Duty::Release && !steered.effects.is_empty() && !seen.release_is_due {
+            Next::waiting_for("Argo CD or Flux to go on")
         } else {
             desired::next(&view, duty)
         };
@@ -301,7 +312,19 @@ impl Agent {
                 progress.in_use = self.now;
             }
         }
-        Some(Judged { next, told, starting })
+        Some(Judged { next, told, steered, starting })
+    }
+
+    /// Argo CD and Flux are paused as long as this cluster is Fenced, until it lets go.
+    fn steer(&self, id: &PlacementId, placement: &Placement, duty: Duty<'_>) -> Steered {
+        let asked = Asked {
+            placement: id,
+            epoch: placement.epoch_seen(),
+            paused: placement.role() == Role::Fenced && duty != Duty::Release,
+            reconcilers: &placement.reconcilers,
+            attempts: &placement.attempts,
+        };
+        reconcilers::steer(&self.world, &asked)
     }
 
     fn remember_replicas(&self, placement: &mut Placement, next: &Next) {
@@ -323,14 +346,24 @@ impl Agent {
         }
     }
 
-    fn apply(&self, id: &PlacementId, placement: &mut Placement, next: &Next, decision: &mut Decision) {
-        let wanted: BTreeSet<String> = next.effects.iter().map(|effect| effect.key()).collect();
+    fn apply(
+        &self,
+        id: &PlacementId,
+        placement: &mut Placement,
+        next: &Next,
+        steered: &Steered,
+        decision: &mut Decision,
+    ) {
+        let aside = steered.effects.iter().map(|effect| (effect, true));
+        let effects: Vec<_> = next.effects.iter().map(|effect| (effect, false)).chain(aside).collect();
+        let wanted: BTreeSet<String> = effects.iter().map(|(effect, _)| effect.key()).collect();
         placement.attempts.retain(|key, attempt| attempt.in_flight || wanted.contains(key));
-        for effect in &next.effects {
+        for (effect, aside) in effects {
             let attempt = placement.attempts.entry(effect.key()).or_default();
             if attempt.may_begin(self.now) {
                 attempt.in_flight = true;
                 attempt.stops = effect.stops();
+                attempt.aside = aside;
                 decision.apply.push((id.clone(), effect.clone()));
             }
         }
@@ -506,13 +539,14 @@ struct Judged {
     next: Next,
     /// The outcome of the running command, which is the duty's only if that is what it serves.
     told: Outcome,
+    steered: Steered,
     /// The duty is to start the workloads.
     starting: bool,
 }
 
 /// Requests that keep failing tell more than what they were waited for.
 fn with_failures(outcome: &Outcome, attempts: &BTreeMap<String, Attempt>) -> Outcome {
-    let stuck = attempts.iter().find(|(_, attempt)| attempt.failures >= 2);
+    let stuck = attempts.iter().find(|(_, attempt)| attempt.failures >= 2 && !attempt.aside);
     match (outcome, stuck) {
         (Outcome::Working { .. }, Some((effect, attempt))) => Outcome::Failing {
             reason: reason::REQUEST_FAILED.to_owned(),

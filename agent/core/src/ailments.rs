@@ -31,6 +31,8 @@ pub mod reason {
     pub const TOO_MANY_OBJECTS: &str = "TooManyObjects";
     pub const PODS_REFUSED: &str = "PodsRefused";
     pub const CLAIM_NOT_REPLICATED: &str = "ClaimNotReplicated";
+    pub const RECONCILER_NOT_PAUSED: &str = "ReconcilerNotPaused";
+    pub const RECONCILER_NOT_RESUMED: &str = "ReconcilerNotResumed";
 }
 
 pub fn ailment(reason: &str, message: String) -> Ailment {

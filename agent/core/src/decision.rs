@@ -1,6 +1,7 @@
 //! What a step of the agent asks its driver to do. Nothing in `apply` depends on anything else in the same decision:
 //! where an order matters, the later effect is decided only after the earlier one has been seen.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use serde_json::Value;
 use crate::event::AskId;
 use crate::lease::{Accounted, Promised};
 use crate::paths::PathMemory;
+use crate::reconcilers::Reconciler;
 use crate::site_state::SiteState;
 
 #[derive(Debug, Default, PartialEq)]
@@ -184,6 +186,21 @@ pub enum Effect {
         namespace: String,
         placement: PlacementId,
     },
+    /// Argo CD or Flux leaves alone what this one applies, for this placement.
+    PauseReconciler {
+        reconciler: Reconciler,
+        namespace: String,
+        /// This placement and all others that it is paused for: uids and epochs.
+        paused_for: BTreeMap<String, String>,
+        resource_version: String,
+    },
+    /// This placement needs the pause no longer; it goes on if no other does.
+    ResumeReconciler {
+        reconciler: Reconciler,
+        namespace: String,
+        paused_for: BTreeMap<String, String>,
+        resource_version: String,
+    },
 }
 
 impl Effect {
@@ -214,7 +231,9 @@ impl Effect {
             | Effect::ClearClaimReference { .. }
             | Effect::UnmarkReplicas { .. }
             | Effect::UnmarkReplication { .. }
-            | Effect::DeleteSiteState { .. } => false,
+            | Effect::DeleteSiteState { .. }
+            | Effect::PauseReconciler { .. }
+            | Effect::ResumeReconciler { .. } => false,
         }
     }
 
@@ -238,7 +257,9 @@ impl Effect {
             | Effect::ClearClaimReference { .. }
             | Effect::UnmarkReplicas { .. }
             | Effect::UnmarkReplication { .. }
-            | Effect::DeleteSiteState { .. } => false,
+            | Effect::DeleteSiteState { .. }
+            | Effect::PauseReconciler { .. }
+            | Effect::ResumeReconciler { .. } => false,
         }
     }
 }
@@ -287,6 +308,12 @@ impl fmt::Display for Effect {
             }
             Effect::UnmarkReplication { name, .. } => write!(f, "unmark VolumeReplication {name}"),
             Effect::DeleteSiteState { placement, .. } => write!(f, "delete DRSiteState {placement}"),
+            Effect::PauseReconciler { reconciler, namespace, .. } => {
+                write!(f, "pause {} {namespace}/{}", reconciler.kind.as_str(), reconciler.name)
+            }
+            Effect::ResumeReconciler { reconciler, namespace, .. } => {
+                write!(f, "resume {} {namespace}/{}", reconciler.kind.as_str(), reconciler.name)
+            }
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::ailments::{ailment, reason};
 use crate::decision::Effect;
 use crate::desired::{Next, View};
 use crate::parse::{annotation, is_terminating, labels, list, text};
+use crate::reconcilers;
 use crate::volumes;
 use crate::world::{ObjectKind, World};
 
@@ -44,11 +45,13 @@ const MOST_OBJECTS: usize = 200;
 const MOST_BYTES: usize = 1024 * 1024;
 
 /// Annotations that controllers write for themselves. One that ends with a slash is a prefix.
-const LOCAL_ANNOTATIONS: [&str; 4] = [
+const LOCAL_ANNOTATIONS: [&str; 5] = [
     "deployment.kubernetes.io/",
     "control-plane.alpha.kubernetes.io/",
     "kubectl.kubernetes.io/last-applied-configuration",
     "understudy.dev/",
+    // Argo CD prunes what says that it is its own, and is not in git.
+    reconcilers::TRACKING_ID,
 ];
 
 /// Made in every namespace by Kubernetes itself.

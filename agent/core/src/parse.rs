@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::{Epoch, Replication, ReplicationState, WallTime, WorkloadRef};
 use serde_json::Value;
 
+use crate::reconcilers;
 use crate::world::{AddonsNode, Attachment, Claim, Pod, ReplicationObject, Volume, Workload, WorkloadKind};
 
 /// What a workload had before this agent stopped it.
@@ -132,6 +133,7 @@ pub fn workload(kind: &WorkloadKind, object: &Value) -> Option<Workload> {
             .map(without_pod_name),
         marked: annotation(object, REPLICAS_ANNOTATION).and_then(|text| text.parse().ok()),
         claims: claims_of(object, &format!("{template}/spec/volumes")),
+        reconcilers: reconcilers::named_on(object),
     })
 }
 

@@ -13,6 +13,7 @@ use crate::divergence::{Refusals, refusals};
 use crate::event::{AskId, back_off};
 use crate::fence::FenceProgress;
 use crate::lease::Lease;
+use crate::reconcilers::{self, Reconciler};
 use crate::site_state::{Recorded, SiteState};
 use crate::survey::{Standing, Survey};
 use crate::world::World;
@@ -39,6 +40,8 @@ pub struct Placement {
     pub command: Option<Current>,
     pub fence: Option<FenceProgress>,
     pub attempts: BTreeMap<String, Attempt>,
+    /// What of Argo CD or Flux applies it, each with an object that says so, and what is still paused for it.
+    pub reconcilers: BTreeMap<Reconciler, String>,
     /// Until when a change that stops the application may still land, although it has ended or was given up.
     pub stops_until: Moment,
     /// Peers that wait for a promise to be durable.
@@ -94,6 +97,8 @@ pub struct Attempt {
     pub in_flight: bool,
     /// What it tries stops the application.
     pub stops: bool,
+    /// No command waits for it.
+    pub aside: bool,
     pub failures: u32,
     pub not_before: Moment,
     pub message: Option<String>,
@@ -142,6 +147,7 @@ impl Placement {
             command: None,
             fence: None,
             attempts: BTreeMap::new(),
+            reconcilers: BTreeMap::new(),
             stops_until: Moment::default(),
             unanswered: Vec::new(),
             promised_until: None,
@@ -446,6 +452,13 @@ impl Placement {
         let Some((_, survey)) = &self.survey else { return };
         self.refusals = refusals(world, &self.name.namespace, &survey.claims);
         self.refused_since = self.refusals.any.then(|| self.refused_since.unwrap_or(now));
+    }
+
+    /// What this placement has paused is followed until it goes on, whatever its objects say.
+    pub fn notice_reconcilers(&mut self, id: &PlacementId, world: &World) {
+        let Some((_, survey)) = &self.survey else { return };
+        self.reconcilers.retain(|reconciler, _| reconcilers::is_paused_for(world, reconciler, id));
+        self.reconcilers.extend(survey.reconcilers.clone());
     }
 
     /// Counted within the running command: what it finds says nothing about it yet.

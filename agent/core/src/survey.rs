@@ -1,6 +1,6 @@
 //! What is to be said about one placement: the objects it protects, as the contract's values.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proto::{
     Ailment, Assignment, ClusterName, Divergence, Epoch, Inventory, OperationId, PlacementId, Report, Role,
@@ -9,6 +9,7 @@ use proto::{
 
 use crate::ailments;
 use crate::objects;
+use crate::reconcilers::{self, Reconciler};
 use crate::site_state::SiteState;
 use crate::volumes;
 use crate::world::{Workload, World};
@@ -23,6 +24,8 @@ pub struct Survey {
     pub inventory: Option<Inventory>,
     pub driver_leader: Option<bool>,
     pub ailments: Vec<Ailment>,
+    /// What of Argo CD or Flux applies it, each with an object that says so.
+    pub reconcilers: BTreeMap<Reconciler, String>,
 }
 
 impl Survey {
@@ -64,6 +67,7 @@ pub fn survey(
             .then(|| volumes::inventory(world, assignment, &claims, &workloads, &objects.manifests, site))
             .flatten(),
         driver_leader: driver_leader(world, namespace, &claims),
+        reconcilers: reconcilers::of_application(world, namespace, &claims, &workloads),
         ailments,
         workloads,
         claims,

@@ -8,11 +8,12 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::parse::text;
+use crate::reconcilers;
 use crate::site_state::SiteState;
 use crate::world::{Claim, Volume, Workload, World};
 
 /// Annotations that describe this copy's life here, not the user's wish. A prefix ends with a slash.
-const LOCAL_ANNOTATIONS: [&str; 8] = [
+const LOCAL_ANNOTATIONS: [&str; 9] = [
     "pv.kubernetes.io/",
     "volume.kubernetes.io/selected-node",
     "volume.beta.kubernetes.io/storage-provisioner",
@@ -21,6 +22,8 @@ const LOCAL_ANNOTATIONS: [&str; 8] = [
     "kubectl.kubernetes.io/last-applied-configuration",
     "understudy.dev/",
     "volume.kubernetes.io/provisioner-deletion-secret-",
+    // Argo CD prunes what says that it is its own, and is not in git.
+    reconcilers::TRACKING_ID,
 ];
 
 /// What a standby needs of the claims that are bound here; none as long as none is. One that is being deleted belongs to

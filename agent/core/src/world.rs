@@ -6,6 +6,7 @@ use proto::{Moment, Replication, WorkloadRef};
 use serde_json::Value;
 
 use crate::parse;
+use crate::reconcilers::{self, Present, Reconciler};
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct WorkloadKind {
@@ -34,6 +35,8 @@ pub enum Kind {
     Workload(WorkloadKind),
     /// What a placement lists to be copied; a Deployment among it is seen as a workload as well.
     Object(ObjectKind),
+    /// One reconciler of Argo CD or Flux, which has an object of its own in any namespace.
+    Reconciler(Reconciler),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -108,6 +111,8 @@ pub struct Workload {
     /// Claims that its pods use by name, and the prefixes of those made from templates.
     pub claims: BTreeSet<String>,
     pub claim_prefixes: Vec<String>,
+    /// What of Argo CD or Flux applies it.
+    pub reconcilers: BTreeSet<Reconciler>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -211,12 +216,16 @@ pub struct World {
     addons_nodes: Shelf<AddonsNode>,
     workloads: BTreeMap<WorkloadKind, Shelf<Workload>>,
     objects: BTreeMap<ObjectKind, Shelf<Value>>,
+    reconcilers: BTreeMap<Reconciler, Shelf<Present>>,
 }
 
 impl World {
     pub fn see(&mut self, watched: Watched) {
         let Watched { kind, change } = watched;
-        self.count(&change);
+        // No survey says anything about a reconciler.
+        if !matches!(kind, Kind::Reconciler(_)) {
+            self.count(&change);
+        }
         match kind {
             Kind::Claim => self.claims.take(change, parse::claim),
             Kind::Volume => self.volumes.take(change, parse::volume),
@@ -232,6 +241,11 @@ impl World {
             }
             Kind::Object(kind) => {
                 self.objects.entry(kind).or_default().take(change, |object| Some(object.clone()));
+            }
+            Kind::Reconciler(reconciler) => {
+                let kind = reconciler.kind;
+                let shelf = self.reconcilers.entry(reconciler).or_default();
+                shelf.take(change, |object| reconcilers::parse(kind, object));
             }
         }
     }
@@ -291,6 +305,14 @@ impl World {
 
     pub fn object(&self, kind: &ObjectKind, namespace: &str, name: &str) -> Option<&Value> {
         self.objects.get(kind)?.get(namespace, name)
+    }
+
+    /// The objects that may be this one, with the namespace of each; none as long as they have not been read.
+    pub fn reconcilers(&self, reconciler: &Reconciler) -> Option<Vec<(&str, &Present)>> {
+        let shelf = self.reconcilers.get(reconciler).filter(|shelf| !shelf.listed.is_empty())?;
+        Some(
+            shelf.things.iter().map(|((namespace, _), (_, present))| (namespace.as_str(), present)).collect(),
+        )
     }
 
     /// Begin of the oldest of the newest reads of pods and attachments.

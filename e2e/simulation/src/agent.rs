@@ -86,7 +86,7 @@ impl World {
     }
 
     fn list(&mut self, site: &ClusterName, namespaced: bool) {
-        for (kind, is_namespaced) in kinds() {
+        for (kind, is_namespaced) in self.site(site).kubernetes.watched() {
             if is_namespaced != namespaced {
                 continue;
             }

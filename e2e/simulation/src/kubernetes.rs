@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use agent_core::{
-    Change, Effect, Failed, Failure, Kind, Receipt, Recorded, SiteState, SiteWrite, Watched, WorkloadKind,
+    Change, Effect, Failed, Failure, Kind, Receipt, Reconciler, ReconcilerKind, Recorded, SiteState,
+    SiteWrite, Watched, WorkloadKind, reconcilers,
 };
 use proto::{Epoch, Moment, PlacementId, Role, WorkloadRef};
 use serde_json::{Value, json};
@@ -25,6 +26,12 @@ pub struct Kubernetes {
 
 pub fn deployments() -> Kind {
     Kind::Workload(WorkloadKind { api_version: "apps/v1".into(), kind: "Deployment".into() })
+}
+
+/// What of Flux applies the application, in the stories that have it.
+pub fn kustomization() -> Kind {
+    let (kind, namespace) = (ReconcilerKind::Kustomization, Some(NAMESPACE.to_owned()));
+    Kind::Reconciler(Reconciler { kind, namespace, name: "flux".into(), guessed: false })
 }
 
 pub fn kinds() -> Vec<(Kind, bool)> {
@@ -106,6 +113,12 @@ impl Kubernetes {
             object["metadata"]["resourceVersion"] = json!(self.version.to_string());
             self.changes.push(Watched { kind: kind.clone(), change: Change::Deleted(object) });
         }
+    }
+
+    /// What an agent watches here: nobody follows a reconciler that applies nothing.
+    pub fn watched(&self) -> Vec<(Kind, bool)> {
+        let flux = self.get(&kustomization(), "flux").map(|_| (kustomization(), true));
+        kinds().into_iter().chain(flux).collect()
     }
 
     pub fn list(&self, kind: &Kind, namespaced: bool, began: Moment) -> Watched {
@@ -224,7 +237,24 @@ impl Kubernetes {
                 self.epochs.remove(placement);
                 Ok(Receipt::Applied)
             }
+            Effect::PauseReconciler { reconciler, paused_for, resource_version, .. }
+            | Effect::ResumeReconciler { reconciler, paused_for, resource_version, .. } => {
+                self.steer(reconciler, reconcilers::patch(reconciler.kind, paused_for, resource_version))
+            }
         }
+    }
+
+    /// Of the version that was seen only.
+    fn steer(&mut self, reconciler: &Reconciler, patch: Value) -> Result<Receipt, Failed> {
+        let kind = Kind::Reconciler(reconciler.clone());
+        let version = |object: &Value| object["metadata"]["resourceVersion"].clone();
+        if self.get(&kind, &reconciler.name).is_some_and(|present| version(present) != version(&patch)) {
+            return Err(failed(Failure::Conflict, "the object has been modified"));
+        }
+        self.change(&kind, &reconciler.name, |object| {
+            object["spec"]["suspend"] = patch["spec"]["suspend"].clone();
+            object["metadata"]["annotations"] = patch["metadata"]["annotations"].clone();
+        })
     }
 
     fn annotate_workload(&mut self, workload: &WorkloadRef, value: Option<Value>) -> Result<Receipt, Failed> {

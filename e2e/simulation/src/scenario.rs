@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::crash::{Plan, Side};
 use crate::faults::Fault;
-use crate::kubernetes::{NAMESPACE, deployments};
+use crate::kubernetes::{NAMESPACE, deployments, kustomization};
 use crate::random::Random;
 use crate::reference;
 use crate::transition::{Happening, Time};
@@ -472,6 +472,55 @@ pub const REVERT: Scenario = Scenario {
     within: 90_000,
 };
 
+/// The application runs in east, protected, and Flux applies it in both clusters.
+fn applied_by_flux(world: &mut World) -> Result<(), String> {
+    found(world);
+    for site in world.array.sites.clone() {
+        let kubernetes = &mut world.site_mut(&site).kubernetes;
+        let metadata = json!({"name": "flux", "namespace": NAMESPACE});
+        kubernetes.put(kustomization(), "flux", json!({"metadata": metadata, "spec": {}}));
+        let labelled = kubernetes.change(&deployments(), "web", |web| {
+            for (part, value) in [("name", "flux"), ("namespace", NAMESPACE)] {
+                web["metadata"]["labels"][format!("kustomize.toolkit.fluxcd.io/{part}")] = json!(value);
+            }
+        });
+        labelled.map_err(|failed| failed.message)?;
+    }
+    start(world);
+    wait(world, PREPARED_WITHIN, |world| {
+        serves(world, "east")?;
+        armed(world)
+    })
+}
+
+/// Flux was paused, and nobody has left it so.
+fn flux_goes_on(world: &World) -> Result<(), String> {
+    if !world.trace.iter().any(|line| line.contains("east: pause Kustomization")) {
+        return Err("Flux was never paused in east".to_owned());
+    }
+    for site in world.sites.values() {
+        let flux = site.kubernetes.get(&kustomization(), "flux").ok_or("no Kustomization")?;
+        let marks = flux["metadata"]["annotations"].as_object().into_iter().flatten();
+        if flux["spec"]["suspend"] == json!(true) || marks.into_iter().any(|(_, mark)| !mark.is_null()) {
+            return Err(format!("Flux is paused in {}: {flux}", site.name));
+        }
+    }
+    Ok(())
+}
+
+pub const MIGRATE_WITH_FLUX: Scenario = Scenario {
+    name: "the user prefers the other cluster, and Flux applies the application in both",
+    shows: "migrate",
+    prepare: applied_by_flux,
+    act: |world| prefer(world, "west"),
+    ends: |world| {
+        serves(world, "west")?;
+        whole(world)?;
+        flux_goes_on(world)
+    },
+    within: 90_000,
+};
+
 /// East has died, and west has taken over.
 fn failed_over(world: &mut World) -> Result<(), String> {
     protected(world)?;
@@ -489,7 +538,7 @@ pub const FAIL_BACK_AFTER_DISASTER: Scenario = Scenario {
     within: 150_000,
 };
 
-pub const ALL: [&Scenario; 10] = [
+pub const ALL: [&Scenario; 11] = [
     &DEPLOY,
     &FAIL_OVER,
     &CUT_OFF,
@@ -500,6 +549,7 @@ pub const ALL: [&Scenario; 10] = [
     &FAIL_BACK,
     &REVERT,
     &FAIL_BACK_AFTER_DISASTER,
+    &MIGRATE_WITH_FLUX,
 ];
 
 /// Random faults for a while; then all is mended, and the application must run where the journal says, and only there.

@@ -266,7 +266,8 @@ impl World {
                 | Kind::StorageClass
                 | Kind::ReplicationClass
                 | Kind::AddonsNode
-                | Kind::Object(_),
+                | Kind::Object(_)
+                | Kind::Reconciler(_),
                 _,
             ) => {}
         }

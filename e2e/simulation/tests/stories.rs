@@ -62,6 +62,7 @@ dies_everywhere! {
     a_crash_at_every_effect_of_a_readoption_changes_nothing: READOPT,
     a_crash_at_every_effect_of_a_release_changes_nothing: RELEASE,
     a_crash_at_every_effect_of_a_planned_move_loses_nothing: MIGRATE,
+    a_crash_at_every_effect_of_a_planned_move_leaves_flux_going: MIGRATE_WITH_FLUX,
     a_crash_at_every_effect_of_a_slow_planned_move_forces_nothing: SLOW_CROSSING,
     a_crash_at_every_effect_of_a_failback_loses_nothing: FAIL_BACK,
     a_crash_at_every_effect_of_a_move_taken_back_loses_nothing: REVERT,

@@ -1,7 +1,7 @@
 //! Adopting an application where it runs: the operation Deploy, and what forbids it.
 
 use crds::conditions::Reason;
-use proto::{ClusterName, Report};
+use proto::{Ailment, ClusterName, Report};
 
 use crate::checks;
 use crate::decide::{Choice, start};
@@ -77,7 +77,7 @@ fn adoptable<'a>(o: &'a Observation) -> Result<(&'a ClusterName, Vec<String>), F
     if inventory.volumes.is_empty() {
         return Err(no_volumes(o, site));
     }
-    if let Some(ailment) = site.report.and_then(|report| report.ailments.first()) {
+    if let Some(ailment) = site.report.and_then(|report| report.ailments.iter().find(stands_against)) {
         let reason = match ailment.reason.as_str() {
             "NoReplicationClass" => Reason::NoReplicationClass,
             _ => Reason::InvalidSpec,
@@ -86,6 +86,11 @@ fn adoptable<'a>(o: &'a Observation) -> Result<(&'a ClusterName, Vec<String>), F
     }
     let evidence = signs.into_iter().map(|sign| format!("{}: {sign}", site.cluster.name)).collect();
     Ok((&site.cluster.name, evidence))
+}
+
+/// Whether Argo CD or Flux is paused has no bearing on who owns it.
+fn stands_against(ailment: &&Ailment) -> bool {
+    !matches!(ailment.reason.as_str(), "ReconcilerNotPaused" | "ReconcilerNotResumed")
 }
 
 fn preferred_with_volumes<'a, 'b>(o: &'b Observation<'a>) -> Result<&'b SiteView<'a>, Finding> {

@@ -44,6 +44,8 @@ pub struct Cluster {
     pub array: Array,
     /// Whether DRSiteStates can be written.
     pub writable: bool,
+    /// Whether Argo CD and Flux may be paused.
+    pub may_steer: bool,
     /// Whether watches tell of an effect before the effect itself is answered.
     pub watch_is_faster: bool,
     /// Whether requests to scale to zero are on their way for long.
@@ -81,6 +83,7 @@ impl Cluster {
             storage_obeys: true,
             array: Array::Mirrors,
             writable: true,
+            may_steer: true,
             watch_is_faster: false,
             stops_linger: false,
             demotions_linger: false,

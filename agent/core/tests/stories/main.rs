@@ -10,6 +10,7 @@ mod letting_go;
 mod objects;
 mod planned_moves;
 mod promotion;
+mod reconcilers;
 mod refusals;
 mod restarts;
 mod returning_holder;

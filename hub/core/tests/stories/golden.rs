@@ -171,6 +171,17 @@ fn two_clusters_that_both_run_it_are_not_adopted() {
 }
 
 #[test]
+fn what_stands_against_pausing_argo_cd_or_flux_does_not_stand_against_adoption() {
+    for (reason, epoch) in [("ReconcilerNotPaused", 1), ("ReconcilerNotResumed", 1), ("NoClaims", 0)] {
+        let mut story = Story::new();
+        story.member("east").ailments =
+            vec![proto::Ailment { reason: reason.to_owned(), message: "as the agent says".to_owned() }];
+        story.pass(1500);
+        assert_eq!(story.epoch(), epoch, "{reason}: {}", story.told());
+    }
+}
+
+#[test]
 fn a_deleted_placement_is_let_go_and_nothing_is_stopped() {
     let mut story = Story::protected();
     story.edit(|placement| placement.deleting = true);

@@ -1,6 +1,6 @@
 //! What the API server and the controllers of Kubernetes do with an effect.
 
-use agent_core::{Change, Effect, Event, Failed, Failure, Kind, Receipt, Watched};
+use agent_core::{Change, Effect, Event, Failed, Failure, Kind, Receipt, Reconciler, Watched, reconcilers};
 use proto::*;
 use serde_json::{Value, json};
 
@@ -80,6 +80,27 @@ impl Cluster {
                 self.sites.remove(&placement);
                 (Ok(Receipt::Applied), vec![Event::SiteSeen { placement, recorded: None }])
             }
+            Effect::PauseReconciler { reconciler, paused_for, resource_version, .. }
+            | Effect::ResumeReconciler { reconciler, paused_for, resource_version, .. } => {
+                let patch = reconcilers::patch(reconciler.kind, &paused_for, &resource_version);
+                self.steer(reconciler, &patch)
+            }
+        }
+    }
+
+    fn steer(&mut self, reconciler: Reconciler, patch: &Value) -> Answer {
+        let (kind, name) = (Kind::Reconciler(reconciler.clone()), reconciler.name);
+        let present = self.objects.get(&(kind.clone(), name.clone())).expect("a reconciler");
+        let refusal = if !self.may_steer {
+            Some((Failure::Denied, "it is forbidden"))
+        } else if present["metadata"]["resourceVersion"] != patch["metadata"]["resourceVersion"] {
+            Some((Failure::Conflict, "it has been modified"))
+        } else {
+            None
+        };
+        match refusal {
+            Some((failure, message)) => (Err(Failed { failure, message: message.into() }), Vec::new()),
+            None => self.change(kind, &name, |object| merge(object, patch)),
         }
     }
 
@@ -158,5 +179,19 @@ impl Cluster {
         let names: Vec<(Kind, String)> =
             self.objects.keys().filter(|(kind, _)| users.contains(kind)).cloned().collect();
         names.into_iter().filter_map(|(kind, name)| self.remove(kind, &name)).collect()
+    }
+}
+
+/// As the API server does it (RFC 7386).
+fn merge(object: &mut Value, patch: &Value) {
+    let Value::Object(fields) = patch else {
+        *object = patch.clone();
+        return;
+    };
+    for (field, value) in fields {
+        match (value, object.as_object_mut()) {
+            (Value::Null, Some(present)) => drop(present.remove(field)),
+            _ => merge(&mut object[field], value),
+        }
     }
 }
