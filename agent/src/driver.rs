@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_core::decision::Memory;
-use agent_core::{Agent, AskId, Decision, Event, HoldAsk, Note, Point, Probe};
+use agent_core::{Agent, AskId, Decision, Event, Followed, HoldAsk, Note, Point, Probe};
 use kube::Client;
 use kube::api::ApiResource;
 use proto::{ClusterName, FromAgent, Hello, HoldAnswer, PlacementId, StepKind};
@@ -21,7 +21,7 @@ use crate::crash::CrashPoint;
 use crate::link::{LinkEvent, LinkSender};
 use crate::metrics::{Metrics, PlacementSnapshot, Snapshot};
 use crate::peer::{self, HoldAsked, KnownPeers};
-use crate::watches::{Followed, Watches};
+use crate::watches::Watches;
 use crate::{apply, clock, probes, site_states};
 
 /// No wait in the core is cut finer than this; the protocol's `stop` allows for a tick of 100 ms.
@@ -140,14 +140,9 @@ impl Driver {
         self.peers.send_if_modified(|known| replace(known, peers));
         let may_call = self.agent.may_call_hub();
         self.may_call_hub.send_if_modified(|known| replace(known, may_call));
-        let followed = Followed {
-            namespaces: self.agent.namespaces(),
-            objects: self.agent.objects(),
-            reconcilers: self.agent.reconcilers(),
-        };
-        if followed != running.followed {
-            self.watches.follow(&followed);
-            running.followed = followed;
+        if *self.agent.followed() != running.followed {
+            running.followed = self.agent.followed().clone();
+            self.watches.follow(&running.followed);
         }
         self.flush(running);
     }

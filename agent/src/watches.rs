@@ -1,10 +1,11 @@
 //! The conversation with the API server about what is there: a watch of each kind, in each namespace that matters.
 
 use std::collections::BTreeMap;
-use std::collections::BTreeSet;
 use std::time::Duration;
 
-use agent_core::{Change, Event, Kind, ObjectKind, Reconciler, ReconcilerKind, Watched, WorkloadKind};
+use agent_core::{
+    Change, Event, Followed, Kind, ObjectKind, Reconciler, ReconcilerKind, Watched, WorkloadKind,
+};
 use crds::foreign;
 use futures::StreamExt;
 use kube::api::{ApiResource, DynamicObject};
@@ -87,15 +88,6 @@ pub fn reconciler_resource(kind: ReconcilerKind) -> ApiResource {
         ReconcilerKind::HelmRelease => foreign::helm_release(),
         ReconcilerKind::Application => foreign::argo_application(),
     }
-}
-
-/// What is to be watched: everything that matters in some namespaces, what placements list in theirs, and what applies
-/// their applications.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Followed {
-    pub namespaces: BTreeSet<String>,
-    pub objects: BTreeSet<(String, ObjectKind)>,
-    pub reconcilers: BTreeSet<Reconciler>,
 }
 
 /// All watches that run, each owned here and ended with this.

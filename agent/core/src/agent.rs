@@ -20,7 +20,7 @@ use crate::placement::{Attempt, Placement, without_inventory};
 use crate::reconcilers::{self, Asked, Reconciler, Steered};
 use crate::site_state::SiteState;
 use crate::survey;
-use crate::world::{ObjectKind, World};
+use crate::world::{Followed, ObjectKind, World};
 
 /// Reports of one placement are no closer together than this: ten changes in a row are one report.
 const REPORT_SPACING: Duration = Duration::from_millis(50);
@@ -43,6 +43,8 @@ pub struct Agent {
     /// Wall clock less boot clock at the last tick, in milliseconds.
     pub(crate) clock_offset: Option<i64>,
     pub(crate) world: World,
+    /// What is watched, and so what of the world is known.
+    followed: Followed,
     pub(crate) placements: BTreeMap<PlacementId, Placement>,
     /// Placements that the hub has told this process to let go of. Their uids never come back, so an assignment of one
     /// is an old one.
@@ -72,6 +74,7 @@ impl Agent {
             wall: WallTime(0),
             clock_offset: None,
             world: World::default(),
+            followed: Followed::default(),
             placements: BTreeMap::new(),
             let_go: VecDeque::new(),
             hub_up: false,
@@ -102,6 +105,11 @@ impl Agent {
         }
         placements.retain(|_, placement| placement.assignment.is_some() || placement.site.is_some());
         self.placements = placements;
+        let followed = self.what_matters();
+        if followed != self.followed {
+            self.world.keep_only(&followed);
+            self.followed = followed;
+        }
         self.speak(&mut decision);
         decision
     }
@@ -131,8 +139,17 @@ impl Agent {
         }
     }
 
+    /// What has to be watched, as of the last step.
+    pub fn followed(&self) -> &Followed {
+        &self.followed
+    }
+
+    fn what_matters(&self) -> Followed {
+        Followed { namespaces: self.namespaces(), objects: self.objects(), reconcilers: self.reconcilers() }
+    }
+
     /// The namespaces whose objects matter.
-    pub fn namespaces(&self) -> BTreeSet<String> {
+    fn namespaces(&self) -> BTreeSet<String> {
         let concerned = self.placements.values().filter(|placement| {
             placement.assignment.is_some() || placement.command.is_some() || placement.recorded.is_some()
         });
@@ -140,7 +157,7 @@ impl Agent {
     }
 
     /// The kinds that are copied, with the namespace of each: they are watched only where a placement lists them.
-    pub fn objects(&self) -> BTreeSet<(String, ObjectKind)> {
+    fn objects(&self) -> BTreeSet<(String, ObjectKind)> {
         let assignments = self.placements.values().filter_map(|placement| placement.assignment.as_ref());
         let listed = assignments.flat_map(|assignment| {
             let kinds = objects::kinds(assignment).into_iter();
@@ -150,7 +167,7 @@ impl Agent {
     }
 
     /// What of Argo CD and Flux is watched: only what applies something of a placement.
-    pub fn reconcilers(&self) -> BTreeSet<Reconciler> {
+    fn reconcilers(&self) -> BTreeSet<Reconciler> {
         self.placements.values().flat_map(|placement| placement.reconcilers.keys().cloned()).collect()
     }
 

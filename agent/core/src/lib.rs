@@ -40,4 +40,4 @@ pub use lease::{Accounted, Promised};
 pub use paths::PathMemory;
 pub use reconcilers::{Reconciler, ReconcilerKind};
 pub use site_state::{CommandResult, Promise, Recorded, SiteState};
-pub use world::{Change, Kind, ObjectKind, Watched, WorkloadKind};
+pub use world::{Change, Followed, Kind, ObjectKind, Watched, WorkloadKind};

@@ -131,6 +131,14 @@ pub struct AddonsNode {
     pub connected: bool,
 }
 
+/// What is to be watched: everything that matters in some namespaces, what placements list in theirs, and what applies them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Followed {
+    pub namespaces: BTreeSet<String>,
+    pub objects: BTreeSet<(String, ObjectKind)>,
+    pub reconcilers: BTreeSet<Reconciler>,
+}
+
 /// Things of one kind, with the order of their versions.
 #[derive(Debug)]
 struct Shelf<T> {
@@ -183,6 +191,11 @@ impl<T: PartialEq> Shelf<T> {
                 self.things.remove(&key);
             }
         }
+    }
+
+    fn keep_only(&mut self, followed: impl Fn(&str) -> bool) {
+        self.things.retain(|(namespace, _), _| namespace.is_empty() || followed(namespace));
+        self.listed.retain(|namespace, _| namespace.is_empty() || followed(namespace));
     }
 
     fn get(&self, namespace: &str, name: &str) -> Option<&T> {
@@ -248,6 +261,22 @@ impl World {
                 shelf.take(change, |object| reconcilers::parse(kind, object));
             }
         }
+    }
+
+    /// What is not watched any more is not known any more: when it is watched again, it is read anew before anybody
+    /// decides by it.
+    pub fn keep_only(&mut self, followed: &Followed) {
+        let Followed { namespaces, objects, reconcilers } = followed;
+        let is_followed = |namespace: &str| namespaces.contains(namespace);
+        self.claims.keep_only(is_followed);
+        self.replications.keep_only(is_followed);
+        self.pods.keep_only(is_followed);
+        self.workloads.values_mut().for_each(|shelf| shelf.keep_only(is_followed));
+        for (kind, shelf) in &mut self.objects {
+            shelf.keep_only(|namespace| objects.contains(&(namespace.to_owned(), kind.clone())));
+        }
+        self.reconcilers.retain(|reconciler, _| reconcilers.contains(reconciler));
+        self.revision += 1;
     }
 
     fn count(&mut self, change: &Change) {

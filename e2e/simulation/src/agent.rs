@@ -133,7 +133,7 @@ impl World {
         let now = self.agent_now(site);
         let Some(agent) = &mut self.site_mut(site).agent else { return };
         let decision = agent.step(now, event);
-        let follows = agent.namespaces().contains(crate::kubernetes::NAMESPACE);
+        let follows = agent.followed().namespaces.contains(crate::kubernetes::NAMESPACE);
         self.agent_carries_out(site, decision);
         let here = self.site_mut(site);
         if follows && !here.followed && here.agent.is_some() {

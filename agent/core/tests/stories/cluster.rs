@@ -126,7 +126,7 @@ impl Cluster {
         WallTime(self.wall_offset + self.now.0 as i64)
     }
 
-    fn list_everything(&mut self) {
+    pub fn list_everything(&mut self) {
         let kinds = [
             (Kind::Claim, true),
             (Kind::Volume, false),

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use agent_core::{AskId, Event};
-use proto::{Action, DenialReason, Epoch, FromHub, HoldRequest, Role, StepKind};
+use agent_core::{AskId, Event, Kind};
+use proto::{Action, Assignment, DenialReason, Epoch, FromHub, HoldRequest, PlacementId, Role, StepKind};
 
 use crate::cluster::*;
 
@@ -21,6 +21,29 @@ fn release_removes_only_what_is_ours() {
     east.pass_seconds(30);
     assert_eq!(east.scaled_to(), 2, "what is released is left alone");
     insta::assert_snapshot!(east.transcript);
+}
+
+/// The application may have been moved by hand while nobody looked: an old list would have it adopted where it no longer is.
+#[test]
+fn what_was_seen_before_a_release_is_not_believed_after_it() {
+    let mut east = holding_east();
+    east.hears_command("shop-release-1", StepKind::Release, 1, Action::Release);
+    east.hears(FromHub::Unassign(placement()));
+    east.pass_seconds(1);
+    east.reported = None;
+    let away = east.objects.keys().filter(|(kind, _)| *kind != Kind::AddonsNode).cloned().collect::<Vec<_>>();
+    for (kind, name) in away {
+        // Nobody watches, so nobody is told.
+        east.remove(kind, &name);
+    }
+    let anew = PlacementId::parse("made-anew").expect("a uid");
+    east.hears_assignment(Assignment { placement: anew, ..assignment(0, None, "west") });
+    east.pass_seconds(2);
+    assert_eq!(east.reported, None, "{}", east.transcript);
+    east.list_everything();
+    east.pass_seconds(2);
+    let report = east.reported.expect("a report, once everything has been read");
+    assert!(report.volumes.is_empty() && report.pods == 0, "{report:?}");
 }
 
 #[test]

@@ -69,7 +69,7 @@ fn is_suspended(cluster: &Cluster) -> bool {
 fn east_with_flux() -> Cluster {
     let mut east = holding_east();
     is_applied(&mut east, flux_labels(), json!({}));
-    assert!(east.agent.reconcilers().contains(&kustomization()));
+    assert!(east.agent.followed().reconcilers.contains(&kustomization()));
     stands(&mut east, &kustomization(), "flux-system", json!({"path": "shop"}), json!({"team": "sales"}));
     east.pass_seconds(1);
     east
@@ -145,7 +145,7 @@ fn what_is_paused_goes_on_at_the_end_although_nothing_names_it_any_more() {
     assert!(!is_suspended(&east));
     let watched = east.put(deployments(), "web", deployment(0, &CLAIMS));
     east.event(Event::Watched(watched));
-    assert!(east.agent.reconcilers().is_empty(), "and is not watched for ever");
+    assert!(east.agent.followed().reconcilers.is_empty(), "and is not watched for ever");
 }
 
 #[test]
