@@ -308,8 +308,13 @@ impl Placement {
     /// What throws a copy away goes on only while somebody asks for it: the hub repeats the command every two renewals
     /// until it is answered, and an operation that was given up is simply not repeated. True if it is taken back now.
     pub fn withdraw_resync(&mut self, now: Moment) -> bool {
-        let Some(timing) = self.policy().map(|policy| policy.timing) else { return false };
-        let asked = now < self.resync_asked + timing.renew * 4 + timing.rpc;
+        // The hub repeats by the newest policy, and this cluster may still live by an old one.
+        let newest = self.assignment.as_ref().map(|assignment| assignment.policy);
+        let patience = |policy: Policy| policy.timing.renew * 4 + policy.timing.rpc;
+        let Some(patience) = self.policy().into_iter().chain(newest).map(patience).max() else {
+            return false;
+        };
+        let asked = now < self.resync_asked + patience;
         let Some(site) = self.site.as_mut().filter(|site| site.resync.is_some() && !asked) else {
             return false;
         };
@@ -361,6 +366,9 @@ impl Placement {
                 self.enter_role(id, epoch, Role::Standby, now, wall);
             }
             (Role::Standby, false) if epoch == seen && elsewhere && self.has_a_copy_of_its_own() => {
+                // Whatever it has handed over before, this copy may have more by now, and no move waits for it.
+                let site = self.site_mut(id);
+                (site.handed_over, site.operation) = (None, None);
                 self.enter_role(id, epoch, Role::Fenced, now, wall);
             }
             (Role::Standby | Role::Fenced, false) if epoch == seen => {}

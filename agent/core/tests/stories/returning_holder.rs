@@ -52,6 +52,19 @@ fn returned_east() -> Cluster {
     east
 }
 
+/// East has handed over to west in a planned move, and stands by.
+fn handed_over_east() -> Cluster {
+    let mut east = holding_east();
+    east.pass_seconds(1);
+    east.hears_command("shop-migrate-2", StepKind::ScaleDown, 2, Action::ScaleDown);
+    east.pass_seconds(1);
+    east.hears_command("shop-migrate-2", StepKind::Demote, 2, Action::Demote);
+    east.pass_seconds(1);
+    east.hears_assignment(assignment(2, Some("west"), "west"));
+    east.pass_seconds(1);
+    east
+}
+
 /// As `returned_east`, and the storage has found that the copies do not match.
 fn diverged_east() -> Cluster {
     let mut east = returned_east();
@@ -112,6 +125,23 @@ fn a_former_holder_that_remembers_nothing_is_known_by_its_volumes() {
     assert_eq!(auto_resync(&east), [true, true], "{}", east.transcript);
 }
 
+/// It has handed over, and somebody promotes its volumes past the agent: what it said then does not hold any more.
+#[test]
+fn a_standby_whose_volumes_are_promoted_by_hand_is_fenced_once_and_demoted() {
+    let mut east = handed_over_east();
+    assert_eq!(east.role(), Some((Role::Standby, 2)));
+    east.transcript.clear();
+    let mut promoted = east.objects[&(Kind::Replication, "data".to_owned())].clone();
+    promoted["spec"]["replicationState"] = json!("primary");
+    let watched = east.put(Kind::Replication, "data", promoted);
+    east.event(Event::Watched(watched));
+    east.pass_seconds(10);
+    assert_eq!(east.role(), Some((Role::Fenced, 2)), "{}", east.transcript);
+    assert!(east.transcript.matches("write DRSiteState").count() <= 2, "{}", east.transcript);
+    assert_eq!(east.replication_states()[0].1, "secondary", "{}", east.transcript);
+    assert_ne!(divergence(&east), Divergence::No);
+}
+
 #[test]
 fn nobody_but_a_former_holder_may_have_diverged() {
     let mut east = holding_east();
@@ -168,6 +198,19 @@ fn a_resync_that_an_agent_finds_when_it_starts_is_taken_back_unless_somebody_ask
     assert_eq!(auto_resync(&east), [true, true], "the hub has not had the time to ask");
     east.pass_seconds(30);
     assert_eq!(auto_resync(&east), [false, false], "{}", east.transcript);
+}
+
+/// It may have been away while the user made the timing longer: the hub repeats by the new one.
+#[test]
+fn a_hub_that_repeats_itself_by_a_longer_timing_is_waited_for() {
+    let mut east = diverged_east();
+    let mut longer = assignment(2, Some("west"), "west");
+    longer.policy.generation = Generation(9);
+    longer.policy.timing = Timing::CONSERVATIVE;
+    east.hears_assignment(longer);
+    resyncs(&mut east, &["data", "logs"]);
+    east.pass_seconds(119);
+    assert_eq!(auto_resync(&east), [true, true], "{}", east.transcript);
 }
 
 /// The storage would throw the new copy away as well, when the holder is lost and its image shows an error.
