@@ -55,6 +55,7 @@ names! {
         EvidenceMissing,
         // AutomaticFailoverArmed
         Armed, Disabled, CoolingDown, Flapping, TooFewFailureDomains, NotFenceCapable, WitnessUnavailable, HubFrozen,
+        SecondSiteSilent,
         // Ready of a DRCluster
         Connected, NeverConnected, Maintenance,
     }
@@ -117,6 +118,7 @@ impl ConditionType {
                 Reason::SignOfLife,
                 Reason::EvidenceMissing,
                 Reason::HubFrozen,
+                Reason::SecondSiteSilent,
                 Reason::TooFewFailureDomains,
                 Reason::ManifestsMissing,
                 Reason::InvalidSpec,
@@ -136,6 +138,7 @@ impl ConditionType {
                 Reason::NotFenceCapable,
                 Reason::WitnessUnavailable,
                 Reason::HubFrozen,
+                Reason::SecondSiteSilent,
                 Reason::NeedsHuman,
                 Reason::StaleCopy,
             ],

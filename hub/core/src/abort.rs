@@ -87,7 +87,7 @@ fn is_asserted(operation: &Operation) -> bool {
 }
 
 /// Of these a human decides; the rest passes, or is mended while the operation waits.
-const NEEDS_A_WORD: [Reason; 7] = [
+const NEEDS_A_WORD: [Reason; 9] = [
     Reason::Disabled,
     Reason::CoolingDown,
     Reason::Flapping,
@@ -95,6 +95,8 @@ const NEEDS_A_WORD: [Reason; 7] = [
     Reason::NotFenceCapable,
     Reason::StaleCopy,
     Reason::FenceUnconfirmed,
+    Reason::EvidenceMissing,
+    Reason::SecondSiteSilent,
 ];
 
 /// When an operation whose owner has changed is given up, so that the next one can begin: the new owner is lost, or does
@@ -112,7 +114,7 @@ pub fn cut_reason(o: &Observation, operation: &Operation) -> Option<String> {
     if o.placement.deleting && told.is_some() {
         return Some(format!("{name} was deleted before it was ready"));
     }
-    let begun = operation.step(StepKind::ScaleUp).issued?;
+    let begun = operation.step(StepKind::TakeOwnership).acknowledged?;
     let waited = o.wall.since(begun);
     let other_wish = intent.preferred.as_ref().is_some_and(|then| *then != o.placement.preferred);
     if other_wish && waited >= step::stuck_after(&o.placement.policy.timing) {
@@ -204,6 +206,22 @@ fn no_readoption(o: &Observation, operation: &Operation) -> Option<String> {
     holder.is_unreachable().then(|| format!("{} is silent again", holder.cluster.name))
 }
 
+/// Everything else of the placement waits behind it, so what does not come is given up, and proposed anew.
+fn no_new_copy_comes(o: &Observation, operation: &Operation) -> Option<String> {
+    let (to, name) = (&operation.intent.to, &o.placement.name);
+    let preferred = &o.placement.preferred;
+    if preferred != to && o.holder_name() != Some(preferred) {
+        return Some(format!("{name} prefers {preferred} now"));
+    }
+    let begun = operation.step(StepKind::Resync).issued?;
+    let waited = o.wall.since(begun) >= o.placement.move_deadline;
+    let Some(Outcome::Failing { reason, message }) = o.site(to)?.answers.get(&StepKind::Resync) else {
+        return None;
+    };
+    let running = operation.step(StepKind::Resync).acknowledged.is_none();
+    (waited && running).then(|| format!("{to}: {reason}: {message}"))
+}
+
 fn no_resync(o: &Observation, operation: &Operation) -> Option<String> {
     if o.placement.deleting {
         return Some(format!("{} was deleted", o.placement.name));
@@ -216,6 +234,9 @@ fn no_resync(o: &Observation, operation: &Operation) -> Option<String> {
     let unasked = operation.intent.approval.is_none() && !o.placement.failback.resync_automatic;
     if begun.issued.is_none() && unasked {
         return Some(format!("{}: spec.failback.resync asks for an approval now", o.placement.name));
+    }
+    if let Some(reason) = no_new_copy_comes(o, operation) {
+        return Some(reason);
     }
     let mut needed = o.holder().into_iter().chain(o.site(&operation.intent.to));
     needed

@@ -28,6 +28,9 @@ fn adoptable<'a>(o: &'a Observation) -> Result<(&'a ClusterName, Vec<String>), F
             ),
         ));
     }
+    if let Some(shared) = checks::claims_are_its_own(o) {
+        return Err(shared);
+    }
     if let Some(missing) = o.unconfigured.first() {
         return Err(Finding::new(
             Reason::InvalidSpec,

@@ -18,15 +18,15 @@ use consent::{
 pub use consent::{not_paused, too_many_move};
 use copy::{loss_is_within_the_bound, skew_is_within_the_bound, target_follows};
 pub use copy::{missing_copy, not_a_follower};
-pub use holder::unfenceable;
+pub use holder::{claims_are_its_own, holder_works, unfenceable};
 use holder::{
-    expiry_proves_a_fence, holder_can_fence_itself, holder_can_hand_over, holder_is_configured,
-    holder_knows_the_target, loss_bound_is_known, three_failure_domains,
+    claims_can_cross, expiry_proves_a_fence, holder_can_fence_itself, holder_can_hand_over,
+    holder_is_configured, holder_knows_the_target, loss_bound_is_known, three_failure_domains,
 };
 use target::{
-    manifests_are_known, preferred_can_take_over, target_driver_has_a_leader, target_has_no_ailment,
-    target_is_a_standby, target_is_configured, target_is_heard, target_is_not_in_maintenance,
-    target_is_steady,
+    manifests_are_known, preferred_can_take_over, preferred_is_staged, target_driver_has_a_leader,
+    target_has_no_ailment, target_is_a_standby, target_is_configured, target_is_heard,
+    target_is_not_in_maintenance, target_is_steady,
 };
 
 use crate::finding::Finding;
@@ -68,8 +68,15 @@ pub const ASKING: &[Check] = &[
 ];
 
 /// May a planned move begin? The old holder hands over, and the preferred cluster can take it.
-pub const HANDOVER: &[Check] =
-    &[holder_is_configured, not_paused, holder_can_hand_over, preferred_can_take_over];
+pub const HANDOVER: &[Check] = &[
+    holder_is_configured,
+    not_paused,
+    holder_can_hand_over,
+    claims_are_its_own,
+    claims_can_cross,
+    preferred_can_take_over,
+    preferred_is_staged,
+];
 
 /// May the hub move anything back by itself?
 pub const CALM: &[Check] = &[not_flapping];

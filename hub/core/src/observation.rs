@@ -43,6 +43,8 @@ pub struct Observation<'a> {
     pub protected_since: Option<WallTime>,
     /// Another placement that selects the same and was here first.
     pub overlapping: Option<&'a PlacementName>,
+    /// A claim that another placement owns too, looked for before anything is adopted or moved on purpose.
+    pub shared_claim: Option<(&'a PlacementName, &'a str)>,
     pub wall: WallTime,
 }
 

@@ -8,6 +8,7 @@ use proto::{Action, ClusterName, FenceProof, Outcome, Refusal, Role, StepKind, T
 
 use crate::checks;
 use crate::finding::Finding;
+use crate::fleet::Liveness;
 use crate::journal::{Entry, OperationKind};
 use crate::lease::expiry_wait;
 use crate::observation::{Observation, is_meant_to_be_primary, is_ready, last_sync, what_it_lacks};
@@ -176,9 +177,11 @@ fn may_throw_away(o: &Observation, operation: &Operation) -> Option<Finding> {
             ),
         )
     });
+    let unasked = operation.intent.approval.is_none();
     asked
         .or_else(|| checks::first(checks::CONSENT, o))
         .or_else(|| checks::first(checks::NEW_COPY, o))
+        .or_else(|| checks::holder_works(o).filter(|_| unasked))
         .or_else(|| is_stopped_and_secondary(o, operation))
 }
 
@@ -207,7 +210,13 @@ fn is_stopped_and_secondary(o: &Observation, operation: &Operation) -> Option<Fi
     None
 }
 
-fn resync(_: &Observation, operation: &Operation) -> Vec<(ClusterName, Action)> {
+/// Only while the good copy is known to be there: a hub that has just started, or a holder that is suspected, may mean
+/// that the outdated one is the last. An agent that is not asked again takes the resync back.
+fn resync(o: &Observation, operation: &Operation) -> Vec<(ClusterName, Action)> {
+    let lives = o.holder().is_some_and(|holder| holder.connected && holder.liveness == Liveness::Alive);
+    if !lives {
+        return Vec::new();
+    }
     let claims = operation.intent.claims.clone();
     until_done(operation, StepKind::Resync, Some(&operation.intent.to), || Action::Resync { claims })
 }
@@ -268,7 +277,8 @@ fn dependencies_serve(o: &Observation, operation: &Operation) -> Option<Finding>
             false
         }
     };
-    let missing = o.missing_dependencies.first().filter(|_| waits)?;
+    // Whoever deletes the placement gets the application as it was: running.
+    let missing = o.missing_dependencies.first().filter(|_| waits && !o.placement.deleting)?;
     Some(Finding::new(
         Reason::DependencyNotReady,
         format!(

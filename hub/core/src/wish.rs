@@ -266,6 +266,21 @@ fn whole_seconds(span: Duration) -> Duration {
     Duration::from_secs(span.as_secs())
 }
 
+/// Why the last attempt to make this copy anew was given up after a long time.
+fn given_up(o: &Observation, cluster: &ClusterName) -> Option<String> {
+    let last = o.progress.operation.as_ref().filter(|operation| {
+        operation.intent.kind == OperationKind::Resync && operation.intent.to == *cluster
+    })?;
+    let begun = last.step(StepKind::Resync);
+    let issued = begun.issued.filter(|_| begun.acknowledged.is_none())?;
+    match &last.ended {
+        Some((Ending::Aborted { reason }, at)) if at.since(issued) >= o.placement.move_deadline => {
+            Some(format!("given up before: {reason}"))
+        }
+        Some((Ending::Aborted { .. } | Ending::Committed | Ending::Cut { .. }, _)) | None => None,
+    }
+}
+
 /// A former holder is back, stopped, with a copy that may hold writes nobody else has (protocol §6).
 fn new_copy(o: &Observation, ownership: &Ownership) -> Option<Wish> {
     if propose::has_just_ended(o) {
@@ -294,10 +309,12 @@ fn new_copy(o: &Observation, ownership: &Ownership) -> Option<Wish> {
             "{name}: a resync throws away what only its copy holds; until it is done there is no second copy"
         ),
     ];
-    let intent = Box::new(intent(o, OperationKind::Resync, name, evidence));
-    if o.placement.failback.resync_automatic {
+    let mut intent = Box::new(intent(o, OperationKind::Resync, name, evidence));
+    let doubt = checks::holder_works(o).map(|finding| finding.message).or_else(|| given_up(o, name));
+    if o.placement.failback.resync_automatic && doubt.is_none() {
         return Some(Wish::Begin(intent));
     }
+    intent.evidence.extend(doubt);
     let message = format!(
         "{}: the copy at {name} is outdated ({state}); save what you need from it, then approve {} with a DRApproval to make it anew",
         o.placement.name, intent.operation

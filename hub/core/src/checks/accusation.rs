@@ -26,7 +26,7 @@ pub fn not_everything_is_dark(o: &Observation) -> Option<Finding> {
 pub fn no_second_site_is_dark(o: &Observation) -> Option<Finding> {
     (o.hub.dark > 1).then(|| {
         Finding::new(
-            Reason::HubFrozen,
+            Reason::SecondSiteSilent,
             format!(
                 "hub: {} sites are silent at once, so nothing is moved automatically; mend the links, or approve what is proposed",
                 o.hub.dark
@@ -59,6 +59,12 @@ fn suspicion_age(o: &Observation, holder: &SiteView) -> Duration {
     holder.silent.saturating_sub(o.placement.policy.timing.suspect)
 }
 
+/// For how long it has been lost: a hub that starts in the middle counts its silence from then, and the journal knows more.
+fn lost_for(o: &Observation, holder: &SiteView) -> Duration {
+    let lost_at = o.progress.running().and_then(|operation| operation.intent.lost_at);
+    lost_at.map_or(holder.silent, |lost_at| holder.silent.max(o.wall.since(lost_at)))
+}
+
 /// (d), invariant S16.
 pub fn nobody_sees_the_holder_alive(o: &Observation) -> Option<Finding> {
     let holder = o.holder()?;
@@ -86,12 +92,13 @@ pub fn nobody_sees_the_holder_alive(o: &Observation) -> Option<Finding> {
 pub fn target_misses_it_on_two_paths(o: &Observation) -> Option<Finding> {
     let (holder, target) = (o.holder()?, o.target()?);
     let since = suspicion_age(o, holder);
+    let lost_for = lost_for(o, holder);
     let counts = |kind: PathKind| {
         target.sees_holder.iter().any(|seen| {
             seen.path == kind
                 && !seen.reachable
                 && seen.gathered_age.is_some_and(|age| age <= since)
-                && seen.worked_age.is_some_and(|age| age <= holder.silent + PATH_MEMORY)
+                && seen.worked_age.is_some_and(|age| age <= lost_for + PATH_MEMORY)
         })
     };
     let missing = [PathKind::PeerAgent, PathKind::ApiServer].into_iter().find(|kind| !counts(*kind))?;

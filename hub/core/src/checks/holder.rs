@@ -6,7 +6,7 @@ use proto::{Report, Role};
 use crate::finding::Finding;
 use crate::fleet::{Heard, Liveness};
 use crate::lease::expiry_wait;
-use crate::observation::Observation;
+use crate::observation::{Observation, is_ready, what_it_lacks};
 
 /// It runs the application, lives by its lease, and can be told to stop.
 pub fn holder_can_hand_over(o: &Observation) -> Option<Finding> {
@@ -22,6 +22,52 @@ pub fn holder_can_hand_over(o: &Observation) -> Option<Finding> {
             format!("{name}: is not heard as the holder of {} now; look at its agent", o.placement.name),
         )
     })
+}
+
+/// The application is ready there, on volumes that are primary: what was promoted by force may be worth nothing.
+pub fn holder_works(o: &Observation) -> Option<Finding> {
+    let report = o.holder()?.report?;
+    let idle = report
+        .volumes
+        .iter()
+        .find(|volume| volume.replication.as_ref().is_some_and(|replication| !replication.is_primary()));
+    let wrong = match idle {
+        Some(volume) => format!("the volume of claim {} is not primary", volume.claim),
+        None if !is_ready(report) => format!("the application is not ready; {}", what_it_lacks(Some(report))),
+        None => return None,
+    };
+    Some(Finding::new(
+        Reason::WorkloadNotReady,
+        format!(
+            "{}: {wrong}, so no other copy of {} is thrown away unasked",
+            report.cluster, o.placement.name
+        ),
+    ))
+}
+
+/// What is planned may as well wait until everything for it is there: afterwards the application would wait.
+pub fn claims_can_cross(o: &Observation) -> Option<Finding> {
+    let report = o.holder()?.report?;
+    let never = report.volumes.iter().find(|volume| !volume.bound && volume.replication.is_none())?;
+    Some(Finding::new(
+        Reason::ReplicationError,
+        format!(
+            "{}: claim {} is not bound and has no VolumeReplication, so it cannot be moved; see its events, or take its labels away",
+            report.cluster, never.claim
+        ),
+    ))
+}
+
+/// Two placements would pull at one volume.
+pub fn claims_are_its_own(o: &Observation) -> Option<Finding> {
+    let (other, claim) = o.shared_claim.as_ref()?;
+    Some(Finding::new(
+        Reason::InvalidSpec,
+        format!(
+            "{}: claim {claim} belongs to {other} as well; use labels that tell the two apart",
+            o.placement.name
+        ),
+    ))
 }
 
 pub fn three_failure_domains(o: &Observation) -> Option<Finding> {

@@ -50,6 +50,21 @@ pub fn target_is_configured(o: &Observation) -> Option<Finding> {
     })
 }
 
+/// A planned move stops the application first, and would wait for this then.
+pub fn preferred_is_staged(o: &Observation) -> Option<Finding> {
+    let report = o.site(&o.placement.preferred)?.report?;
+    let known = &o.inventory()?.version;
+    (report.staged.as_ref() != Some(known)).then(|| {
+        Finding::new(
+            Reason::ManifestsMissing,
+            format!(
+                "{}: what belongs to {} is not all staged there; look at its agent's report",
+                report.cluster, o.placement.name
+            ),
+        )
+    })
+}
+
 pub fn target_is_heard(o: &Observation) -> Option<Finding> {
     let target = o.target()?;
     let name = &target.cluster.name;

@@ -79,6 +79,7 @@ impl Hub {
             missing_dependencies: self.missing_dependencies(now, placement, progress),
             protected_since: self.tell.protected_since(id),
             overlapping: self.overlapped_by(placement),
+            shared_claim: self.shared_claim(placement, progress),
             wall: now.wall,
         };
         observation.look_at_the_standbys();
@@ -187,6 +188,33 @@ impl Hub {
                 own.map(|((_, step), outcome)| (*step, outcome)).collect()
             })
             .unwrap_or_default()
+    }
+
+    /// Labels of two placements may differ and still select one claim.
+    fn shared_claim(
+        &self,
+        placement: &Placement,
+        progress: &Progress,
+    ) -> Option<(&proto::PlacementName, &str)> {
+        let holder = progress.ownership.as_ref().map(|ownership| &ownership.holder);
+        if holder == Some(&placement.preferred) {
+            return None;
+        }
+        let here =
+            self.fleet.sites.iter().filter(|(cluster, _)| holder.is_none_or(|holder| holder == *cluster));
+        let reports = here.filter_map(|(_, site)| site.reports.get(&placement.id));
+        let claims: BTreeSet<&str> =
+            reports.flat_map(|report| &report.volumes).map(|volume| volume.claim.as_str()).collect();
+        let namespace = &placement.name.namespace;
+        let others = self
+            .remembered
+            .values()
+            .filter(|kept| kept.placement != placement.id && kept.name.namespace == *namespace);
+        others.filter(|kept| self.placements.contains_key(&kept.placement)).find_map(|kept| {
+            let volumes = kept.inventory.volumes.iter();
+            let shared = volumes.map(|volume| volume.claim.as_str()).find(|claim| claims.contains(claim))?;
+            Some((&kept.name, shared))
+        })
     }
 
     pub(super) fn overlapping(&self, id: &PlacementId) -> Vec<PlacementId> {

@@ -296,6 +296,20 @@ fn a_target_that_the_holder_was_never_told_of_is_not_promoted() {
     );
 }
 
+/// The target's paths last worked when the holder was lost, and a hub that starts counts the silence from its own start.
+#[test]
+fn a_hub_that_was_away_for_long_in_the_middle_of_a_failover_finishes_it() {
+    let mut story = Story::protected();
+    story.kill("east");
+    story.pass(5000);
+    assert!(story.told().contains("Intent shop-failover-2"), "{}", story.told());
+    story.kill_hub();
+    story.pass(900_000);
+    story.restart_hub();
+    story.pass(30_000);
+    assert_eq!((story.holder().as_deref(), story.epoch()), (Some("west"), 2), "{}", story.told());
+}
+
 #[test]
 fn an_older_wish_that_arrives_late_changes_nothing() {
     let mut story = Story::protected();

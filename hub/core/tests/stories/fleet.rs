@@ -192,8 +192,9 @@ impl Fleet {
             epoch: Some(Epoch(part.epoch)),
             message: String::new(),
         });
+        let known = self.placement(id).clone();
         let volume = VolumeState {
-            claim: "shop-data".to_owned(),
+            claim: self.claim_of(&known),
             handle: Some("image-1".to_owned()),
             bound: true,
             attached: part.pods > 0,
@@ -206,7 +207,11 @@ impl Fleet {
             role,
             operation: None,
             staged: part.staged.then(|| inventory().version),
-            inventory: (part.pods > 0 || role == Role::Fenced).then(inventory),
+            inventory: (part.pods > 0 || role == Role::Fenced).then(|| {
+                let mut inventory = inventory();
+                inventory.volumes[0].claim = self.claim_of(&known);
+                inventory
+            }),
             volumes: vec![volume],
             workloads: vec![WorkloadState {
                 workload: workload(),
@@ -218,6 +223,11 @@ impl Fleet {
             ailments: Vec::new(),
             divergence: Divergence::No,
         }
+    }
+
+    fn claim_of(&self, placement: &Placement) -> String {
+        let name = placement.protect.volumes.0.get("claim").unwrap_or(&placement.name.name);
+        format!("{name}-data")
     }
 
     fn step(&mut self, event: Event) {
@@ -377,6 +387,30 @@ fn a_placement_that_is_stuck_does_not_hold_up_independent_ones() {
         ("east", "west"),
         "{}",
         fleet.told()
+    );
+}
+
+/// Neither selector covers the other, and yet one claim has the labels of both.
+#[test]
+fn a_claim_that_another_placement_owns_is_not_adopted_a_second_time() {
+    let labelled = |name: &str, tier: &str| {
+        let mut placement = named(name);
+        placement.name = PlacementName::parse("apps", name).expect("a name");
+        for selector in [&mut placement.protect.volumes, &mut placement.protect.workloads] {
+            selector.0.clear();
+            selector.0.insert(tier.to_owned(), "yes".to_owned());
+            selector.0.insert("claim".to_owned(), "both".to_owned());
+        }
+        placement
+    };
+    let (first, second) = (labelled("a", "web"), labelled("b", "db"));
+    let mut fleet = Fleet::new(&["east", "west"], steady(), vec![first, second.clone()]);
+    fleet.pass(2000);
+    assert_eq!(fleet.holder("a"), "east", "{}", fleet.told());
+    assert!(
+        fleet.waiting[&second.id].contains("both-data belongs to apps/a"),
+        "{}",
+        fleet.waiting[&second.id]
     );
 }
 

@@ -73,6 +73,32 @@ fn a_claim_that_can_never_cross_brings_the_application_back_at_once() {
 }
 
 #[test]
+fn nothing_is_stopped_for_a_move_that_is_known_not_to_end() {
+    let mut story = Story::protected();
+    let west = story.member("west");
+    (west.stages, west.staged) = (false, None);
+    story.pass(1000);
+    story.edit(|placement| placement.preferred = cluster("west"));
+    story.pass(3000);
+    assert!(story.told().contains("waits   ManifestsMissing"), "{}", story.told());
+    let mut pending = Story::protected();
+    pending.member("east").later = Some(proto::VolumeState {
+        claim: "pending".to_owned(),
+        handle: None,
+        bound: false,
+        attached: false,
+        replication: None,
+    });
+    pending.pass(1000);
+    pending.edit(|placement| placement.preferred = cluster("west"));
+    pending.pass(3000);
+    assert!(pending.told().contains("waits   ReplicationError"), "{}", pending.told());
+    for story in [story, pending] {
+        assert!(!story.told().contains("ScaleDown"), "{}", story.told());
+    }
+}
+
+#[test]
 fn past_the_point_of_no_return_a_change_of_mind_waits_for_its_turn() {
     let mut story = moving_where(|story| story.member("west").slow = true);
     story.pass(2000);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use proto::{Divergence, Epoch, Role};
+use proto::{Divergence, Epoch, Role, StepKind};
 
 use crate::story::{Story, after_a_disaster, approve};
 
@@ -108,4 +108,52 @@ fn an_automatic_failback_that_was_rolled_back_is_not_tried_again_without_a_word(
     assert_eq!(story.told().matches("record  Intent shop-failback").count(), 1, "{}", story.told());
     assert!(story.told().contains("waits   RolledBack"), "{}", story.told());
     assert_eq!(story.holder().as_deref(), Some("west"), "{}", story.told());
+}
+
+/// West may be lost while the hub was away: then the outdated copy at east is the last one.
+#[test]
+fn a_hub_that_has_just_started_throws_no_copy_away_before_it_has_heard_the_holder() {
+    let mut story = after_a_disaster();
+    story.member("east").obeys = false;
+    approve(&mut story, "shop-resync-2", 2);
+    story.pass(500);
+    assert!(story.told().contains("Step Resync Issued"), "{}", story.told());
+    story.kill_hub();
+    story.kill("west");
+    story.member("east").obeys = true;
+    story.pass(500);
+    story.forget_what_was_told();
+    story.restart_hub();
+    story.pass(20_000);
+    assert!(!story.told().contains("/Resync"), "{}", story.told());
+}
+
+/// What was promoted by force may be worth nothing: then the copy at the returned cluster is the better one.
+#[test]
+fn a_copy_is_not_thrown_away_unasked_while_the_application_does_not_work_on_the_other_one() {
+    let mut story = after_a_disaster();
+    story.member("west").pods = 0;
+    story.pass(1000);
+    story.edit(|placement| placement.failback.resync_automatic = true);
+    story.pass(5000);
+    assert!(story.told().contains("Proposal shop-resync-2"), "{}", story.told());
+    assert!(!story.told().contains("/Resync"), "{}", story.told());
+    story.say("it works after all");
+    story.member("west").pods = 1;
+    story.pass(5000);
+    assert!(
+        story.told().contains("Commit shop-resync-2") || story.told().contains("/Resync"),
+        "{}",
+        story.told()
+    );
+}
+
+#[test]
+fn a_resync_that_never_works_is_given_up_and_a_human_is_asked() {
+    let mut story = after_a_disaster();
+    story.member("east").fails = Some((StepKind::Resync, "ClaimNotReplicated"));
+    story.edit(|placement| placement.failback.resync_automatic = true);
+    story.pass(70_000);
+    assert!(story.told().contains("Abort shop-resync-2-1: east: ClaimNotReplicated"), "{}", story.told());
+    assert!(story.told().contains("Proposal shop-resync-2-2"), "{}", story.told());
 }

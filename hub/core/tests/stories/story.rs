@@ -354,7 +354,8 @@ impl Story {
                 self.say(&format!("  assign  {to}: {holder} holds at epoch {}", assignment.epoch));
                 if reached {
                     let member = self.member(&to);
-                    member.staged = assignment.inventory.as_ref().map(|inventory| inventory.version.clone());
+                    let inventory = assignment.inventory.as_ref().filter(|_| member.stages);
+                    member.staged = inventory.map(|inventory| inventory.version.clone());
                     if assignment.holder.as_ref().is_some_and(|holder| *holder == member.name) {
                         if member.epoch == assignment.epoch {
                             member.role = Role::Holder;

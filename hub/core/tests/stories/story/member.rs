@@ -26,6 +26,8 @@ pub struct Member {
     pub fails: Option<(StepKind, &'static str)>,
     pub pods: u32,
     pub staged: Option<String>,
+    /// Whether it stages what it is told of.
+    pub stages: bool,
     pub sees: BTreeMap<(ClusterName, PathKind), bool>,
     pub last_sync: Option<WallTime>,
     pub syncs: bool,
@@ -64,6 +66,7 @@ impl Member {
             fails: None,
             pods: 0,
             staged: None,
+            stages: true,
             sees: BTreeMap::from(paths),
             last_sync: None,
             syncs: true,
@@ -152,6 +155,9 @@ impl Member {
                 outcome = Outcome::Working { waiting_for: "the demotion of shop-data to cross".to_owned() };
             }
             Action::Demote => self.divergence = Divergence::No,
+            Action::Resync { .. } if self.fails.is_some_and(|(step, _)| step == StepKind::Resync) => {
+                outcome = self.failing();
+            }
             Action::Resync { .. } => {}
             Action::Rejoin => (self.role, self.divergence) = (Role::Standby, Divergence::No),
             Action::Restore { inventory } => self.staged = Some(inventory.version.clone()),
