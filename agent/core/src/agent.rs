@@ -301,6 +301,10 @@ impl Agent {
             stopping: placement.is_stopping(),
             told: placement.has_told_inventory(),
             refused_for: placement.refused_for(self.now),
+            commanded_for: placement
+                .command
+                .as_ref()
+                .map_or(Duration::ZERO, |current| self.now.since(current.admitted)),
         };
         let command = placement.command.as_ref().map(|current| &current.command);
         let seen = Seen {

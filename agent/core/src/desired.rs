@@ -33,6 +33,8 @@ pub struct View<'a> {
     pub told: bool,
     /// How long VolumeReplications have refused to be demoted or synced, at most since the running command came.
     pub refused_for: Duration,
+    /// For how long the running command has been carried out.
+    pub commanded_for: Duration,
 }
 
 impl View<'_> {

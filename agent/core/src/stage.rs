@@ -1,6 +1,8 @@
 //! Keeping the holder's volumes and claims bound here, so that a failover reads nothing from a dead site. The volume
 //! always comes before its claim: a claim without its volume would get a new, empty one.
 
+use std::time::Duration;
+
 use proto::{Inventory, Outcome, VolumeManifest};
 use serde_json::{Value, json};
 
@@ -25,7 +27,8 @@ pub fn stage(view: &View<'_>, inventory: Option<&Inventory>) -> Next {
     end_resyncs(view, &mut next);
     let Some(inventory) = inventory else { return next };
     let mut staging = Next::done();
-    stage_inventory(view, inventory, false, &mut staging);
+    stage_volumes(view, inventory, false, &mut staging);
+    objects::stage(view, inventory, &mut staging);
     if staging.outcome == Outcome::Done {
         next.staged = Some(inventory.version.clone());
     }
@@ -51,14 +54,25 @@ pub fn restore(view: &View<'_>, inventory: &Inventory) -> Next {
         return Next::waiting_for(format!("the DRSiteState to say epoch {}", view.site.epoch_seen));
     }
     let mut next = Next::done();
-    stage_inventory(view, inventory, true, &mut next);
-    if next.outcome == Outcome::Done {
+    stage_volumes(view, inventory, true, &mut next);
+    let mut objects = Next::done();
+    objects::stage(view, inventory, &mut objects);
+    if next.outcome == Outcome::Done && objects.outcome == Outcome::Done {
         next.staged = Some(inventory.version.clone());
+    }
+    next.effects.append(&mut objects.effects);
+    next.ailments.append(&mut objects.ailments);
+    // A copy that is refused here is told, and keeps no application away that may start without it.
+    if next.outcome == Outcome::Done && view.commanded_for < OBJECTS_PATIENCE {
+        next.outcome = objects.outcome;
     }
     next
 }
 
-fn stage_inventory(view: &View<'_>, inventory: &Inventory, restoring: bool, next: &mut Next) {
+/// What is copied beside the volumes is created within a second or two, or there is something wrong with it.
+const OBJECTS_PATIENCE: Duration = Duration::from_secs(10);
+
+fn stage_volumes(view: &View<'_>, inventory: &Inventory, restoring: bool, next: &mut Next) {
     for class in &inventory.classes {
         stage_class(view, class, next);
     }
@@ -68,7 +82,6 @@ fn stage_inventory(view: &View<'_>, inventory: &Inventory, restoring: bool, next
             Err(message) => conflict(message, next),
         }
     }
-    objects::stage(view, inventory, next);
 }
 
 /// A class that differs is reported, not changed: what it says here may be right for this cluster.

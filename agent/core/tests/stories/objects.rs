@@ -253,6 +253,27 @@ fn a_failover_creates_what_is_missing_before_it_promotes_and_starts_what_it_crea
     assert_eq!(west.scaled_to(), 2, "{}", west.transcript);
 }
 
+/// Its rights may have been given at the other cluster only; the volumes are what a failover is about.
+#[test]
+fn a_failover_waits_only_for_a_while_for_copies_that_cannot_be_made() {
+    let inventory = told(&east_with_objects());
+    let mut west = Cluster::new("west");
+    west.add_classes();
+    west.start("boot-w");
+    west.event(Event::HubUp);
+    let all_but_the_last = listed().len() - 1;
+    read(&mut west, &listed()[..all_but_the_last]);
+    tell(&mut west, inventory.clone());
+    assert_eq!(staged(&west), None);
+    west.hears_command("shop-failover-2", StepKind::Restore, 2, Action::Restore { inventory });
+    west.pass_seconds(5);
+    assert!(!west.transcript.contains("failover-2/Restore: Done"), "{}", west.transcript);
+    west.pass_seconds(10);
+    assert!(west.transcript.contains("failover-2/Restore: Done"), "{}", west.transcript);
+    assert_eq!(staged(&west), None, "and yet it is not taken for whole");
+    assert!(ailments(&west).contains("ObjectsNotRead"), "{}", ailments(&west));
+}
+
 #[test]
 fn scaling_at_the_holder_changes_no_copy() {
     let mut east = east_with_objects();
