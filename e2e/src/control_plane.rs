@@ -1,6 +1,7 @@
 //! One real Kubernetes control plane on an address of its own: etcd, kube-apiserver and kube-controller-manager.
 
 mod credentials;
+mod definitions;
 mod manifests;
 
 use std::fs;

@@ -48,11 +48,7 @@ impl Programs {
 fn build(progress: &impl Fn(&str)) -> Result<Programs> {
     let workshop = Workshop::of_this_process()?;
     let ours = ["understudy-hub", "understudy-agent"];
-    workshop.build(
-        "the hub and the agent",
-        &["--package", ours[0], "--package", ours[1], "--bins"],
-        progress,
-    )?;
+    workshop.build("the hub and the agent", workshop.how_ours_are_built(), progress)?;
     let [array, nodes, append_writer] = workshop.stand_ins(progress)?;
     Ok(Programs {
         hub: workshop.product(ours[0])?,
@@ -67,6 +63,7 @@ fn build(progress: &impl Fn(&str)) -> Result<Programs> {
 struct Workshop {
     products: PathBuf,
     profile: String,
+    is_a_test: bool,
 }
 
 impl Workshop {
@@ -74,7 +71,8 @@ impl Workshop {
         let program = std::env::current_exe().context("finding this program")?;
         let mut folder = program.parent().context("this program lies in no folder")?;
         // Tests lie one folder deeper than programs.
-        if folder.ends_with("deps") {
+        let is_a_test = folder.ends_with("deps");
+        if is_a_test {
             folder = folder.parent().context("the folder of dependencies has no parent")?;
         }
         let name = folder
@@ -83,7 +81,18 @@ impl Workshop {
             .context("the folder of programs has no name")?;
         // Cargo's one exception to a folder being called as the profile.
         let profile = if name == "debug" { "dev" } else { name };
-        Ok(Workshop { products: folder.to_owned(), profile: profile.to_owned() })
+        Ok(Workshop { products: folder.to_owned(), profile: profile.to_owned(), is_a_test })
+    }
+
+    /// A test asks for what the test of everything has built already: a test of each package, for which cargo builds
+    /// the package's program as well. Asked for the programs alone, cargo leaves out what only tests depend on, and
+    /// with these features of some libraries: it would build half of the workspace once more.
+    fn how_ours_are_built(&self) -> &'static [&'static str] {
+        if self.is_a_test {
+            &["--workspace", "--test", "sessions", "--test", "link"]
+        } else {
+            &["--package", "understudy-hub", "--package", "understudy-agent", "--bins"]
+        }
     }
 
     /// The programs of this very package. Where cargo runs a test it has built them already, and says where.

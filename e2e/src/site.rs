@@ -83,12 +83,12 @@ impl Site {
             &folders.csi_addons,
             &folders.csi_socket,
             DRIVER,
-        )
-        .await?;
-        control_plane
-            .apply_yaml(&installation::without_workloads(AGENT)?)
-            .await
-            .context("installing the agent")?;
+        );
+        let agent_installed = async {
+            let installed = control_plane.apply_yaml(&installation::without_workloads(AGENT)?).await;
+            installed.context("installing the agent")
+        };
+        let (csi_addons, ()) = tokio::try_join!(csi_addons, agent_installed)?;
         let nodes = nodes_service(&control_plane, &setting, &folders)?;
         nodes.start()?;
         let agent = agent_service(&control_plane, &setting).await?;

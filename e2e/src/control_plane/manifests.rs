@@ -3,38 +3,54 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use anyhow::{Context, Result};
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
 use kube::core::discovery::{ApiCapabilities, Scope};
 use kube::discovery::pinned_kind;
-use kube::runtime::conditions::is_crd_established;
-use kube::runtime::wait::await_condition;
 use kube::{Client, ResourceExt};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
-const FIELD_MANAGER: &str = "understudy-e2e";
+use super::definitions;
+
+pub(super) const FIELD_MANAGER: &str = "understudy-e2e";
 /// From the creation of a definition until its kind is served.
-const DEFINITION_DEADLINE: Duration = Duration::from_secs(30);
-const DISCOVERY_POLL: Duration = Duration::from_millis(50);
+pub(super) const DEFINITION_DEADLINE: Duration = Duration::from_secs(60);
+pub(super) const DISCOVERY_POLL: Duration = Duration::from_millis(50);
 
 /// Applies every document, and waits until each CustomResourceDefinition among them is served.
 pub async fn apply_yaml(client: &Client, yaml: &str) -> Result<()> {
     let documents: Vec<DynamicObject> = parse(yaml)?;
     let mut kinds = HashMap::new();
+    for alike in documents.chunk_by(|one, next| is_definition(one) == is_definition(next)) {
+        if alike.iter().all(is_definition) {
+            definitions::define(client, alike).await?;
+        } else {
+            apply_in_order(client, alike, &mut kinds).await?;
+        }
+    }
+    Ok(())
+}
+
+type Served = (ApiResource, ApiCapabilities);
+
+async fn apply_in_order(
+    client: &Client,
+    documents: &[DynamicObject],
+    kinds: &mut HashMap<GroupVersionKind, Served>,
+) -> Result<()> {
     for document in documents {
-        let kind = kind_of(&document)?;
-        let name = document.name_any();
-        let doing = || format!("applying {} {name}", kind.kind);
+        let kind = kind_of(document)?;
+        let doing = || format!("applying {} {}", kind.kind, document.name_any());
         if !kinds.contains_key(&kind) {
             kinds.insert(kind.clone(), discover(client, &kind).await.with_context(doing)?);
         }
         apply(client, document, &kinds[&kind]).await.with_context(doing)?;
-        if kind.kind == "CustomResourceDefinition" {
-            await_established(client, &name).await?;
-        }
     }
     Ok(())
+}
+
+fn is_definition(document: &DynamicObject) -> bool {
+    document.types.as_ref().is_some_and(|types| types.kind == "CustomResourceDefinition")
 }
 
 fn parse(yaml: &str) -> Result<Vec<DynamicObject>> {
@@ -50,11 +66,7 @@ fn kind_of(document: &DynamicObject) -> Result<GroupVersionKind> {
     GroupVersionKind::try_from(types).with_context(|| format!("apiVersion {:?}", types.api_version))
 }
 
-async fn apply(
-    client: &Client,
-    document: DynamicObject,
-    (resource, capabilities): &(ApiResource, ApiCapabilities),
-) -> Result<()> {
+async fn apply(client: &Client, document: &DynamicObject, (resource, capabilities): &Served) -> Result<()> {
     let api: Api<DynamicObject> = match capabilities.scope {
         Scope::Cluster => Api::all_with(client.clone(), resource),
         Scope::Namespaced => {
@@ -63,12 +75,12 @@ async fn apply(
         }
     };
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
-    api.patch(&document.name_any(), &parameters, &Patch::Apply(&document)).await?;
+    api.patch(&document.name_any(), &parameters, &Patch::Apply(document)).await?;
     Ok(())
 }
 
 /// Asks how the kind is served. A kind whose definition is new is listed some moments after it is established.
-async fn discover(client: &Client, kind: &GroupVersionKind) -> Result<(ApiResource, ApiCapabilities)> {
+async fn discover(client: &Client, kind: &GroupVersionKind) -> Result<Served> {
     let started = Instant::now();
     loop {
         match pinned_kind(client, kind).await {
@@ -79,16 +91,5 @@ async fn discover(client: &Client, kind: &GroupVersionKind) -> Result<(ApiResour
             }
             Err(_) => sleep(DISCOVERY_POLL).await,
         }
-    }
-}
-
-async fn await_established(client: &Client, name: &str) -> Result<()> {
-    let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
-    match timeout(DEFINITION_DEADLINE, await_condition(definitions, name, is_crd_established())).await {
-        Ok(outcome) => {
-            outcome.with_context(|| format!("watching the definition {name}"))?;
-            Ok(())
-        }
-        Err(_) => bail!("the definition {name} was not established within {DEFINITION_DEADLINE:?}"),
     }
 }
