@@ -6,7 +6,8 @@ use std::time::Duration;
 use proto::volume::WorkloadReplicas;
 use proto::{
     Action, Assignment, ClusterName, Command, Epoch, Fencing, Generation, Moment, OnSilence, Outcome,
-    PlacementId, PlacementName, Policy, Protect, Report, Role, Selector, StepKind, Timing, WallTime,
+    PlacementId, PlacementName, Policy, Protect, Report, Role, Rule, Selector, StepKind, Timing, WallTime,
+    kept,
 };
 
 use crate::divergence::{Refusals, refusals};
@@ -303,7 +304,7 @@ impl Placement {
     /// until it is answered, and an operation that was given up is simply not repeated. True if it is taken back now.
     pub fn withdraw_resync(&mut self, now: Moment) -> bool {
         let Some(timing) = self.policy().map(|policy| policy.timing) else { return false };
-        let asked = now < self.resync_asked + timing.renew * 4 + timing.rpc;
+        let asked = now < self.resync_asked + timing.renew * 4 + timing.rpc || !kept(Rule::ResyncIsTakenBack);
         let Some(site) = self.site.as_mut().filter(|site| site.resync.is_some() && !asked) else {
             return false;
         };
@@ -376,7 +377,7 @@ impl Placement {
         let Some(assignment) = &self.assignment else { return };
         let Some(site) = &mut self.site else { return };
         let mut recorded = without_inventory(assignment);
-        if let (true, Some(lived_by)) = (holds, &site.assignment) {
+        if let (true, Some(lived_by)) = (holds && kept(Rule::PolicyOnlyByGrant), &site.assignment) {
             recorded.policy = lived_by.policy;
         }
         if site.assignment.as_ref() != Some(&recorded) {

@@ -1,7 +1,7 @@
 //! Keeping the holder's volumes and claims bound here, so that a failover reads nothing from a dead site. The volume
 //! always comes before its claim: a claim without its volume would get a new, empty one.
 
-use proto::{Inventory, Outcome, VolumeManifest};
+use proto::{Inventory, Outcome, Rule, VolumeManifest, kept};
 use serde_json::{Value, json};
 
 use crate::ailments::{ailment, reason};
@@ -21,8 +21,12 @@ pub fn stage(view: &View<'_>, inventory: Option<&Inventory>) -> Next {
         next.wait_also_for("the DRSiteState to say Standby");
         return next;
     }
-    workloads::stop(view, &mut next);
-    end_resyncs(view, &mut next);
+    if kept(Rule::OtherPodsStopAtAStandby) {
+        workloads::stop(view, &mut next);
+    }
+    if kept(Rule::AutoResyncEndsWithTheResync) {
+        end_resyncs(view, &mut next);
+    }
     let Some(inventory) = inventory else { return next };
     let mut staging = Next::done();
     stage_inventory(view, inventory, false, &mut staging);

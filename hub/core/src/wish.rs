@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crds::conditions::Reason;
 use crds::span::format as shown;
-use proto::{ClusterName, Divergence, Role, StepKind};
+use proto::{ClusterName, Divergence, Role, Rule, StepKind, kept};
 
 use crate::checks;
 use crate::decide::intent;
@@ -295,7 +295,7 @@ fn new_copy(o: &Observation, ownership: &Ownership) -> Option<Wish> {
         ),
     ];
     let intent = Box::new(intent(o, OperationKind::Resync, name, evidence));
-    if o.placement.failback.resync_automatic {
+    if o.placement.failback.resync_automatic || !kept(Rule::ResyncIsApproved) {
         return Some(Wish::Begin(intent));
     }
     let message = format!(
