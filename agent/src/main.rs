@@ -21,6 +21,8 @@ use understudy_agent::watches::{self, Watches};
 use understudy_agent::{clock, identity, site_states, telemetry};
 use understudy_telemetry::{Health, serve};
 
+const _: () = assert!(!proto::rule::CAN_BE_SWITCHED_OFF, "what runs in a cluster keeps every safety rule");
+
 /// Events waiting for the core: a watch that lists a thousand objects waits for it rather than growing.
 const EVENTS: usize = 1024;
 /// Holds waiting for the core; a peer asks again within a renewal period.

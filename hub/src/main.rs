@@ -20,6 +20,8 @@ use understudy_hub::traces::Traces;
 use understudy_hub::{approvals, clock, identity, pki, placements, status_writer, telemetry};
 use understudy_telemetry::{Health, serve};
 
+const _: () = assert!(!proto::rule::CAN_BE_SWITCHED_OFF, "what runs in a cluster keeps every safety rule");
+
 /// Wishes waiting for the core: a watch that lists a thousand placements waits for it rather than growing.
 const WISHES: usize = 256;
 /// Explanations waiting for the status writer, which takes them at once.

@@ -14,6 +14,7 @@ pub mod names;
 pub mod peer;
 pub mod policy;
 pub mod report;
+pub mod rule;
 pub mod volume;
 
 #[cfg(feature = "wire")]
@@ -32,6 +33,7 @@ pub use names::{ClusterName, NameError, OperationId, PlacementId, PlacementName,
 pub use peer::{HoldAnswer, HoldRequest};
 pub use policy::{Fencing, OnSilence, Policy, Timing, TimingError};
 pub use report::{Ailment, Divergence, Report, Role, WorkloadRef, WorkloadState};
+pub use rule::{Rule, kept};
 pub use volume::{Inventory, Replication, ReplicationState, VolumeManifest, VolumeState};
 
 /// What an agent says on its stream.

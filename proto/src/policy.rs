@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::epoch::Generation;
+use crate::rule::{Rule, kept};
 
 /// What a holder does when neither hub nor peers answer before its deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,7 +113,8 @@ impl Timing {
 
     /// W: a hub may promote no earlier than this after the last grant, if nothing else proves the fence.
     pub fn wait(&self) -> Duration {
-        stretched(self.ttl + self.stop, self.clock_rate_error_ppm)
+        let stop = if kept(Rule::HubWaitsForTheStopTime) { self.stop } else { Duration::ZERO };
+        stretched(self.ttl + stop, self.clock_rate_error_ppm)
     }
 
     /// Wp: a target refuses to promote for this long after its last promise.
@@ -122,7 +124,9 @@ impl Timing {
 
     /// The same for a holder that lives by another stop time: by this one, if it is longer.
     pub fn target_wait_for(&self, holders_stop: Duration) -> Duration {
-        stretched(self.hold.saturating_add(self.stop.max(holders_stop)), self.clock_rate_error_ppm)
+        let stop = self.stop.max(holders_stop);
+        let stop = if kept(Rule::TargetWaitsForTheStopTime) { stop } else { Duration::ZERO };
+        stretched(self.hold.saturating_add(stop), self.clock_rate_error_ppm)
     }
 
     /// Refuses numbers under which two clusters could write at once, or a healthy link would fence.
@@ -158,6 +162,9 @@ impl Timing {
 
 /// span · (1+ρ)/(1−ρ), rounded up to a millisecond.
 fn stretched(span: Duration, ppm: u32) -> Duration {
+    if !kept(Rule::ClockRatesDiffer) {
+        return span;
+    }
     let millis = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
     let ppm = u64::from(ppm.min(LARGEST_RATE_ERROR_PPM));
     let scaled = u128::from(millis) * u128::from(1_000_000 + ppm);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proto::{
     Acknowledgement, Action, Ailment, ClusterName, FromAgent, Mark, Moment, Nonce, Outcome, PlacementId,
-    PlacementName, Role, StepKind, WallTime,
+    PlacementName, Role, Rule, StepKind, WallTime, kept,
 };
 
 use crate::ailments::reason;
@@ -197,7 +197,7 @@ impl Agent {
     /// that no longer than the time to stop.
     pub fn may_call_hub(&self) -> bool {
         let Some(started) = self.started else { return false };
-        self.placements.values().all(|placement| {
+        self.placements.values().filter(|_| kept(Rule::StoppedBeforeTheHubIsCalled)).all(|placement| {
             let stopping = placement.role() == Role::Fenced && !self.is_stopped(placement);
             let bound = placement.policy().map_or(Duration::ZERO, |policy| policy.timing.stop);
             !stopping || self.now >= started + bound
@@ -224,7 +224,7 @@ impl Agent {
             bound_by_lease && !placement.is_being_released() && placement.assignment.is_some();
         let Some(policy) = placement.policy().filter(|_| bound_by_lease) else { return };
         let deadline = placement.lease.deadline(placement.targets());
-        if deadline.is_some_and(|deadline| self.now < deadline) {
+        if deadline.is_some_and(|deadline| self.now < deadline) || !kept(Rule::DeadlineStops) {
             placement.told_expiry = false;
             return;
         }

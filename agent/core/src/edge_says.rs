@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use proto::{ClusterName, FromAgent, Heartbeat, Moment, Nonce, PlacementId, Renewal, Role, Timing, WallTime};
+use proto::{
+    ClusterName, FromAgent, Heartbeat, Moment, Nonce, PlacementId, Renewal, Role, Rule, Timing, WallTime,
+    kept,
+};
 
 use crate::agent::Agent;
 use crate::decision::{Decision, Memory, Note, Probe};
@@ -27,7 +30,7 @@ impl Agent {
     /// Everything is taken from what was durable. A holder from another life of its node stops before it asks anyone.
     pub(crate) fn start(&mut self, memory: MemoryRead) {
         let MemoryRead { boot, wall, remembered_boot, leases, mut promises, paths, sites } = memory;
-        let same_boot = remembered_boot.as_ref() == Some(&boot);
+        let same_boot = remembered_boot.as_ref() == Some(&boot) || !kept(Rule::AnotherBootStopsFirst);
         self.started = Some(self.now);
         self.wall = wall;
         // Nonces of an earlier process on this boot must not be taken for ours.
@@ -63,7 +66,7 @@ impl Agent {
         let jump = self.clock_offset.map_or(0, |before| offset.abs_diff(before));
         let jump = Duration::from_millis(jump);
         self.clock_offset = Some(offset);
-        if jump <= LARGEST_CLOCK_JUMP {
+        if jump <= LARGEST_CLOCK_JUMP || !kept(Rule::ClockJumpSuspends) {
             return;
         }
         self.next_heartbeat = self.now;
@@ -213,7 +216,8 @@ impl Agent {
             .filter_map(|(id, placement)| {
                 // R6: what is echoed is durable, so that a restart cannot fall behind it.
                 let recorded = placement.recorded.as_ref()?.state.assignment.as_ref()?;
-                let echo = recorded.policy.generation;
+                let lived_by = placement.policy().filter(|_| !kept(Rule::EchoIsDurable));
+                let echo = lived_by.unwrap_or(recorded.policy).generation;
                 Some(Renewal { placement: id.clone(), epoch: placement.epoch_seen(), echo })
             })
             .collect();
@@ -279,10 +283,9 @@ fn restored(recorded: Recorded, boot: &str, now: Moment) -> Placement {
     let mut placement = Placement::new(state.name.clone());
     placement.assignment = state.assignment.clone();
     placement.site = Some(state.clone());
-    placement.promised_until = state
-        .promise
-        .as_ref()
-        .map(|promise| if promise.boot == boot { promise.until } else { now + promise.wait });
+    let remembered = state.promise.as_ref().filter(|_| kept(Rule::PromiseSurvivesRestart));
+    placement.promised_until =
+        remembered.map(|promise| if promise.boot == boot { promise.until } else { now + promise.wait });
     if state.role == Role::Fenced {
         placement.fence = Some(FenceProgress::begin(now));
     }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use proto::{Moment, Outcome, ReplicationState};
+use proto::{Moment, Outcome, ReplicationState, Rule, kept};
 
 use crate::ailments::reason;
 use crate::decision::Effect;
@@ -36,7 +36,7 @@ impl FenceProgress {
 
 pub fn fence(view: &View<'_>) -> Next {
     let mut next = Next::done();
-    if stop(view, &mut next) {
+    if stop(view, &mut next) || !kept(Rule::DemotionComesLast) {
         demote(view, &mut next);
     }
     next.fenced = Some(next.outcome == Outcome::Done);
@@ -66,6 +66,9 @@ pub fn stop(view: &View<'_>, next: &mut Next) -> bool {
 
 /// A fence is in force only when the API server has been seen to refuse, because admission reads a cache.
 fn refuse_new_pods(view: &View<'_>, next: &mut Next) {
+    if !kept(Rule::NewPodsAreRefusedFirst) {
+        return;
+    }
     if !view.is_durable() {
         next.wait_also_for("the DRSiteState to say Fenced");
         return;
@@ -80,7 +83,11 @@ fn refuse_new_pods(view: &View<'_>, next: &mut Next) {
 
 fn in_force(view: &View<'_>) -> Option<Moment> {
     let progress = view.fence?;
-    if view.site.claims.is_empty() { Some(progress.began) } else { progress.in_force }
+    if view.site.claims.is_empty() || !kept(Rule::NewPodsAreRefusedFirst) {
+        Some(progress.began)
+    } else {
+        progress.in_force
+    }
 }
 
 fn last_used(view: &View<'_>) -> Moment {
@@ -93,6 +100,9 @@ fn proof_is_overdue(view: &View<'_>) -> bool {
 
 /// Absence is proven by lists that were read after the fence was in force, not by a watch that may lag.
 fn nothing_uses_the_volumes(view: &View<'_>, next: &mut Next) -> bool {
+    if !kept(Rule::PodsAreGoneBeforeTheWord) {
+        return true;
+    }
     let pods = view.survey.pods;
     if pods > 0 {
         next.wait_also_for(format!("{pods} pods to be gone"));

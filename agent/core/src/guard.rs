@@ -1,6 +1,6 @@
 //! Which commands are admitted: an ordered list of questions, each answered by a refusal or by nothing (protocol R4, R5).
 
-use proto::{Action, Command, Epoch, Moment, OperationId, Outcome, Refusal, Role};
+use proto::{Action, Command, Epoch, Moment, OperationId, Outcome, Refusal, Role, Rule, kept};
 
 /// What the guard knows of the placement that a command is for.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +49,8 @@ fn not_assigned(command: &Command, known: &Known<'_>, _: Moment) -> Option<Refus
 }
 
 fn stale_epoch(command: &Command, known: &Known<'_>, _: Moment) -> Option<Refusal> {
-    (command.epoch < known.epoch_seen && !lets_go(command)).then_some(Refusal::StaleEpoch)
+    let stale = command.epoch < known.epoch_seen && !lets_go(command);
+    (stale && kept(Rule::StaleCommandsAreRefused)).then_some(Refusal::StaleEpoch)
 }
 
 /// A release enters no epoch: it carries the highest one that the hub knows, which another operation has entered, or
@@ -99,13 +100,13 @@ fn not_a_former_holder(command: &Command, known: &Known<'_>, _: Moment) -> Optio
 fn conflict(command: &Command, known: &Known<'_>, _: Moment) -> Option<Refusal> {
     let entered_by_another = known.operation.is_some_and(|operation| *operation != command.id.operation);
     let enters = command.epoch == known.epoch_seen && !lets_go(command) && !mends(command);
-    (enters && entered_by_another).then_some(Refusal::Conflict)
+    (enters && entered_by_another && kept(Rule::OneOperationPerEpoch)).then_some(Refusal::Conflict)
 }
 
 /// A command lives by this cluster's clock. One that answers no heartbeat of this process has no age, so it is too old.
 fn expired(command: &Command, known: &Known<'_>, now: Moment) -> Option<Refusal> {
     let in_time = known.nonce_sent.is_some_and(|sent| now < sent + command.lifetime);
-    (!in_time).then_some(Refusal::Expired)
+    (!in_time && kept(Rule::CommandsExpire)).then_some(Refusal::Expired)
 }
 
 /// The holder lives by the promise that was given here.
@@ -122,7 +123,7 @@ fn promise_outstanding(command: &Command, known: &Known<'_>, now: Moment) -> Opt
         | Action::Rejoin
         | Action::Release => false,
     };
-    (outstanding && must_wait).then_some(Refusal::PromiseOutstanding)
+    (outstanding && must_wait && kept(Rule::PromiseHoldsUpPromotion)).then_some(Refusal::PromiseOutstanding)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The second half of a planned move: a demotion that has crossed (storage.md, rule 5). Writing `primary` anywhere before
 //! that could be turned into a forced promotion, and lose what was written last.
 
-use proto::Outcome;
+use proto::{Outcome, Rule, kept};
 
 use crate::ailments::reason;
 use crate::desired::{Next, Turn, View};
@@ -14,7 +14,7 @@ pub fn hand_over(view: &View<'_>) -> Next {
     if view.recorded.is_some_and(|recorded| recorded.has_handed_over()) {
         return next;
     }
-    for claim in &view.site.claims {
+    for claim in view.site.claims.iter().filter(|_| kept(Rule::CrossedBeforeTheWord)) {
         has_crossed(view, claim, &mut next);
     }
     if next.outcome == Outcome::Done {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proto::heartbeat::Known;
 use proto::{
     Acknowledgement, Action, ClusterName, Command, Denial, DenialReason, Epoch, FromAgent, FromHub, Grant,
-    Hello, Mark, Moment, Nonce, Outcome, PlacementId, Reply, Role,
+    Hello, Mark, Moment, Nonce, Outcome, PlacementId, Reply, Role, Rule, kept,
 };
 
 use crate::agent::Agent;
@@ -93,7 +93,8 @@ impl Agent {
         let lived_by = placement.policy().map_or(policy.timing.ttl, |lived_by| lived_by.timing.ttl);
         // A policy that is not taken is never echoed, so the hub goes on waiting by the one that is lived by.
         let granted = if policy.timing.check().is_ok() { policy.timing.ttl } else { lived_by };
-        placement.lease.grant(sent.at, granted, lived_by);
+        let since = if kept(Rule::DeadlineCountsFromSending) { sent.at } else { self.now };
+        placement.lease.grant(since, granted, lived_by);
         let live = placement.lease.is_granted(self.now, placement.targets());
         if placement.role() == Role::Fenced && live {
             placement.enter_role(id, *epoch, Role::Holder, self.now, self.wall);

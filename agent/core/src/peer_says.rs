@@ -1,6 +1,6 @@
 //! Promises between agents while the hub is silent (protocol §4, "Hub silent").
 
-use proto::{ClusterName, Epoch, HoldAnswer, HoldRequest, Moment, PlacementId, Role};
+use proto::{ClusterName, Epoch, HoldAnswer, HoldRequest, Moment, PlacementId, Role, Rule, kept};
 
 use crate::agent::Agent;
 use crate::decision::{Decision, HoldAsk, Note};
@@ -35,13 +35,17 @@ impl Agent {
         }
         placement.unanswered.push((ask, policy.timing.hold));
         decision.note.push(Note::HoldPromised { placement: placement.name.clone(), holder });
+        if !kept(Rule::PromiseIsDurableFirst) {
+            Agent::tell_promises(placement, decision);
+        }
     }
 
     /// Promises that are durable now are told.
     pub(crate) fn tell_promises(placement: &mut Placement, decision: &mut Decision) {
         let recorded = placement.recorded.as_ref().and_then(|recorded| recorded.state.promise.as_ref());
         let durable = recorded.map(|promise| promise.until);
-        if durable.is_none() || durable < placement.promised_until {
+        let told_too_early = durable.is_none() || durable < placement.promised_until;
+        if told_too_early && kept(Rule::PromiseIsDurableFirst) {
             return;
         }
         for (ask, hold) in placement.unanswered.drain(..) {

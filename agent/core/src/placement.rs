@@ -6,7 +6,8 @@ use std::time::Duration;
 use proto::volume::WorkloadReplicas;
 use proto::{
     Action, Assignment, ClusterName, Command, Epoch, Fencing, Generation, Moment, OnSilence, Outcome,
-    PlacementId, PlacementName, Policy, Protect, Report, Role, Selector, StepKind, Timing, WallTime,
+    PlacementId, PlacementName, Policy, Protect, Report, Role, Rule, Selector, StepKind, Timing, WallTime,
+    kept,
 };
 
 use crate::divergence::{Refusals, refusals};
@@ -314,7 +315,7 @@ impl Placement {
         let Some(patience) = self.policy().into_iter().chain(newest).map(patience).max() else {
             return false;
         };
-        let asked = now < self.resync_asked + patience;
+        let asked = now < self.resync_asked + patience || !kept(Rule::ResyncIsTakenBack);
         let Some(site) = self.site.as_mut().filter(|site| site.resync.is_some() && !asked) else {
             return false;
         };
@@ -390,7 +391,7 @@ impl Placement {
         let Some(assignment) = &self.assignment else { return };
         let Some(site) = &mut self.site else { return };
         let mut recorded = without_inventory(assignment);
-        if let (true, Some(lived_by)) = (holds, &site.assignment) {
+        if let (true, Some(lived_by)) = (holds && kept(Rule::PolicyOnlyByGrant), &site.assignment) {
             recorded.policy = lived_by.policy;
         }
         if site.assignment.as_ref() != Some(&recorded) {

@@ -1,7 +1,7 @@
 //! Writing `replicationState: primary`: the irreversible act, for all volumes of a placement at once, and within the
 //! epoch for each claim that comes later.
 
-use proto::{Replication, Role};
+use proto::{Replication, Role, Rule, kept};
 
 use crate::ailments::reason;
 use crate::decision::Effect;
@@ -11,7 +11,7 @@ use crate::world::ReplicationObject;
 
 /// What was restored here must come; an original that is gone was deleted by its user.
 pub fn promote(view: &View<'_>, claims: &[String], originals: bool) -> Next {
-    if !view.is_durable() {
+    if !view.is_durable() && kept(Rule::EpochIsDurableFirst) {
         return Next::waiting_for(format!("the DRSiteState to say epoch {}", view.site.epoch_seen));
     }
     // A demotion that lands behind the promotion would undo it without anybody seeing it.
@@ -140,6 +140,9 @@ fn came_later(view: &View<'_>, claim: &str) -> bool {
 
 /// Every protected claim is primary at this epoch: all volumes or no pods.
 pub fn all_primary(view: &View<'_>) -> Result<(), String> {
+    if !kept(Rule::AllVolumesOrNoPods) {
+        return Ok(());
+    }
     for claim in &view.site.claims {
         let replication = view.world.replication_of(view.namespace(), claim);
         let ready = replication.is_some_and(|(_, object)| object.replication.is_primary());

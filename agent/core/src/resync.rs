@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use proto::{Outcome, Replication, ReplicationState, Role};
+use proto::{Outcome, Replication, ReplicationState, Role, Rule, kept};
 
 use crate::ailments::reason;
 use crate::decision::Effect;
@@ -80,7 +80,7 @@ pub fn rejoin(view: &View<'_>) -> Next {
     if !fence::stop(view, &mut next) {
         return next;
     }
-    for claim in &view.site.claims {
+    for claim in view.site.claims.iter().filter(|_| kept(Rule::AutoResyncEndsWithTheResync)) {
         let Some((name, object)) = view.world.replication_of(view.namespace(), claim) else { continue };
         if object.replication.desired != "secondary" || object.auto_resync {
             next.effects.push(fence::demotion(view, name));

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use proto::{Inventory, Outcome, VolumeManifest};
+use proto::{Inventory, Outcome, Rule, VolumeManifest, kept};
 use serde_json::{Value, json};
 
 use crate::ailments::{ailment, reason};
@@ -23,8 +23,12 @@ pub fn stage(view: &View<'_>, inventory: Option<&Inventory>) -> Next {
         next.wait_also_for("the DRSiteState to say Standby");
         return next;
     }
-    workloads::stop(view, &mut next);
-    end_resyncs(view, &mut next);
+    if kept(Rule::OtherPodsStopAtAStandby) {
+        workloads::stop(view, &mut next);
+    }
+    if kept(Rule::AutoResyncEndsWithTheResync) {
+        end_resyncs(view, &mut next);
+    }
     let Some(inventory) = inventory else { return next };
     let mut staging = Next::done();
     stage_volumes(view, inventory, false, &mut staging);

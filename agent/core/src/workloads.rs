@@ -1,7 +1,7 @@
 //! Stopping and starting what makes pods, remembering what it had.
 
 use proto::volume::WorkloadReplicas;
-use proto::{Outcome, Role, WorkloadRef, WorkloadScale};
+use proto::{Outcome, Role, Rule, WorkloadRef, WorkloadScale, kept};
 
 use crate::decision::Effect;
 use crate::desired::{Next, View};
@@ -61,6 +61,9 @@ pub fn scale_up(view: &View<'_>, wanted: &[WorkloadScale]) -> Next {
     }
     let mut next = promote_again(view);
     next.effects.extend(protect_later_claims(view).effects);
+    if !kept(Rule::AllVolumesOrNoPods) {
+        next.outcome = Outcome::Done;
+    }
     if let Err(missing) = all_primary(view) {
         next.wait_also_for(missing);
     }
@@ -107,7 +110,7 @@ fn may_start(view: &View<'_>, next: &mut Next) -> bool {
         next.wait_also_for("the DRSiteState to say Holder");
         return false;
     }
-    if !view.granted {
+    if !view.granted && kept(Rule::NoStartWithoutALease) {
         next.wait_also_for("the hub to grant the lease");
         return false;
     }

@@ -5,14 +5,14 @@ use agent_core::{
     Agent, Decision, Effect, Event, Failed, Failure, HoldAsk, Identity, MemoryRead, Note, Probe, Receipt,
     SiteWrite, Watched,
 };
-use proto::{ClusterName, FromAgent, HoldAnswer, Mark, Moment, PathKind, PlacementId};
+use proto::{ClusterName, FromAgent, FromHub, HoldAnswer, Mark, Moment, PathKind, PlacementId, Role};
 
 use crate::crash::{Boundary, Verdict};
 use crate::hub::RESTART;
 use crate::kubernetes::kinds;
 use crate::network::End;
 use crate::transition::{Happening, Hold, Life, Request, Time};
-use crate::world::{World, wall};
+use crate::world::World;
 
 const TICK: Time = 50;
 const DIAL_AGAIN: Time = 250;
@@ -34,9 +34,12 @@ impl World {
             return;
         }
         self.say(format!("{site}: the agent starts"));
+        self.watch.disturbed(self.now);
         let now = self.now;
         let here = self.site_mut(site);
         here.life += 1;
+        here.granted = None;
+        here.sent.clear();
         here.followed = false;
         here.dialling = false;
         here.probing.clear();
@@ -44,9 +47,12 @@ impl World {
         here.news.clear();
         let memory = here.memory.clone().unwrap_or_default();
         let remembered_boot = here.memory.as_ref().map(|memory| memory.boot.clone());
+        let another_boot =
+            remembered_boot.as_ref().is_some_and(|before| *before != format!("{site}-{}", here.boot));
+        here.agent_since = now;
         let first = MemoryRead {
             boot: format!("{site}-{}", here.boot),
-            wall: wall(now),
+            wall: here.own_wall(now),
             remembered_boot,
             leases: memory.leases,
             promises: memory.promises,
@@ -56,6 +62,7 @@ impl World {
         here.agent = Some(Agent::new(Identity { cluster: site.clone(), version: "simulated".into() }));
         let life = here.life;
         self.agent_step(site, Event::Started(first));
+        self.check_start(site, another_boot);
         self.list(site, false);
         self.later(TICK, Happening::AgentTicks { site: site.clone(), life });
         self.later(20, Happening::Dials { site: site.clone(), life });
@@ -67,8 +74,10 @@ impl World {
             return;
         }
         self.say(format!("{site}: the agent is killed"));
+        self.watch.disturbed(self.now);
         let here = self.site_mut(site);
         here.life += 1;
+        here.frozen_until = 0;
         if let Some(stream) = here.stream.take()
             && self.linked(site)
         {
@@ -101,7 +110,7 @@ impl World {
         let cluster_wide = kinds().iter().any(|(kind, namespaced)| *kind == watched.kind && !namespaced);
         let here = self.site(site);
         if here.agent.is_some() && here.up && here.api_up && (cluster_wide || here.followed) {
-            let delay = self.random.within(&WATCH_LAG);
+            let delay = self.random.within(&WATCH_LAG) + self.site(site).watch_lag;
             self.hear_news(site, watched, delay);
         }
     }
@@ -116,16 +125,32 @@ impl World {
         self.queue.push(at, Happening::AgentHears { site: site.clone(), life, event });
     }
 
+    /// A frozen process takes in nothing: it waits for it.
+    fn agent_waits(&mut self, site: &ClusterName, happening: Happening) -> Option<Happening> {
+        let until = self.site(site).frozen_until;
+        if until <= self.now || self.site(site).agent.is_none() {
+            return Some(happening);
+        }
+        self.queue.push(until, happening);
+        None
+    }
+
     pub(crate) fn agent_ticks(&mut self, site: &ClusterName, life: Life) {
-        if self.site(site).life == life {
+        if self.agent_waits(site, Happening::AgentTicks { site: site.clone(), life }).is_some()
+            && self.site(site).life == life
+        {
             self.later(TICK, Happening::AgentTicks { site: site.clone(), life });
-            self.agent_step(site, Event::Tick(wall(self.now)));
+            let wall = self.site(site).own_wall(self.now);
+            self.agent_step(site, Event::Tick(wall));
         }
     }
 
     pub(crate) fn agent_hears(&mut self, site: &ClusterName, life: Life, event: Event) {
+        let event = Box::new(event);
+        let happening = self.agent_waits(site, Happening::AgentHears { site: site.clone(), life, event });
+        let Some(Happening::AgentHears { life, event, .. }) = happening else { return };
         if self.site(site).life == life {
-            self.agent_step(site, event);
+            self.agent_step(site, *event);
         }
     }
 
@@ -134,6 +159,10 @@ impl World {
         let Some(agent) = &mut self.site_mut(site).agent else { return };
         let decision = agent.step(now, event);
         let follows = agent.followed().namespaces.contains(crate::kubernetes::NAMESPACE);
+        let lease_end =
+            agent.roles().into_iter().find_map(|(_, role, end)| end.filter(|_| role == Role::Holder));
+        let holds = agent.roles().iter().any(|(_, role, _)| *role == Role::Holder);
+        self.site_mut(site).follow_lease(now, holds, lease_end);
         self.agent_carries_out(site, decision);
         let here = self.site_mut(site);
         if follows && !here.followed && here.agent.is_some() {
@@ -218,9 +247,13 @@ impl World {
             Note::Superseded { epoch, .. } => self.say(format!("{site}: superseded by epoch {epoch}")),
             Note::ResyncWithdrawn { .. } => self.say(format!("{site}: takes the resync back")),
             Note::CommandRefused { command, refusal } => {
+                self.watch.refused += 1;
                 self.say(format!("{site}: refuses {command}: {}", refusal.as_str()));
             }
-            Note::CommandDone { command } => self.say(format!("{site}: has done {command}")),
+            Note::CommandDone { command } => {
+                self.watch.done.insert((site.clone(), command.to_string()));
+                self.say(format!("{site}: has done {command}"));
+            }
             Note::EffectFailed { effect, message, .. } => {
                 self.say(format!("{site}: cannot {effect}: {message}"))
             }
@@ -234,9 +267,23 @@ impl World {
 
     fn agent_sends(&mut self, site: &ClusterName, message: FromAgent) {
         let Some(number) = self.site(site).stream else { return };
+        let here_now = self.agent_now(site);
         let Some(stream) = self.streams.get_mut(site).filter(|stream| stream.number == number) else {
             return;
         };
+        if let FromAgent::Heartbeat(heartbeat) = &message {
+            let (nonce, at) = (heartbeat.nonce, here_now);
+            if let Some(here) = self.sites.get_mut(site) {
+                here.sent.insert(nonce, at);
+            }
+        }
+        if let (FromAgent::Heartbeat(_) | FromAgent::Acknowledgement(_), Some(late)) =
+            (&message, self.network.again(&mut self.random))
+        {
+            let message = Box::new(message.clone());
+            let again = Happening::SaidAgainToHub { site: site.clone(), stream: number, message };
+            self.queue.push(self.now + late, again);
+        }
         stream.to_hub.push_back(message);
         let delay = self.network.delay(End::Agent(site.clone()), End::Hub, &mut self.random);
         self.later(delay, Happening::ReachesHub { site: site.clone(), stream: number });
@@ -244,6 +291,9 @@ impl World {
 
     /// The link task: a stream at once, or another attempt later.
     pub(crate) fn dials(&mut self, site: &ClusterName, life: Life) {
+        if self.agent_waits(site, Happening::Dials { site: site.clone(), life }).is_none() {
+            return;
+        }
         let here = self.site(site);
         if here.life != life || here.stream.is_some() {
             return;
@@ -252,6 +302,7 @@ impl World {
         if !may || !self.linked(site) || self.hub.hub.is_none() {
             return self.later(DIAL_AGAIN, Happening::Dials { site: site.clone(), life });
         }
+        self.check_call(site);
         let number = self.streams.get(site).map_or(0, |stream| stream.number) + 1;
         self.streams.insert(site.clone(), crate::world::Stream { number, ..Default::default() });
         self.hub.streams.insert(site.clone(), number);
@@ -263,17 +314,54 @@ impl World {
         if self.site(site).stream != Some(number) || self.site(site).agent.is_none() {
             return;
         }
-        if !self.linked(site) {
+        if !self.network.carries(End::Hub, End::Agent(site.clone())) {
             return self.later(100, Happening::ReachesAgent { site: site.clone(), stream: number });
+        }
+        if self.agent_waits(site, Happening::ReachesAgent { site: site.clone(), stream: number }).is_none() {
+            return;
         }
         let Some(stream) = self.streams.get_mut(site).filter(|stream| stream.number == number) else {
             return;
         };
         let Some(message) = stream.to_agent.pop_front() else { return };
+        self.agent_takes(site, message);
+    }
+
+    pub(crate) fn said_again_to_agent(&mut self, site: &ClusterName, message: FromHub) {
+        let here = self.site(site);
+        if here.agent.is_some() && here.frozen_until <= self.now {
+            self.agent_takes(site, message);
+        }
+    }
+
+    fn agent_takes(&mut self, site: &ClusterName, message: FromHub) {
+        if let FromHub::Reply(reply) = &message
+            && let Some(grant) = reply.grants.first()
+        {
+            let here = self.site_mut(site);
+            here.granted = here.granted.max(Some(grant.epoch));
+        }
+        let unfit = match &message {
+            FromHub::Command(command) => self.unfit(site, command).map(|why| (command.id.clone(), why)),
+            FromHub::Reply(_) | FromHub::Assignment(_) | FromHub::Unassign(_) => None,
+        };
+        let refused = self.watch.refused;
         self.agent_step(site, Event::FromHub(message));
+        if let Some((command, why)) = unfit.filter(|_| self.watch.refused == refused) {
+            self.watch.breaks(
+                "S11 stale or late commands change nothing",
+                format!("{site} takes {command}: {why}"),
+            );
+        }
     }
 
     pub(crate) fn agent_misses_stream(&mut self, site: &ClusterName, number: u64) {
+        if self
+            .agent_waits(site, Happening::AgentMissesStream { site: site.clone(), stream: number })
+            .is_none()
+        {
+            return;
+        }
         let held = self.site(site).stream == Some(number);
         let lives = self.hub.streams.get(site) == Some(&number) && self.linked(site);
         if held && !lives {
@@ -302,7 +390,11 @@ impl World {
             return self.kill_agent(site);
         }
         let began = self.site(site).clock.read(*first);
-        let result = self.site_mut(site).kubernetes.apply(effect, read, began);
+        let result = if writes && self.random.percent(self.site(site).conflicts) {
+            Err(conflict())
+        } else {
+            self.site_mut(site).kubernetes.apply(effect, read, began)
+        };
         let denied = matches!(&result, Err(Failed { failure: Failure::Denied, .. }));
         if denied && alive && effect.may_be_refused_for_a_moment() && self.now < *first + ADMISSION_BOUND {
             let site = site.clone();
@@ -339,7 +431,11 @@ impl World {
         if verdict == Verdict::DieBefore {
             return self.kill_agent(site);
         }
-        let result = self.site_mut(site).kubernetes.write_site(write);
+        let result = if self.random.percent(self.site(site).conflicts) {
+            Err(conflict())
+        } else {
+            self.site_mut(site).kubernetes.write_site(write)
+        };
         let conflict = result.is_err();
         self.site_state_changed(site, placement.clone());
         if verdict == Verdict::DieAfter {
@@ -357,7 +453,7 @@ impl World {
     fn site_state_changed(&mut self, site: &ClusterName, placement: PlacementId) {
         let delay = self.random.within(&ADMISSION_LAG);
         self.later(delay, Happening::AdmissionLearns { site: site.clone(), placement: placement.clone() });
-        let delay = self.random.within(&WATCH_LAG);
+        let delay = self.random.within(&WATCH_LAG) + self.site(site).watch_lag;
         let (now, here) = (self.now, self.site_mut(site));
         here.site_news = here.site_news.max(now + delay);
         let (at, life) = (here.site_news, here.life);
@@ -402,11 +498,11 @@ impl World {
         }
     }
 
-    fn path_works(&self, site: &ClusterName, of: &ClusterName, path: PathKind) -> bool {
+    pub(crate) fn path_works(&self, site: &ClusterName, of: &ClusterName, path: PathKind) -> bool {
         let Some(there) = self.sites.get(of) else { return false };
         let linked = self.network.is_up(End::Agent(site.clone()), End::Agent(of.clone()));
         let serves = match path {
-            PathKind::PeerAgent => there.agent.is_some(),
+            PathKind::PeerAgent => there.agent.is_some() && there.frozen_until <= self.now,
             PathKind::ApiServer => there.api_up,
         };
         linked && there.up && serves
@@ -421,7 +517,8 @@ impl World {
         mark: Mark,
         began: Moment,
     ) {
-        if self.site(site).life != life {
+        let late = Happening::ProbeEnds { site: site.clone(), life, of: of.clone(), path, mark, began };
+        if self.agent_waits(site, late).is_none() || self.site(site).life != life {
             return;
         }
         self.site_mut(site).probing.remove(&(of.clone(), path));
@@ -443,6 +540,11 @@ impl World {
     }
 
     pub(crate) fn hold_arrives(&mut self, hold: Hold) {
+        let to = hold.to.clone();
+        let Some(Happening::HoldArrives { hold }) = self.agent_waits(&to, Happening::HoldArrives { hold })
+        else {
+            return;
+        };
         let here = self.site_mut(&hold.to);
         if !here.up || here.agent.is_none() {
             return;
@@ -464,6 +566,12 @@ impl World {
     }
 
     pub(crate) fn hold_returns(&mut self, hold: Hold, answer: Option<HoldAnswer>) {
+        let from = hold.from.clone();
+        let Some(Happening::HoldReturns { hold, answer }) =
+            self.agent_waits(&from, Happening::HoldReturns { hold, answer })
+        else {
+            return;
+        };
         if self.site(&hold.from).life != hold.from_life {
             return;
         }
@@ -477,6 +585,10 @@ impl World {
         };
         self.agent_step(&from, event);
     }
+}
+
+fn conflict() -> Failed {
+    Failed { failure: Failure::Conflict, message: "the object has been modified".to_owned() }
 }
 
 fn late() -> Failed {

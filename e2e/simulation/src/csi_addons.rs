@@ -116,6 +116,13 @@ impl World {
 
     fn promotes(&mut self, site: &ClusterName, claim: &str, handle: &str, generation: u64, force: bool) {
         self.array.enable(site, handle);
+        if self.storage_ails.promotion || self.storage_ails.promotion_of == Some(claim) {
+            self.show(site, claim, generation, |status| {
+                *status = shown("Unknown", generation, (false, "FailedToPromote"), Some(true), None);
+                status["message"] = json!("deadline exceeded");
+            });
+            return self.finish(site, claim, Some(TRY_AGAIN));
+        }
         let forced = self.array.forced.len();
         match self.array.promote(self.now, site, handle, force) {
             Ok(()) => {
@@ -141,7 +148,8 @@ impl World {
     }
 
     fn demotes(&mut self, site: &ClusterName, claim: &str, handle: &str, generation: u64) {
-        match self.array.demote(self.now, site, handle, self.is_attached(site, claim)) {
+        let in_use = self.is_attached(site, claim) || self.storage_ails.demotion;
+        match self.array.demote(self.now, site, handle, in_use) {
             Ok(was_primary) => {
                 if was_primary {
                     self.say(format!("{site}: the image of {claim} is demoted"));
@@ -164,6 +172,9 @@ impl World {
     }
 
     fn resyncs(&mut self, site: &ClusterName, claim: &str, handle: &str, generation: u64, force: bool) {
+        if force {
+            self.check_discard(site, claim);
+        }
         if force && self.array.resync(self.now, site, handle).is_ok() {
             let peer = self.array.peer(site);
             peer.into_iter().for_each(|peer| self.mirror(&peer, handle));
@@ -232,7 +243,13 @@ impl World {
         if !self.arrays_connect() {
             return;
         }
+        if self.storage_ails.mirroring {
+            return;
+        }
         let Some(snapshot) = self.array.snapshot(self.now, from, handle) else { return };
+        if snapshot.whole && self.storage_ails.resync {
+            return;
+        }
         let takes =
             self.random.within(if snapshot.whole { &COPYING } else { &CROSSING }) + self.crossing_delay;
         self.later(takes, Happening::SnapshotArrives { snapshot });

@@ -1,12 +1,14 @@
-//! What goes wrong, on purpose: in the stories at a chosen moment, in random runs at any.
+//! What goes wrong, on purpose: in the stories and traps at a chosen moment, in random runs at any.
 
-use agent_core::Kind;
+use crds::placement::{FailoverMode, FencingLevel, OnSilence};
+use hub_core::journal::Entry;
 use proto::ClusterName;
 
-use crate::network::End;
-use crate::random::Random;
+use crate::kubernetes::deployments;
+use crate::network::{Echo, End};
+use crate::scenario::edit;
 use crate::transition::{Happening, Time};
-use crate::world::{Clock, World};
+use crate::world::{Clock, Human, World};
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
@@ -14,11 +16,31 @@ pub enum Fault {
     /// The hub's machine stays down until `HubReturns`.
     LoseHub,
     HubReturns,
+    /// SIGSTOP, and SIGCONT after so long.
+    FreezeHub(Time),
+    /// The hub comes back with its journal as it was before the newest operation.
+    OldBackup,
+    HubApiStops,
+    HubApiReturns,
+
     KillAgent(ClusterName),
+    FreezeAgent(ClusterName, Time),
+    /// The agent's machine is suspended, and its clock has not counted that.
+    Suspend(ClusterName, Time),
+    /// Somebody sets the wall clock of the agent's machine, by so many seconds forward.
+    WallJump(ClusterName, i64),
+
     /// Between the hub and one agent.
     CutFromHub(ClusterName),
+    /// What the hub says does not arrive.
+    HubIsMute(ClusterName),
+    /// What the agent says does not arrive.
+    HubIsDeaf(ClusterName),
     /// Between all agents, and all arrays.
     CutPeers,
+    /// What this agent says does not arrive at others.
+    PeersAreDeaf(ClusterName),
+    CutArrays,
     /// Everything but its own nodes.
     Isolate(ClusterName),
     Slow {
@@ -28,8 +50,16 @@ pub enum Fault {
     Lose {
         percent: u64,
     },
-    /// Every link as usual again.
+    /// Commands, answers and heartbeats come twice, the second time late and in another order.
+    Again {
+        percent: u64,
+        within: Time,
+    },
+    /// Links between agents and arrays as usual again.
+    HealPeers,
+    /// Everything but machines and API servers as usual again.
     Heal,
+
     /// Power off: nodes, API server, storage.
     Dies(ClusterName),
     Returns(ClusterName),
@@ -37,10 +67,11 @@ pub enum Fault {
     ApiReturns(ClusterName),
     /// Some requests take so much longer, and are done when nobody waits any more.
     ApiSlow(ClusterName, Time),
-    HubApiStops,
-    HubApiReturns,
-    /// The user prefers this cluster from now on: no fault, but it comes as unexpectedly.
-    Prefer(ClusterName),
+    /// So many of a hundred writes meet somebody else's.
+    Conflicts(ClusterName, u64),
+    /// Watches lag by so much more.
+    StaleWatch(ClusterName, Time),
+
     /// Somebody or something scales the workload of this cluster, as an autoscaler or GitOps would.
     Scales {
         site: ClusterName,
@@ -48,8 +79,45 @@ pub enum Fault {
     },
     /// Pods that are deleted take this much longer to end.
     SlowPods(Time),
+
     /// What the holder writes takes longer to arrive at the other array.
     SlowCrossing(Time),
+    /// Nothing is mirrored.
+    MirrorStalls,
+    /// No volume can be promoted.
+    PromotionHangs,
+    /// All but this one can.
+    OnePromotionHangs(&'static str),
+    DemotionRefused,
+    /// A copy that is made anew never arrives.
+    ResyncHangs,
+
+    /// The user prefers this cluster from now on: no fault, but it comes as unexpectedly.
+    Prefer(ClusterName),
+    SetMode(FailoverModeOf),
+    SetFencing(FencingOf),
+    SetTtl(Time),
+    Pause(bool),
+    Delete,
+    /// From now on somebody reads what is proposed.
+    HumanComes(Human),
+}
+
+/// Mode, and what the holder does in silence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FailoverModeOf {
+    Automatic,
+    ConfirmAndStop,
+    ConfirmAndContinue,
+    Manual,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FencingOf {
+    SelfFence,
+    Gate,
+    Storage,
+    External,
 }
 
 impl Fault {
@@ -58,25 +126,66 @@ impl Fault {
             Fault::KillHub => "hub killed",
             Fault::LoseHub => "hub away",
             Fault::HubReturns => "hub back",
+            Fault::FreezeHub(_) => "hub frozen",
+            Fault::OldBackup => "hub restored from an old backup",
+            Fault::HubApiStops => "hub's API server stops",
+            Fault::HubApiReturns => "hub's API server back",
             Fault::KillAgent(_) => "agent killed",
+            Fault::FreezeAgent(..) => "agent frozen",
+            Fault::Suspend(..) => "agent's machine suspended",
+            Fault::WallJump(..) => "wall clock set",
             Fault::CutFromHub(_) => "site cut from hub",
+            Fault::HubIsMute(_) => "one way: hub to site cut",
+            Fault::HubIsDeaf(_) => "one way: site to hub cut",
             Fault::CutPeers => "sites cut from each other",
+            Fault::PeersAreDeaf(_) => "one way: site to site cut",
+            Fault::CutArrays => "arrays cut from each other",
             Fault::Isolate(_) => "site isolated",
             Fault::Slow { .. } => "slow link",
             Fault::Lose { .. } => "lossy links",
-            Fault::Heal => "links mended",
+            Fault::Again { .. } => "messages doubled and reordered",
+            Fault::HealPeers => "links between sites mended",
+            Fault::Heal => "links and storage mended",
             Fault::Dies(_) => "site dies",
             Fault::Returns(_) => "site returns",
             Fault::ApiStops(_) => "API server stops",
             Fault::ApiReturns(_) => "API server back",
-            Fault::ApiSlow(..) => "API server slow",
-            Fault::HubApiStops => "hub's API server stops",
-            Fault::HubApiReturns => "hub's API server back",
-            Fault::Prefer(_) => "preference edited",
+            Fault::ApiSlow(..) => "API server slow, writes land late",
+            Fault::Conflicts(..) => "writes conflict",
+            Fault::StaleWatch(..) => "watches lag",
             Fault::Scales { .. } => "workload scaled by others",
             Fault::SlowPods(_) => "pods slow to end",
             Fault::SlowCrossing(_) => "mirroring slow",
+            Fault::MirrorStalls => "mirroring stalled",
+            Fault::PromotionHangs => "promotion hangs",
+            Fault::OnePromotionHangs(_) => "one of the volumes is not promoted",
+            Fault::DemotionRefused => "demotion refused",
+            Fault::ResyncHangs => "resync never ready",
+            Fault::Prefer(_) => "user: preference edited",
+            Fault::SetMode(_) => "user: mode and onSilence edited",
+            Fault::SetFencing(_) => "user: fencing edited",
+            Fault::SetTtl(_) => "user: ttl edited",
+            Fault::Pause(true) => "user: paused",
+            Fault::Pause(false) => "user: resumed",
+            Fault::Delete => "user: placement deleted",
+            Fault::HumanComes(Human::Careful) => "human approves",
+            Fault::HumanComes(Human::Careless) => "human approves what was not proposed",
+            Fault::HumanComes(Human::Absent) => "human leaves",
         }
+    }
+
+    /// Whether it ends something, or asks for something: no fault of its own.
+    pub fn is_mending(&self) -> bool {
+        matches!(
+            self,
+            Fault::HubReturns
+                | Fault::HubApiReturns
+                | Fault::HealPeers
+                | Fault::Heal
+                | Fault::Returns(_)
+                | Fault::ApiReturns(_)
+                | Fault::Pause(false)
+        )
     }
 }
 
@@ -87,87 +196,218 @@ const NODES_AFTER_AGENT: Time = 9_000;
 
 impl World {
     pub fn fails(&mut self, fault: Fault) {
-        if self.is_uncovered(&fault) {
+        if self.covered_only && self.is_uncovered(&fault) {
             return self.say(format!("fault: {fault:?} is not covered by SelfFence, and left out"));
         }
         self.say(format!("fault: {fault:?}"));
         *self.faults.entry(fault.kind()).or_default() += 1;
+        self.watch.disturbed(self.now);
         match fault {
-            Fault::KillHub => self.kill_hub(),
-            Fault::LoseHub => {
-                self.kill_hub();
-                self.hub.stays_down = true;
+            Fault::KillHub | Fault::LoseHub | Fault::HubReturns | Fault::FreezeHub(_) | Fault::OldBackup => {
+                self.hub_fails(fault);
             }
-            Fault::HubReturns => {
-                self.hub.stays_down = false;
-                self.later(100, Happening::HubStarts);
-            }
-            Fault::KillAgent(site) => self.kill_agent(&site),
-            Fault::CutFromHub(site) => self.cut_from_hub(&site),
-            Fault::CutPeers => {
-                for site in self.array.sites.clone() {
-                    self.cut_from_peers(&site);
-                }
-            }
-            Fault::Isolate(site) => {
-                self.cut_from_hub(&site);
-                self.cut_from_peers(&site);
-            }
-            Fault::Slow { site, by } => self.network.slow_down(End::Hub, End::Agent(site), by),
-            Fault::Lose { percent } => self.network.lose(percent),
-            Fault::Heal => {
-                self.network.heal();
-                self.pod_delay = 0;
-                self.crossing_delay = 0;
-            }
-            Fault::Dies(site) => self.dies(&site),
-            Fault::Returns(site) => self.returns(&site),
-            Fault::ApiStops(site) => self.site_mut(&site).api_up = false,
-            Fault::ApiSlow(site, by) => self.site_mut(&site).api_slow = by,
-            Fault::ApiReturns(site) => self.api_returns(&site),
             Fault::HubApiStops => self.hub.api_up = false,
             Fault::HubApiReturns => {
                 self.hub.api_up = true;
                 self.tell_wish();
             }
-            Fault::Prefer(cluster) => crate::scenario::prefer(self, cluster.as_str()),
+            Fault::KillAgent(site) => self.kill_agent(&site),
+            Fault::FreezeAgent(site, span) => self.freeze_agent(&site, span),
+            Fault::Suspend(site, span) => {
+                self.freeze_agent(&site, span);
+                let until = self.now + span;
+                self.site_mut(&site).clock.miss(until, span);
+            }
+            Fault::WallJump(site, seconds) => self.site_mut(&site).wall_ahead += seconds * 1000,
+            Fault::CutFromHub(_)
+            | Fault::HubIsMute(_)
+            | Fault::HubIsDeaf(_)
+            | Fault::CutPeers
+            | Fault::PeersAreDeaf(_)
+            | Fault::CutArrays
+            | Fault::Isolate(_) => self.cuts(fault),
+            Fault::Slow { site, by } => self.network.slow_down(End::Hub, End::Agent(site), by),
+            Fault::Lose { percent } => self.network.lose(percent),
+            Fault::Again { percent, within } => self.network.echo = Echo { percent, within },
+            Fault::HealPeers => self.heal_peers(),
+            Fault::Heal => self.heal(),
+            Fault::Dies(site) => self.dies(&site),
+            Fault::Returns(site) => self.returns(&site),
+            Fault::ApiStops(site) => self.site_mut(&site).api_up = false,
+            Fault::ApiSlow(site, by) => self.site_mut(&site).api_slow = by,
+            Fault::ApiReturns(site) => self.api_returns(&site),
+            Fault::Conflicts(site, percent) => self.site_mut(&site).conflicts = percent,
+            Fault::StaleWatch(site, by) => self.site_mut(&site).watch_lag = by,
             Fault::Scales { site, replicas } => {
                 let kubernetes = &mut self.site_mut(&site).kubernetes;
-                let _always_there = kubernetes.change(&crate::kubernetes::deployments(), "web", |object| {
+                let _none_at_a_mere_neighbour = kubernetes.change(&deployments(), "web", |object| {
                     object["spec"]["replicas"] = serde_json::json!(replicas);
                 });
             }
             Fault::SlowPods(delay) => self.pod_delay = delay,
-            Fault::SlowCrossing(delay) => self.crossing_delay = delay,
+            Fault::SlowCrossing(_)
+            | Fault::MirrorStalls
+            | Fault::PromotionHangs
+            | Fault::OnePromotionHangs(_)
+            | Fault::DemotionRefused
+            | Fault::ResyncHangs => self.storage_fails(&fault),
+            Fault::Prefer(_)
+            | Fault::SetMode(_)
+            | Fault::SetFencing(_)
+            | Fault::SetTtl(_)
+            | Fault::Pause(_)
+            | Fault::Delete
+            | Fault::HumanComes(_) => self.people_do(fault),
         }
     }
 
-    /// SelfFence does not stop what its agent cannot reach: a holder whose API server is silent while its nodes live must
-    /// not be cut off as well (docs/invariants.md, "Not covered").
-    fn is_uncovered(&self, fault: &Fault) -> bool {
-        let mute = self.sites.values().any(|site| site.up && (!site.api_up || site.api_slow > 0));
-        let cut = self.array.sites.iter().any(|site| !self.linked(site));
-        match fault {
-            Fault::CutFromHub(_) | Fault::Isolate(_) | Fault::LoseHub => mute,
-            Fault::ApiStops(site) => cut || self.hub.stays_down || self.site(site).agent.is_none(),
-            Fault::ApiSlow(..) => cut || self.hub.stays_down,
-            Fault::KillAgent(site) => !self.site(site).api_up,
-            Fault::KillHub
-            | Fault::HubReturns
-            | Fault::CutPeers
-            | Fault::Slow { .. }
-            | Fault::Lose { .. }
-            | Fault::Heal
-            | Fault::Dies(_)
-            | Fault::Returns(_)
-            | Fault::ApiReturns(_)
-            | Fault::HubApiStops
-            | Fault::HubApiReturns
-            | Fault::Prefer(_)
-            | Fault::Scales { .. }
-            | Fault::SlowPods(_)
-            | Fault::SlowCrossing(_) => false,
+    fn hub_fails(&mut self, fault: Fault) {
+        if let Fault::FreezeHub(span) = fault {
+            self.hub.frozen_until = self.now + span;
+        } else if fault == Fault::HubReturns {
+            self.hub.stays_down = false;
+            self.later(100, Happening::HubStarts);
+        } else {
+            self.kill_hub();
+            self.hub.stays_down |= fault == Fault::LoseHub;
+            if fault == Fault::OldBackup {
+                self.restore_backup();
+            }
         }
+    }
+
+    /// The journal ends right before the newest operation that is no adoption.
+    fn restore_backup(&mut self) {
+        let newest = self.hub.lines.iter().rposition(|line| matches!(line.entry, Entry::Intent(_)));
+        let first = self.hub.lines.iter().position(|line| matches!(line.entry, Entry::Intent(_)));
+        if let Some(newest) = newest.filter(|_| newest != first) {
+            self.say(format!("hub: its journal ends at line {newest} again"));
+            self.hub.restore(newest);
+            self.watch_restore();
+        }
+    }
+
+    fn storage_fails(&mut self, fault: &Fault) {
+        let ails = &mut self.storage_ails;
+        if let Fault::OnePromotionHangs(claim) = fault {
+            ails.promotion_of = Some(claim);
+        }
+        ails.mirroring |= *fault == Fault::MirrorStalls;
+        ails.promotion |= *fault == Fault::PromotionHangs;
+        ails.demotion |= *fault == Fault::DemotionRefused;
+        ails.resync |= *fault == Fault::ResyncHangs;
+        if let Fault::SlowCrossing(delay) = fault {
+            self.crossing_delay = *delay;
+        }
+    }
+
+    fn people_do(&mut self, fault: Fault) {
+        if let Fault::Prefer(cluster) = fault {
+            crate::scenario::prefer(self, cluster.as_str());
+        } else if let Fault::SetMode(mode) = fault {
+            edit(self, |wish| {
+                let (mode, on_silence) = match mode {
+                    FailoverModeOf::Automatic => (FailoverMode::Automatic, OnSilence::Stop),
+                    FailoverModeOf::ConfirmAndStop => (FailoverMode::Confirm, OnSilence::Stop),
+                    FailoverModeOf::ConfirmAndContinue => (FailoverMode::Confirm, OnSilence::Continue),
+                    FailoverModeOf::Manual => (FailoverMode::Manual, OnSilence::Stop),
+                };
+                wish.spec.failover.mode = mode;
+                wish.spec.failover.on_silence = Some(on_silence);
+            });
+        } else if let Fault::SetFencing(level) = fault {
+            edit(self, |wish| {
+                wish.spec.failover.fencing = match level {
+                    FencingOf::SelfFence => FencingLevel::SelfFence,
+                    FencingOf::Gate => FencingLevel::Gate,
+                    FencingOf::Storage => FencingLevel::Storage,
+                    FencingOf::External => FencingLevel::External,
+                };
+            });
+        } else if let Fault::SetTtl(ttl) = fault {
+            edit(self, |wish| {
+                if let Some(timing) = &mut wish.spec.failover.timing {
+                    timing.ttl = Some(format!("{ttl}ms"));
+                }
+            });
+        } else if let Fault::Pause(paused) = fault {
+            edit(self, |wish| wish.spec.paused = paused);
+        } else if let Fault::HumanComes(human) = fault {
+            self.human_comes(human);
+        } else {
+            crate::scenario::delete(self);
+        }
+    }
+
+    /// SelfFence does not stop what its agent cannot reach, nor what an agent that is not run should stop: a holder whose
+    /// API server or agent is silent while its nodes live must not be cut off as well (docs/invariants.md, "Not covered").
+    fn is_uncovered(&self, fault: &Fault) -> bool {
+        let mute = self.sites.values().any(|site| {
+            site.up && (!site.api_up || site.api_slow > 0 || site.conflicts > 0 || site.watch_lag > 0)
+        });
+        let frozen = self.sites.values().any(|site| site.frozen_until > self.now);
+        let cut = self.array.sites.iter().any(|site| !self.linked(site)) || self.hub.stays_down;
+        let isolates = matches!(
+            fault,
+            Fault::CutFromHub(_)
+                | Fault::HubIsMute(_)
+                | Fault::HubIsDeaf(_)
+                | Fault::Isolate(_)
+                | Fault::LoseHub
+                | Fault::Slow { .. }
+        );
+        let disables = matches!(
+            fault,
+            Fault::ApiSlow(..)
+                | Fault::FreezeAgent(..)
+                | Fault::Suspend(..)
+                | Fault::Conflicts(..)
+                | Fault::StaleWatch(..)
+        );
+        let blinds = isolates || matches!(fault, Fault::CutPeers | Fault::PeersAreDeaf(_));
+        let rare = matches!(fault, Fault::OldBackup | Fault::Delete);
+        if let Fault::ApiStops(site) = fault {
+            return cut || self.site(site).agent.is_none();
+        }
+        if let Fault::KillAgent(site) = fault {
+            return !self.site(site).api_up;
+        }
+        // One of these makes a human look.
+        rare && self.watch.needs_a_human_already()
+            || isolates && mute
+            || blinds && frozen
+            || disables && (cut || !self.network.is_whole())
+    }
+
+    fn cuts(&mut self, fault: Fault) {
+        if let Fault::CutFromHub(site) = fault {
+            self.cut_from_hub(&site);
+        } else if let Fault::HubIsMute(site) = fault {
+            self.network.cut_one_way(End::Hub, End::Agent(site.clone()));
+            self.miss_stream(&site);
+        } else if let Fault::HubIsDeaf(site) = fault {
+            self.network.cut_one_way(End::Agent(site.clone()), End::Hub);
+            self.miss_stream(&site);
+        } else if let Fault::PeersAreDeaf(site) = fault {
+            for other in self.array.sites.clone() {
+                self.network.cut_one_way(End::Agent(site.clone()), End::Agent(other));
+            }
+        } else if let Fault::Isolate(site) = fault {
+            self.cut_from_hub(&site);
+            self.cut_from_peers(&site);
+        } else if fault == Fault::CutArrays {
+            self.cut_arrays();
+        } else {
+            for site in self.array.sites.clone() {
+                self.cut_from_peers(&site);
+            }
+        }
+    }
+
+    fn freeze_agent(&mut self, site: &ClusterName, span: Time) {
+        let until = self.now + span;
+        let here = self.site_mut(site);
+        here.frozen_until = here.frozen_until.max(until);
     }
 
     fn cut_from_hub(&mut self, site: &ClusterName) {
@@ -195,6 +435,31 @@ impl World {
         }
     }
 
+    fn cut_arrays(&mut self) {
+        if let [a, b, ..] = self.array.sites.as_slice() {
+            self.network.cut(End::Array(a.clone()), End::Array(b.clone()));
+        }
+    }
+
+    fn heal_peers(&mut self) {
+        let cut: Vec<ClusterName> = self.sites.keys().filter(|site| !self.linked(site)).cloned().collect();
+        self.network.heal();
+        for site in cut {
+            self.network.cut(End::Hub, End::Agent(site));
+        }
+    }
+
+    fn heal(&mut self) {
+        self.network.heal();
+        self.pod_delay = 0;
+        self.crossing_delay = 0;
+        self.storage_ails = Default::default();
+        for site in self.sites.values_mut() {
+            site.conflicts = 0;
+            site.watch_lag = 0;
+        }
+    }
+
     fn dies(&mut self, site: &ClusterName) {
         self.miss_stream(site);
         let here = self.site_mut(site);
@@ -204,6 +469,7 @@ impl World {
         here.life += 1;
         here.stream = None;
         here.containers.clear();
+        here.lease_end = None;
     }
 
     /// A cold start: another boot, and everything that Kubernetes still wants begins again.
@@ -218,10 +484,11 @@ impl World {
         here.api_slow = 0;
         here.boot += 1;
         here.clock = clock;
+        here.frozen_until = 0;
         here.workers.clear();
         let boot = here.boot;
         let claims: Vec<String> =
-            here.kubernetes.of(&Kind::Replication).map(|(name, _)| name.to_owned()).collect();
+            here.kubernetes.of(&agent_core::Kind::Replication).map(|(name, _)| name.to_owned()).collect();
         for claim in claims {
             self.reconcile_after(site, &claim, 500);
         }
@@ -239,51 +506,5 @@ impl World {
         } else {
             self.later(100, Happening::AgentStarts { site: site.clone() });
         }
-    }
-
-    /// Faults of every kind between now and then; afterwards everything is mended.
-    pub fn fail_at_random(&mut self, random: &mut Random, during: Time, most: u64) {
-        let faults = random.within(&(1..=most));
-        for _ in 0..faults {
-            let at = random.within(&(0..=during));
-            for (after, fault) in any(random, &self.array.sites) {
-                self.queue.push(self.now + (at + after).min(during), Happening::Fails(fault));
-            }
-        }
-        let sites = self.array.sites.clone();
-        let mended =
-            sites.iter().flat_map(|site| [Fault::Returns(site.clone()), Fault::ApiReturns(site.clone())]);
-        for fault in mended.chain([Fault::Heal, Fault::HubReturns, Fault::HubApiReturns]) {
-            self.queue.push(self.now + during + 1, Happening::Fails(fault));
-        }
-    }
-}
-
-/// One fault, and what ends it if it does not end by itself.
-fn any(random: &mut Random, sites: &[ClusterName]) -> Vec<(Time, Fault)> {
-    let site = random.one_of(sites).clone();
-    let lasts = random.within(&(200..=25_000));
-    let healed = |fault| vec![(0, fault), (lasts, Fault::Heal)];
-    match random.within(&(0..=19)) {
-        0 | 1 => vec![(0, Fault::KillHub)],
-        2 | 3 => vec![(0, Fault::KillAgent(site))],
-        4 => vec![(0, Fault::LoseHub), (lasts, Fault::HubReturns)],
-        5 => healed(Fault::CutFromHub(site)),
-        6 => healed(Fault::CutPeers),
-        7 => healed(Fault::Isolate(site)),
-        8 => healed(Fault::Slow { site, by: random.within(&(20..=900)) }),
-        9 => healed(Fault::Lose { percent: random.within(&(5..=40)) }),
-        10 | 11 => vec![(0, Fault::Prefer(site))],
-        12 => healed(Fault::SlowCrossing(lasts / 2)),
-        13 => vec![(0, Fault::ApiStops(site.clone())), (lasts, Fault::ApiReturns(site))],
-        14 | 15 => {
-            let by = random.within(&(300..=6_500));
-            vec![(0, Fault::ApiSlow(site.clone(), by)), (lasts, Fault::ApiReturns(site))]
-        }
-        16 => vec![(0, Fault::Scales { site, replicas: 1 })],
-        // Still within the time to stop.
-        17 => healed(Fault::SlowPods(random.within(&(100..=1_200)))),
-        18 => vec![(0, Fault::HubApiStops), (lasts, Fault::HubApiReturns)],
-        _ => vec![(0, Fault::Dies(site.clone())), (lasts + 5_000, Fault::Returns(site))],
     }
 }

@@ -14,7 +14,7 @@ use proto::{ClusterName, FromAgent, FromHub, Moment, PlacementId};
 use crate::crash::{Boundary, Verdict};
 use crate::network::End;
 use crate::transition::{Happening, Life, Time};
-use crate::world::{Clock, World, wall};
+use crate::world::{Clock, Human, World, wall};
 
 const TICK: Time = 50;
 /// A process that has died is started again after this long.
@@ -38,8 +38,12 @@ pub struct HubMachine {
     /// The DRPlacement as the hub's API server has it.
     pub wish: Option<DRPlacement>,
     pub api_up: bool,
-    /// Somebody reads the proposals, and says yes to each.
-    pub human_approves: bool,
+    /// Who reads the proposals, and says yes to each.
+    pub human: Human,
+    pub proposed: Option<Box<Intent>>,
+    /// SIGSTOP: what comes waits until then.
+    pub frozen_until: Time,
+    pub started: Time,
     pub approvals: Vec<Approval>,
     /// The hub is not started again by itself.
     pub stays_down: bool,
@@ -59,7 +63,10 @@ impl HubMachine {
             streams: BTreeMap::new(),
             wish: None,
             api_up: true,
-            human_approves: false,
+            human: Human::Absent,
+            proposed: None,
+            frozen_until: 0,
+            started: 0,
             approvals: Vec::new(),
             stays_down: false,
             waits: String::new(),
@@ -67,6 +74,15 @@ impl HubMachine {
         let genesis = machine.tip.seal(wall(0), Entry::Genesis { hub: "hub".to_owned() });
         machine.lines.push(genesis);
         machine
+    }
+
+    /// The journal ends before line `end`, as an old backup has it.
+    pub fn restore(&mut self, end: usize) {
+        self.lines.truncate(end);
+        self.tip = Tip::default();
+        for line in &self.lines {
+            self.tip.check(line).unwrap_or_else(|error| unreachable!("our own journal: {error}"));
+        }
     }
 }
 
@@ -91,6 +107,8 @@ impl World {
             return;
         }
         self.say("hub: starts".to_owned());
+        self.watch.disturbed(self.now);
+        self.hub.started = self.now;
         self.hub.life += 1;
         self.hub.streams.clear();
         let settings = Settings { steady_after: STEADY_AFTER, ..Settings::new("hub", "hub-site") };
@@ -113,19 +131,45 @@ impl World {
         }
     }
 
+    pub(crate) fn human_comes(&mut self, human: Human) {
+        self.hub.human = human;
+        if let Some(proposed) = self.hub.proposed.clone() {
+            self.human_reads(proposed);
+        }
+    }
+
+    fn human_reads(&mut self, proposed: Box<Intent>) {
+        match self.hub.human {
+            Human::Absent => {}
+            Human::Careful => self.later(READING, Happening::HumanAnswers { proposed }),
+            Human::Careless => {
+                let late = self.random.within(&(READING..=12_000));
+                self.later(late, Happening::HumanAnswers { proposed: proposed.clone() });
+                self.later(late + 300, Happening::HumanAnswers { proposed });
+            }
+        }
+    }
+
+    /// Whoever vouches that a site is off has seen it.
+    fn is_seen_off(&self, site: Option<&ClusterName>) -> bool {
+        site.is_some_and(|site| !self.site(site).up)
+    }
+
     /// Somebody has read what is proposed.
     pub(crate) fn human_answers(&mut self, proposed: &Intent) {
         self.say(format!("human: approves {}", proposed.operation));
+        let asserts_off = proposed.from.clone().filter(|from| self.is_seen_off(Some(from)));
+        let mistaken = u64::from(self.hub.human == Human::Careless && self.random.percent(40));
         let approval = Approval {
             namespace: proposed.name.namespace.clone(),
             name: format!("yes-{}", self.hub.approvals.len()),
             operation: proposed.operation.0.clone(),
             placement: proposed.name.name.clone(),
             epoch: proposed.epoch,
-            generation: proposed.generation,
+            generation: proto::Generation(proposed.generation.0.saturating_sub(mistaken)),
             approver: "ann".to_owned(),
             approve: true,
-            asserts_off: None,
+            asserts_off,
             expires: None,
             created: None,
         };
@@ -137,7 +181,20 @@ impl World {
         );
     }
 
+    /// A frozen process takes in nothing: it waits for it.
+    fn hub_waits(&mut self, happening: Happening) -> Option<Happening> {
+        let until = self.hub.frozen_until;
+        if until <= self.now {
+            return Some(happening);
+        }
+        self.queue.push(until, happening);
+        None
+    }
+
     pub(crate) fn hub_ticks(&mut self, life: Life) {
+        if self.hub_waits(Happening::HubTicks(life)).is_none() {
+            return;
+        }
         if self.hub.life == life && self.hub.hub.is_some() {
             self.later(TICK, Happening::HubTicks(life));
             self.hub_step(Event::Tick);
@@ -145,8 +202,10 @@ impl World {
     }
 
     pub(crate) fn hub_hears(&mut self, life: Life, event: Event) {
+        let happening = self.hub_waits(Happening::HubHears { life, event: Box::new(event) });
+        let Some(Happening::HubHears { life, event }) = happening else { return };
         if self.hub.life == life {
-            self.hub_step(event);
+            self.hub_step(*event);
         }
     }
 
@@ -176,8 +235,11 @@ impl World {
             for entry in record {
                 self.say(format!("hub: records {}", line(&entry)));
                 self.check_entry(&entry);
-                if let (Entry::Proposal(proposed), true) = (&entry, self.hub.human_approves) {
-                    self.later(READING, Happening::HumanAnswers { proposed: proposed.clone() });
+                if let Entry::Proposal(proposed) = &entry {
+                    self.hub.proposed = Some(proposed.clone());
+                    self.human_reads(proposed.clone());
+                } else if matches!(entry, Entry::Intent(_) | Entry::Withdrawn { .. }) {
+                    self.hub.proposed = None;
                 }
                 let sealed = self.hub.tip.seal(wall(self.now), entry);
                 self.hub.lines.push(sealed);
@@ -240,6 +302,8 @@ impl World {
             return;
         }
         self.say("hub: is killed".to_owned());
+        self.watch.disturbed(self.now);
+        self.hub.frozen_until = 0;
         self.hub.life += 1;
         for (site, stream) in std::mem::take(&mut self.hub.streams) {
             if self.linked(&site) {
@@ -257,6 +321,12 @@ impl World {
         }
         let Some(number) = self.hub.streams.get(&to).copied() else { return };
         let Some(stream) = self.streams.get_mut(&to).filter(|stream| stream.number == number) else { return };
+        if let (FromHub::Reply(_) | FromHub::Command(_), Some(late)) =
+            (&message, self.network.again(&mut self.random))
+        {
+            let message = Box::new(message.clone());
+            self.queue.push(self.now + late, Happening::SaidAgainToAgent { site: to.clone(), message });
+        }
         stream.to_agent.push_back(message);
         let delay = self.network.delay(End::Hub, End::Agent(to.clone()), &mut self.random);
         self.later(delay, Happening::ReachesAgent { site: to, stream: number });
@@ -267,13 +337,29 @@ impl World {
         if self.hub.streams.get(site) != Some(&number) {
             return;
         }
-        if !self.linked(site) {
+        if !self.network.carries(End::Agent(site.clone()), End::Hub) {
             return self.later(100, Happening::ReachesHub { site: site.clone(), stream: number });
+        }
+        if self.hub_waits(Happening::ReachesHub { site: site.clone(), stream: number }).is_none() {
+            return;
         }
         let Some(stream) = self.streams.get_mut(site).filter(|stream| stream.number == number) else {
             return;
         };
         let Some(message) = stream.to_hub.pop_front() else { return };
+        self.hub_takes(message);
+    }
+
+    pub(crate) fn said_again_to_hub(&mut self, site: &ClusterName, number: u64, message: FromAgent) {
+        if self.hub.streams.get(site) == Some(&number) && self.hub.frozen_until <= self.now {
+            self.hub_takes(message);
+        }
+    }
+
+    fn hub_takes(&mut self, message: FromAgent) {
+        if let FromAgent::Heartbeat(heartbeat) = &message {
+            self.watch.heard(&heartbeat.cluster, self.now);
+        }
         self.hub_step(match message {
             FromAgent::Hello(hello) => Event::Connected(hello),
             FromAgent::Heartbeat(heartbeat) => Event::Heartbeat(heartbeat),
@@ -283,6 +369,9 @@ impl World {
     }
 
     pub(crate) fn hub_misses_stream(&mut self, site: &ClusterName, number: u64) {
+        if self.hub_waits(Happening::HubMissesStream { site: site.clone(), stream: number }).is_none() {
+            return;
+        }
         let held = self.hub.streams.get(site) == Some(&number);
         let lives = self.site(site).stream == Some(number) && self.site(site).up && self.linked(site);
         if held && !lives {
@@ -310,11 +399,15 @@ impl World {
     }
 
     pub(crate) fn wish_is_read(&mut self, life: Life, began: Moment) {
+        if self.hub_waits(Happening::WishIsRead { life, began }).is_none() {
+            return;
+        }
         if self.hub.life != life || !self.hub.api_up {
             return;
         }
         if let Some(Event::PlacementSeen(placement)) = self.wish_event() {
             let id = placement.id.clone();
+            self.watch.read_afresh(self.now);
             self.hub_step(Event::PlacementSeen(placement));
             self.hub_step(Event::Verified(id, began));
         }

@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use agent_core::Effect;
-use hub_core::journal::{Entry, OperationKind, StepRecord};
-use proto::{ClusterName, Epoch, FromHub, OperationId, Role, StepKind};
+use hub_core::journal::OperationKind;
+use proto::{ClusterName, Epoch, OperationId, StepKind};
+
+mod decisions;
+mod requests;
 
 use crate::reference;
 use crate::scenario::CLAIMS;
+use crate::transition::Time;
 use crate::world::{World, wall};
 
 #[derive(Debug, Default)]
@@ -25,6 +28,22 @@ pub struct Watch {
     primaries: BTreeSet<(ClusterName, String)>,
     discarded: usize,
     forced: usize,
+    /// When anything was last done to the world.
+    disturbed: Time,
+    /// When the hub last heard each cluster.
+    heard: BTreeMap<ClusterName, Time>,
+    read_afresh: Option<Time>,
+    paused_since: Option<Time>,
+    not_automatic_since: Option<Time>,
+    /// Operations that moved the placement without asking.
+    automatic: BTreeSet<OperationId>,
+    resynced: BTreeMap<OperationId, Time>,
+    resync_sent: Time,
+    restored: bool,
+    /// What agents have carried out: they give the old answer again.
+    pub(crate) done: BTreeSet<(ClusterName, String)>,
+    /// Commands that agents have refused.
+    pub(crate) refused: u64,
 }
 
 impl Watch {
@@ -39,7 +58,24 @@ impl Watch {
         self.leaving = None;
     }
 
-    fn breaks(&mut self, invariant: &str, what: String) {
+    pub(crate) fn disturbed(&mut self, now: Time) {
+        self.disturbed = now;
+    }
+
+    /// One of the faults that make a human look has happened.
+    pub(crate) fn needs_a_human_already(&self) -> bool {
+        self.restored
+    }
+
+    pub(crate) fn heard(&mut self, cluster: &ClusterName, now: Time) {
+        self.heard.insert(cluster.clone(), now);
+    }
+
+    pub(crate) fn read_afresh(&mut self, now: Time) {
+        self.read_afresh = Some(now);
+    }
+
+    pub(crate) fn breaks(&mut self, invariant: &str, what: String) {
         self.violations.push(format!("{invariant}: {what}"));
     }
 }
@@ -131,83 +167,5 @@ impl World {
             }
         }
         Ok(())
-    }
-
-    /// Before an entry becomes durable.
-    pub(crate) fn check_entry(&mut self, entry: &Entry) {
-        let watch = &mut self.watch;
-        if let Entry::Ownership { epoch, holder, .. } = entry {
-            watch.check_ownership(*epoch, holder);
-        } else if let Entry::Intent(intent) = entry {
-            let enters = intent.plan.contains(&StepKind::Promote);
-            if enters && intent.epoch <= watch.entered {
-                watch.breaks("S3 burned epochs never return", format!("{} enters one", intent.operation));
-            }
-            watch.entered = watch.entered.max(intent.epoch);
-            watch.leaving = enters.then(|| watch.owners.keys().next_back().copied()).flatten();
-            watch.moves.extend(intent.plan.contains(&StepKind::AwaitFence).then(|| intent.operation.clone()));
-        } else if let Entry::Step { operation, step, state: StepRecord::Issued, .. } = entry {
-            watch.issued.insert((operation.clone(), *step));
-            let leaves = *step == StepKind::Promote && watch.moves.contains(operation);
-            if leaves && !watch.fenced.contains(operation) {
-                watch.breaks("S4 fence before promote", format!("{operation} promotes without a proof"));
-            }
-        } else if let Entry::Fence { operation, .. } = entry {
-            watch.fenced.insert(operation.clone());
-        } else if let Entry::Abort { operation, .. } = entry {
-            let promoted = watch.issued.contains(&(operation.clone(), StepKind::Promote));
-            if promoted && watch.moves.contains(operation) {
-                watch.breaks("S12 forward past the point of no return", format!("{operation} is aborted"));
-            }
-        }
-    }
-
-    /// Before a message leaves the hub.
-    pub(crate) fn check_sent(&mut self, to: &ClusterName, message: &FromHub) {
-        match message {
-            FromHub::Reply(reply) => {
-                for grant in &reply.grants {
-                    let owner =
-                        reference::owner(&self.hub.lines).map(|(epoch, holder)| (epoch, holder.clone()));
-                    let human = reference::needs_human(&self.hub.lines).is_some();
-                    if owner != Some((grant.epoch, to.clone())) && !human {
-                        let what = format!("{to} is granted epoch {}, and {owner:?} owns it", grant.epoch);
-                        self.watch.breaks("S2 grants go to the owner", what);
-                    }
-                    let leaving = reference::running(&self.hub.lines).is_some()
-                        && self.watch.leaving == Some(grant.epoch);
-                    if leaving {
-                        let what =
-                            format!("{to} is granted epoch {} after the intent to leave it", grant.epoch);
-                        self.watch.breaks("S5 no grant after intent", what);
-                    }
-                }
-            }
-            FromHub::Command(command) => {
-                let key = (command.id.operation.clone(), command.id.step);
-                if !self.watch.issued.contains(&key) {
-                    let what = format!("{} was sent and never issued", command.id);
-                    self.watch.breaks("S9 journal before effect", what);
-                }
-            }
-            FromHub::Assignment(_) | FromHub::Unassign(_) => {}
-        }
-    }
-
-    /// S30: an epoch is durable before anything is asked for in it. (A request may land when the next epoch has come.)
-    pub(crate) fn check_effect(&mut self, site: &ClusterName, effect: &Effect) {
-        let (Effect::CreateReplication { epoch, .. } | Effect::PromoteReplication { epoch, .. }) = effect
-        else {
-            return;
-        };
-        let recorded = self.site(site).kubernetes.site_states.values().next();
-        let durable = recorded.is_some_and(|recorded| {
-            let may = matches!(recorded.state.role, Role::Promoting | Role::Holder);
-            may && recorded.state.epoch_seen == *epoch
-        });
-        if !durable {
-            let what = format!("{site} asks to {}", effect.key());
-            self.watch.breaks("S30 the epoch is durable before its effects", what);
-        }
     }
 }

@@ -4,7 +4,9 @@
 //! happen, and when), `world` (who it happens to), `hub` and `agent` (the drivers around the real cores),
 //! `kubernetes` and `workloads` (a member cluster), `storage` and `csi_addons` (the array and the controller before
 //! it), `application` (who writes), `network`; then `invariants` (asked after every event), `reference` (who should
-//! own the placement), `crash` (a process dies at every effect), `scenario` (the stories), `faults` (random ones).
+//! own the placement), `crash` (a process dies at every effect), `scenario` (the stories), `faults` and `plan` (what goes
+//! wrong), `adversity` (random plans, and what is left of one that fails), `traps` (a plan for each rule), `coverage`,
+//! `mutants` (each rule is switched off once).
 
 pub mod random;
 pub mod transition;
@@ -24,9 +26,17 @@ pub mod network;
 pub mod invariants;
 pub mod reference;
 
+pub mod coverage;
 pub mod crash;
 pub mod faults;
+pub mod plan;
+
+pub mod adversity;
 pub mod scenario;
+pub mod traps;
+
+#[cfg(feature = "mutants")]
+pub mod mutants;
 
 pub use scenario::{Run, Scenario};
 pub use world::World;

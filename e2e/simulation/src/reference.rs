@@ -1,7 +1,7 @@
 //! Who should own the placement: read from the journal by itself, with nothing of the hub's own fold.
 
 use hub_core::journal::{Entry, Intent, Line, OperationKind};
-use proto::{ClusterName, Epoch, OperationId, StepKind};
+use proto::{ClusterName, Epoch, FenceProof, OperationId, StepKind};
 
 /// The last ownership record.
 pub fn owner(lines: &[Line]) -> Option<(Epoch, &ClusterName)> {
@@ -24,9 +24,17 @@ pub fn failovers(lines: &[Line]) -> impl Iterator<Item = &Intent> {
         .filter(|intent| intent.kind == OperationKind::FailOver && has_promoted(lines, &intent.operation))
 }
 
-fn has_promoted(lines: &[Line], wanted: &OperationId) -> bool {
+pub fn has_promoted(lines: &[Line], wanted: &OperationId) -> bool {
     lines.iter().any(|line| {
         matches!(&line.entry, Entry::Step { operation, step: StepKind::Promote, .. } if operation == wanted)
+    })
+}
+
+/// Why an operation takes the old holder for stopped.
+pub fn proof<'a>(lines: &'a [Line], wanted: &OperationId) -> Option<&'a FenceProof> {
+    lines.iter().rev().find_map(|line| {
+        let Entry::Fence { operation, proof, .. } = &line.entry else { return None };
+        (operation == wanted).then_some(proof)
     })
 }
 

@@ -153,6 +153,16 @@ pub enum Happening {
     HumanAnswers {
         proposed: Box<hub_core::journal::Intent>,
     },
+    /// A message that has arrived before arrives once more, later than others.
+    SaidAgainToAgent {
+        site: ClusterName,
+        message: Box<proto::FromHub>,
+    },
+    SaidAgainToHub {
+        site: ClusterName,
+        stream: u64,
+        message: Box<proto::FromAgent>,
+    },
     Fails(Fault),
 }
 

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use agent_core::{Agent, AskId, Change, Kind, Watched};
-use proto::{ClusterName, FromAgent, FromHub, Moment, PathKind, WallTime};
+use proto::{ClusterName, Epoch, FromAgent, FromHub, Moment, Nonce, PathKind, WallTime};
 
 use crate::application::History;
+use crate::coverage::Coverage;
 use crate::crash::Crashes;
 use crate::csi_addons::Worker;
 use crate::hub::HubMachine;
@@ -46,11 +47,39 @@ impl Clock {
         Clock { base: random.within(&(1_000..=500_000)), since, rate }
     }
 
+    /// What passes until `at` is not counted, for so long.
+    pub fn miss(&mut self, at: Time, span: Time) {
+        let before = self.read(at.saturating_sub(span));
+        let after = self.read(at);
+        self.base = self.base.saturating_sub(after.0 - before.0);
+    }
+
     pub fn read(&self, now: Time) -> Moment {
         let passed = i64::try_from(now.saturating_sub(self.since)).unwrap_or(0);
         let own = passed + passed * self.rate / 1_000_000;
         Moment(self.base + u64::try_from(own).unwrap_or(0))
     }
+}
+
+/// Who reads what is proposed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Human {
+    #[default]
+    Absent,
+    Careful,
+    /// Answers for what was proposed at another time, or answers twice, or late.
+    Careless,
+}
+
+/// What the storage does not do now.
+#[derive(Clone, Debug, Default)]
+pub struct StorageAils {
+    pub promotion: bool,
+    /// Of this claim alone.
+    pub promotion_of: Option<&'static str>,
+    pub demotion: bool,
+    pub mirroring: bool,
+    pub resync: bool,
 }
 
 /// One member cluster, with its machines.
@@ -63,6 +92,20 @@ pub struct Site {
     pub api_up: bool,
     /// Some requests take up to this much longer.
     pub api_slow: Time,
+    /// Of a hundred writes, so many meet somebody else's.
+    pub conflicts: u64,
+    pub watch_lag: Time,
+    /// The agent's process is stopped until then, and goes on after.
+    pub frozen_until: Time,
+    /// The wall clock of the agent's machine, against everybody else's.
+    pub wall_ahead: i64,
+    /// When the lease ends that the agent lives by, or ended, by its clock.
+    pub lease_end: Option<Moment>,
+    /// The epoch that the hub has granted to it in this life.
+    pub granted: Option<Epoch>,
+    pub agent_since: Time,
+    /// When this process sent its heartbeats.
+    pub sent: BTreeMap<Nonce, Moment>,
     /// Counts its cold starts.
     pub boot: u64,
     pub clock: Clock,
@@ -104,12 +147,16 @@ pub struct World {
     pub array: Array,
     pub crossing_delay: Time,
     pub pod_delay: Time,
+    pub storage_ails: StorageAils,
+    /// Faults that the fencing level SelfFence does not cover are left out.
+    pub covered_only: bool,
     /// How often each kind of fault has happened.
     pub faults: BTreeMap<&'static str, u64>,
     pub history: History,
     pub pods: u64,
     pub crashes: Crashes,
     pub watch: Watch,
+    pub coverage: Coverage,
     /// The story so far, and events taken.
     pub trace: Vec<String>,
     pub steps: u64,
@@ -128,11 +175,14 @@ impl World {
             array: Array::default(),
             crossing_delay: 0,
             pod_delay: 0,
+            storage_ails: StorageAils::default(),
+            covered_only: true,
             faults: BTreeMap::new(),
             history: History::default(),
             pods: 0,
             crashes: Crashes::default(),
             watch: Watch::default(),
+            coverage: Coverage::default(),
             trace: Vec::new(),
             steps: 0,
             queue: Queue::default(),
@@ -141,7 +191,10 @@ impl World {
         for name in names {
             let name = cluster(name);
             let clock = Clock::new(&mut world.random, 0);
-            world.array.sites.push(name.clone());
+            // Of three clusters the third has nothing to do with the placement.
+            if world.array.sites.len() < 2 {
+                world.array.sites.push(name.clone());
+            }
             world.streams.insert(name.clone(), Stream::default());
             world.sites.insert(name.clone(), Site::new(name, clock));
         }
@@ -197,6 +250,7 @@ impl World {
             self.happens(happening);
             self.tell_changes();
             self.check();
+            self.cover();
         }
     }
 
@@ -234,6 +288,10 @@ impl World {
             Happening::SnapshotDue { handle } => self.snapshot_due(&handle),
             Happening::SnapshotArrives { snapshot } => self.snapshot_arrives(&snapshot),
             Happening::HumanAnswers { proposed } => self.human_answers(&proposed),
+            Happening::SaidAgainToAgent { site, message } => self.said_again_to_agent(&site, *message),
+            Happening::SaidAgainToHub { site, stream, message } => {
+                self.said_again_to_hub(&site, stream, *message);
+            }
             Happening::Fails(fault) => self.fails(fault),
         }
     }
@@ -275,6 +333,15 @@ impl World {
 }
 
 impl Site {
+    pub fn own_wall(&self, now: Time) -> WallTime {
+        WallTime(wall(now).0 + self.wall_ahead)
+    }
+
+    /// A lease that is no longer lived by has ended, at the latest now.
+    pub fn follow_lease(&mut self, now: Moment, holds: bool, lease_end: Option<Moment>) {
+        self.lease_end = if holds { lease_end } else { self.lease_end.map(|end| end.min(now)) };
+    }
+
     fn new(name: ClusterName, clock: Clock) -> Site {
         Site {
             name,
@@ -282,6 +349,14 @@ impl Site {
             nodes_up: true,
             api_up: true,
             api_slow: 0,
+            conflicts: 0,
+            watch_lag: 0,
+            frozen_until: 0,
+            wall_ahead: 0,
+            lease_end: None,
+            granted: None,
+            agent_since: 0,
+            sent: BTreeMap::new(),
             boot: 1,
             clock,
             kubernetes: Kubernetes::default(),

@@ -1,8 +1,9 @@
 //! The stories of the whole federation, the same stories with a process killed at every effect, and random adversity.
 
+use simulation::adversity::adversity;
 use simulation::crash::Plan;
 use simulation::reference::intents;
-use simulation::scenario::{ALL, Scenario, adversity};
+use simulation::scenario::{ALL, Scenario};
 
 const SEED: u64 = 20_261_122;
 

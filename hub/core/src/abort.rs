@@ -2,7 +2,7 @@
 
 use crds::conditions::Reason;
 use crds::span::format as shown;
-use proto::{Outcome, Role, StepKind};
+use proto::{Outcome, Role, Rule, StepKind, kept};
 
 use crate::checks;
 use crate::fleet::Liveness;
@@ -28,7 +28,7 @@ pub fn abort_reason(o: &Observation, operation: &Operation) -> Option<String> {
 }
 
 fn no_failover(o: &Observation, operation: &Operation) -> Option<String> {
-    if operation.is_past_no_return() {
+    if operation.is_past_no_return() && kept(Rule::ForwardPastNoReturn) {
         return None;
     }
     if o.placement.deleting {
@@ -135,7 +135,7 @@ pub fn cut_reason(o: &Observation, operation: &Operation) -> Option<String> {
 
 /// What was stopped for it is started again where it was.
 fn no_planned_move(o: &Observation, operation: &Operation) -> Option<String> {
-    if operation.is_past_no_return() {
+    if operation.is_past_no_return() && kept(Rule::ForwardPastNoReturn) {
         return None;
     }
     let (intent, name) = (&operation.intent, &o.placement.name);
@@ -231,7 +231,9 @@ fn no_resync(o: &Observation, operation: &Operation) -> Option<String> {
     if begun.acknowledged.is_none() && report.is_some_and(|report| report.role == Role::Standby) {
         return Some(format!("{} is a standby already", operation.intent.to));
     }
-    let unasked = operation.intent.approval.is_none() && !o.placement.failback.resync_automatic;
+    let unasked = operation.intent.approval.is_none()
+        && !o.placement.failback.resync_automatic
+        && kept(Rule::ResyncIsApproved);
     if begun.issued.is_none() && unasked {
         return Some(format!("{}: spec.failback.resync asks for an approval now", o.placement.name));
     }

@@ -1,7 +1,7 @@
 //! A human's answer to a proposal. It counts once, for what it names, and not for anything that comes later (invariant S25).
 
 use crds::approval::DRApproval;
-use proto::{ClusterName, Epoch, Generation, WallTime};
+use proto::{ClusterName, Epoch, Generation, Rule, WallTime, kept};
 
 use crate::journal::{ApprovalRecord, Intent};
 use crate::placement::Placement;
@@ -49,6 +49,9 @@ impl Approval {
     /// Why it does not count for this proposal, if it does not; the words go into the status.
     pub fn flaw(&self, proposed: &Intent, placement: &Placement, now: WallTime) -> Option<String> {
         let name = &self.name;
+        if !kept(Rule::ApprovalsNameWhatTheyMean) {
+            return None;
+        }
         // Names, epochs and generations begin anew with a DRPlacement that is made again; both times are the API server's.
         if self.created < placement.created {
             return Some(format!(

@@ -2,7 +2,7 @@
 //!
 //! Each call takes at most one transition; the hub calls again until nothing is left to write down.
 
-use proto::{ClusterName, Epoch, OperationId, StepKind};
+use proto::{ClusterName, Epoch, OperationId, Rule, StepKind, kept};
 
 use crate::abort::{abort_reason, cut_reason};
 use crate::adopt::adopt;
@@ -27,7 +27,9 @@ pub fn decide(o: &Observation) -> Choice {
     if o.progress.released {
         return Choice::Wait(None);
     }
-    if let Some(operation) = o.progress.running() {
+    if let Some(operation) = o.progress.running()
+        && kept(Rule::OneOperationAtATime)
+    {
         return advance(o, operation);
     }
     if o.placement.deleting && !owes_a_restart(o) {
@@ -119,7 +121,7 @@ pub fn intent(o: &Observation, kind: OperationKind, to: &ClusterName, evidence: 
     let lost_at = failing_over.then(|| o.loss_time());
     let losses = if failing_over { o.losses(o.lost_by()) } else { Vec::new() };
     let highest = o.progress.highest;
-    let epoch = if kind.enters_an_epoch() { highest.next() } else { highest };
+    let epoch = if kind.enters_an_epoch() { last(o).next() } else { highest };
     Intent {
         operation: operation_id(o, kind, to, epoch),
         placement: o.placement.id.clone(),
@@ -144,6 +146,12 @@ pub fn intent(o: &Observation, kind: OperationKind, to: &ClusterName, evidence: 
         preferred: Some(o.placement.preferred.clone()),
         approval: None,
     }
+}
+
+/// The last epoch that was ever entered, whatever has become of it.
+fn last(o: &Observation) -> Epoch {
+    let owned = o.progress.ownership.as_ref().map_or(Epoch(0), |ownership| ownership.epoch);
+    if kept(Rule::BurnedEpochsStayBurned) { o.progress.highest } else { owned }
 }
 
 /// Proposals, and operations that enter no epoch, leave the number as it is: each has a name of its own all the same. A

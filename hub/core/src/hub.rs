@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proto::{
     Acknowledgement, ClusterName, Denial, DenialReason, Epoch, FromHub, Heartbeat, Hello, Mark, Moment,
-    OperationId, Outcome, PlacementId, Reply, Report, Role, StepKind, Term,
+    OperationId, Outcome, PlacementId, Reply, Report, Role, Rule, StepKind, Term, kept,
 };
 
 mod copies;
@@ -156,7 +156,8 @@ impl Hub {
 
     /// R2: an answer does not grant what this very step has begun to leave.
     fn withhold_grants(&self, decision: &mut Decision) {
-        if !decision.record.iter().any(|entry| matches!(entry, Entry::Intent(_))) {
+        let leaves = decision.record.iter().any(|entry| matches!(entry, Entry::Intent(_)));
+        if !leaves || !kept(Rule::NoGrantAfterIntent) {
             return;
         }
         for send in &mut decision.send {
@@ -335,7 +336,8 @@ impl Hub {
 
     fn rejoin(&mut self, now: Now, id: &PlacementId, witness: &str, epoch: Epoch, decision: &mut Decision) {
         let progress = self.ledger.of(id);
-        if progress.is_some_and(|progress| progress.needs_human.is_some()) {
+        let told_already = progress.is_some_and(|progress| progress.needs_human.is_some());
+        if told_already || !kept(Rule::HighestEpochKnownWins) {
             return;
         }
         let name = self.placements.get(id).map(|placement| &placement.name);

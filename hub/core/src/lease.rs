@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use proto::{ClusterName, Denial, DenialReason, Epoch, Grant, Renewal, Role};
+use proto::{ClusterName, Denial, DenialReason, Epoch, Grant, Renewal, Role, Rule, kept};
 
 use crate::journal::{Entry, OperationKind};
 use crate::placement::Placement;
@@ -56,6 +56,7 @@ pub fn answer(
     let leaving = is_leaving(progress);
     // A holder that gets its own placement back is not superseded by anybody.
     let given_away = leaving
+        && kept(Rule::NoGrantAfterIntent)
         && progress
             .running()
             .is_some_and(|operation| operation.intent.kind.takes_away() && operation.is_past_no_return());
@@ -64,7 +65,8 @@ pub fn answer(
     }
     // R2: no grant after an intent, nor for an epoch that an aborted one has burned. But a holder that answers before the
     // point of no return keeps its application, so it is not told to stop: its old deadline is inside the wait.
-    if leaving || progress.highest > renewal.epoch || renewal.epoch != ownership.epoch {
+    let left = leaving || progress.highest > renewal.epoch;
+    if left && kept(Rule::NoGrantAfterIntent) || renewal.epoch != ownership.epoch {
         return denied(progress.highest, Some(ownership.holder.clone()), DenialReason::NotNow);
     }
     granted(placement, progress, renewal)
@@ -125,6 +127,10 @@ fn granted(placement: &Placement, progress: &Progress, renewal: &Renewal) -> Ans
 
 /// How long after the last grant the holder is certainly stopped; none: waiting proves nothing (R6).
 pub fn expiry_wait(progress: &Progress) -> Option<Duration> {
+    if !kept(Rule::EveryGrantedPolicyCounts) {
+        let newest = progress.policies.last()?;
+        return newest.expiry_stops().then(|| newest.timing.wait());
+    }
     // Without an echo the holder may never have received a lease, and then has no deadline to stop at.
     let echoed_is_known = progress.policies.iter().any(|policy| policy.generation == progress.echoed);
     let all_stop = progress.policies.iter().all(proto::Policy::expiry_stops);

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use proto::{Action, Assignment, ClusterName, Command, CommandId, FromHub, Moment, PlacementId, StepKind};
+use proto::{
+    Action, Assignment, ClusterName, Command, CommandId, FromHub, Moment, PlacementId, Rule, StepKind, kept,
+};
 
 use crate::assign::assignment;
 use crate::decision::{Decision, Remembered, Send};
@@ -83,7 +85,9 @@ impl Orders {
     /// Sends what the running operation wants done and nobody has confirmed yet.
     pub fn command(&mut self, now: Now, o: &Observation, decision: &mut Decision) {
         let Some(operation) = o.progress.running() else { return };
-        let issued = operation.intent.plan.iter().filter(|step| operation.step(**step).issued.is_some());
+        let durable =
+            |step: &StepKind| operation.step(*step).issued.is_some() || !kept(Rule::JournalBeforeCommand);
+        let issued = operation.intent.plan.iter().filter(|step| durable(step));
         for step in issued {
             for (cluster, action) in (step::rule(*step).command)(o, operation) {
                 if let Some(site) = o.site(&cluster) {

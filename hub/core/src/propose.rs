@@ -1,7 +1,7 @@
 //! Asking a human: a proposal is written down, stands as long as its reason does, and becomes the operation by an approval that
 //! names it (invariants S25, S29).
 
-use proto::ClusterName;
+use proto::{ClusterName, Rule, kept};
 
 use crate::approval::Approval;
 use crate::checks;
@@ -99,7 +99,8 @@ fn answer(o: &Observation, proposal: &Proposal, wanted: Intent, finding: Finding
 
 /// A yes alone does not stop the old holder: where waiting proves nothing, somebody has to vouch for it.
 fn unproven(o: &Observation, proposed: &Intent, yes: &Approval) -> Option<String> {
-    if proposed.kind != OperationKind::FailOver || yes.asserts_off.is_some() {
+    let by_time = proposed.kind == OperationKind::FailOver && kept(Rule::WaitingMustProveAFence);
+    if !by_time || yes.asserts_off.is_some() {
         return None;
     }
     let why = checks::waiting_proves_nothing(o)?;

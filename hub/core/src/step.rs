@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use crds::conditions::Reason;
 use crds::span::format as shown;
-use proto::{Action, ClusterName, FenceProof, Outcome, Refusal, Role, StepKind, Timing, WorkloadScale};
+use proto::{
+    Action, ClusterName, FenceProof, Outcome, Refusal, Role, Rule as Safety, StepKind, Timing, WorkloadScale,
+    kept,
+};
 
 use crate::checks;
 use crate::finding::Finding;
@@ -167,7 +170,9 @@ fn answered_by_source(o: &Observation, operation: &Operation, step: StepKind) ->
 
 /// The last look before a copy is thrown away: the user's last word, then the cluster.
 fn may_throw_away(o: &Observation, operation: &Operation) -> Option<Finding> {
-    let allowed = operation.intent.approval.is_some() || o.placement.failback.resync_automatic;
+    let allowed = operation.intent.approval.is_some()
+        || o.placement.failback.resync_automatic
+        || !kept(Safety::ResyncIsApproved);
     let asked = (!allowed).then(|| {
         Finding::new(
             Reason::DivergedData,
@@ -239,6 +244,9 @@ fn resynced(o: &Observation, operation: &Operation) -> Standing {
 
 /// Protocol §6: protected again only when the holder's sync times advance past the resync.
 fn synced_again(o: &Observation, operation: &Operation) -> Standing {
+    if !kept(Safety::ResyncNeedsALaterSync) {
+        return Standing::Done(Vec::new());
+    }
     let volumes = o.remembered.map(|kept| kept.volumes.as_slice()).unwrap_or_default();
     let made_anew = operation.step(StepKind::Resync).acknowledged;
     let behind = operation.intent.claims.iter().find(|claim| {
@@ -330,7 +338,8 @@ fn fenced(o: &Observation, operation: &Operation) -> Standing {
         return proven(FenceProof::Acknowledged);
     }
     let holder = intent.from.as_ref().map_or("the old holder".to_owned(), ToString::to_string);
-    let Some(wait) = expiry_wait(o.progress) else {
+    let unproven = (!kept(Safety::WaitingMustProveAFence)).then(|| o.placement.policy.timing.wait());
+    let Some(wait) = expiry_wait(o.progress).or(unproven) else {
         return Standing::Waiting(Finding::new(
             Reason::FenceUnconfirmed,
             format!(
@@ -341,7 +350,7 @@ fn fenced(o: &Observation, operation: &Operation) -> Standing {
     if let Some(finding) = checks::first(checks::EXPIRY_PROVES, o) {
         return Standing::Waiting(Finding::new(Reason::FenceUnconfirmed, finding.message));
     }
-    if o.lease_age >= wait {
+    if o.lease_age >= wait || !kept(Safety::HubWaitsForTheLease) {
         return proven(FenceProof::LeaseExpired);
     }
     Standing::Waiting(Finding::new(
@@ -355,7 +364,8 @@ fn fenced(o: &Observation, operation: &Operation) -> Standing {
 fn may_promote(o: &Observation, operation: &Operation) -> Option<Finding> {
     match operation.intent.kind {
         OperationKind::FailOver => {
-            let by_time = matches!(operation.proof, Some((FenceProof::LeaseExpired, _)));
+            let by_time = matches!(operation.proof, Some((FenceProof::LeaseExpired, _)))
+                && kept(Safety::AccusedAgainBeforePromotion);
             let approved = operation.intent.approval.is_some();
             let accusation = if by_time { checks::first(checks::ACCUSATION, o) } else { None };
             let arming = if approved { checks::CONSENT } else { checks::ARMING };
@@ -398,6 +408,9 @@ fn promote(_: &Observation, operation: &Operation) -> Vec<(ClusterName, Action)>
 }
 
 fn promoted(o: &Observation, operation: &Operation) -> Standing {
+    if !kept(Safety::AllVolumesOrNoPods) {
+        return Standing::Done(Vec::new());
+    }
     answered(o, operation, StepKind::Promote, &operation.intent.to)
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crds::conditions::Reason;
 use crds::span::format as shown;
-use proto::{ClusterName, Divergence, Role, StepKind};
+use proto::{ClusterName, Divergence, Role, Rule, StepKind, kept};
 
 use crate::checks;
 use crate::decide::intent;
@@ -311,7 +311,8 @@ fn new_copy(o: &Observation, ownership: &Ownership) -> Option<Wish> {
     ];
     let mut intent = Box::new(intent(o, OperationKind::Resync, name, evidence));
     let doubt = checks::holder_works(o).map(|finding| finding.message).or_else(|| given_up(o, name));
-    if o.placement.failback.resync_automatic && doubt.is_none() {
+    let declared = o.placement.failback.resync_automatic && doubt.is_none();
+    if declared || !kept(Rule::ResyncIsApproved) {
         return Some(Wish::Begin(intent));
     }
     intent.evidence.extend(doubt);

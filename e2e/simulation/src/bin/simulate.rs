@@ -1,35 +1,52 @@
 //! `simulate --seeds N [--seed S]`: random faults, one run for each seed, from S on; a seed that fails tells its story.
+//! `simulate --traps`: the plans that are made for one rule each. `simulate --mutants`: each rule is switched off once.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
+use std::time::Instant;
 
-use simulation::reference::intents;
-use simulation::scenario::adversity;
+use simulation::adversity::{self, adversity, shrink};
+use simulation::coverage::Coverage;
+use simulation::reference::{has_promoted, intents};
+use simulation::{Run, traps};
 
+#[derive(Default)]
 struct Wanted {
-    first: u64,
-    seeds: u64,
-    story: bool,
+    first: Option<u64>,
+    seeds: Option<u64>,
+    /// Groups of the seed's plan that are left out.
+    without: Vec<usize>,
+    traps: bool,
+    mutants: bool,
+    only: Option<String>,
 }
 
+const USE: &str = "use --seeds N, --seed S, --without 1,2 (with one seed), --traps, --mutants [--only NAME]";
+
 fn wanted() -> Result<Wanted, String> {
-    let (mut first, mut seeds) = (None, None);
+    let mut wanted = Wanted::default();
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
-        let mut number = || {
-            let text = arguments.next().unwrap_or_default();
+        let mut text = || arguments.next().unwrap_or_default();
+        let number = |text: &str| {
             text.parse().map_err(|_| format!("{argument} {text:?} is not a whole number: write {argument} 7"))
         };
         match argument.as_str() {
-            "--seeds" => seeds = Some(number()?),
-            "--seed" => first = Some(number()?),
-            other => return Err(format!("{other:?} is not known: use --seeds N, --seed S, or both")),
+            "--seeds" => wanted.seeds = Some(number(&text())?),
+            "--seed" => wanted.first = Some(number(&text())?),
+            "--without" => {
+                let groups = text();
+                let parsed: Result<Vec<u64>, String> = groups.split(',').map(number).collect();
+                wanted.without =
+                    parsed?.into_iter().filter_map(|group| usize::try_from(group).ok()).collect();
+            }
+            "--traps" => wanted.traps = true,
+            "--mutants" => wanted.mutants = true,
+            "--only" => wanted.only = Some(text()),
+            other => return Err(format!("{other:?} is not known: {USE}")),
         }
     }
-    // One seed alone is asked for by somebody who wants to read it.
-    let story = first.is_some() && seeds.is_none();
-    let most = if story { 1 } else { 100 };
-    Ok(Wanted { first: first.unwrap_or(1), seeds: seeds.unwrap_or(most), story })
+    Ok(wanted)
 }
 
 fn main() -> ExitCode {
@@ -40,29 +57,174 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let (mut failed, mut simulated, mut events) = (0, 0, 0);
-    let mut counts: BTreeMap<String, u64> = BTreeMap::new();
-    for seed in wanted.first..wanted.first + wanted.seeds {
+    let passed = match (&wanted, wanted.first, wanted.seeds) {
+        (Wanted { mutants: true, .. }, _, seeds) => mutants(seeds.unwrap_or(1_000), wanted.only.as_deref()),
+        (Wanted { traps: true, .. }, seed, _) => all_traps(seed.unwrap_or(1), wanted.only.as_deref()),
+        (_, Some(seed), None) => one_seed(seed, &wanted.without),
+        (_, first, seeds) => many_seeds(first.unwrap_or(1), seeds.unwrap_or(100)),
+    };
+    if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// One seed alone is asked for by somebody who wants to read it.
+fn one_seed(seed: u64, without: &[usize]) -> bool {
+    let mut plan = adversity::plan(seed);
+    let kept = plan.groups.into_iter().enumerate().filter(|(group, _)| !without.contains(group));
+    plan.groups = kept.map(|(_, group)| group).collect();
+    let run = adversity::with(seed, &plan);
+    println!("{}", run.told());
+    let mut figures = Figures::default();
+    figures.add(&run);
+    figures.tell(1);
+    run.outcome.is_ok()
+}
+
+fn many_seeds(first: u64, seeds: u64) -> bool {
+    let mut figures = Figures::default();
+    let began = Instant::now();
+    let mut failed: Vec<(u64, String)> = Vec::new();
+    for seed in first..first + seeds {
         let run = adversity(seed);
-        simulated += run.world.now;
-        events += run.world.steps;
-        for (kind, count) in &run.world.faults {
-            *counts.entry(format!("fault      {kind}")).or_default() += count;
+        figures.add(&run);
+        if let Err(wrong) = run.outcome {
+            println!("seed {seed}: {wrong}; see it with: cargo simulate --seed {seed}");
+            failed.push((seed, wrong));
         }
-        for intent in intents(&run.world.hub.lines) {
-            *counts.entry(format!("operation  {}", intent.kind.as_str())).or_default() += 1;
+    }
+    if let Some((seed, wrong)) = failed.first() {
+        tell_shrunk(*seed, wrong);
+    }
+    figures.tell(seeds);
+    let (took, failovers) = (began.elapsed().as_secs_f64(), figures.moved("failover"));
+    println!(
+        "{seeds} seeds in {took:.1} s, {} violations, {} failovers, {:.0} a minute",
+        failed.len(),
+        failovers,
+        f64::from(u32::try_from(failovers).unwrap_or(u32::MAX)) * 60.0 / took.max(0.001),
+    );
+    failed.is_empty()
+}
+
+fn tell_shrunk(seed: u64, wrong: &str) {
+    let plan = adversity::plan(seed);
+    let (smallest, run) = shrink(&plan, wrong, |plan| adversity::with(seed, plan));
+    let mut kept = smallest.groups.iter().peekable();
+    let mut left_out = Vec::new();
+    for (index, group) in plan.groups.iter().enumerate() {
+        if kept.next_if(|kept| *kept == group).is_none() {
+            left_out.push(index.to_string());
         }
-        if wanted.story {
+    }
+    println!("{}", run.told());
+    println!(
+        "the shortest story of seed {seed}: cargo simulate --seed {seed} --without {}",
+        left_out.join(",")
+    );
+}
+
+/// Two traps differ in what they are for; each must end as it must.
+fn all_traps(seed: u64, only: Option<&str>) -> bool {
+    let mut passed = true;
+    for trap in traps::all() {
+        if only.is_some_and(|only| !trap.name.contains(only)) {
+            continue;
+        }
+        let run = trap.run(seed);
+        if only.is_some() {
             println!("{}", run.told());
         }
-        if let Err(wrong) = &run.outcome {
-            failed += 1;
-            println!("seed {seed}: {wrong}; see it with: simulate --seed {seed}");
+        passed &= run.outcome.is_ok();
+        let end = run.outcome.as_ref().err().cloned().unwrap_or_else(|| "ends well".to_owned());
+        println!("{:6} events  {}: {end}", run.world.steps, trap.name);
+    }
+    passed
+}
+
+#[derive(Default)]
+struct Figures {
+    simulated: u64,
+    events: u64,
+    faults: BTreeMap<&'static str, u64>,
+    begun: BTreeMap<&'static str, u64>,
+    completed: BTreeMap<&'static str, u64>,
+    coverage: Coverage,
+}
+
+impl Figures {
+    fn add(&mut self, run: &Run) {
+        self.simulated += run.world.now;
+        self.events += run.world.steps;
+        self.coverage.add(&run.world.coverage);
+        for (kind, count) in &run.world.faults {
+            *self.faults.entry(kind).or_default() += count;
+        }
+        let lines = &run.world.hub.lines;
+        for intent in intents(lines) {
+            let kind = intent.kind.as_str();
+            *self.begun.entry(kind).or_default() += 1;
+            if has_promoted(lines, &intent.operation) || matches!(kind, "resync" | "release") {
+                *self.completed.entry(kind).or_default() += 1;
+            }
         }
     }
-    for (what, count) in &counts {
-        println!("{count:8}  {what}");
+
+    fn moved(&self, kind: &str) -> u64 {
+        self.completed.get(kind).copied().unwrap_or(0)
     }
-    println!("{} seeds, {failed} failed, {} s simulated, {events} events", wanted.seeds, simulated / 1000);
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+
+    fn tell(&self, seeds: u64) {
+        println!("faults injected, {} kinds", self.faults.len());
+        for (kind, count) in &self.faults {
+            println!("{count:8}  {kind}");
+        }
+        println!("operations begun, and past their point of no return");
+        for (kind, count) in &self.begun {
+            println!("{count:8} {:8}  {kind}", self.moved(kind));
+        }
+        println!("{}", self.coverage.table());
+        for row in self.coverage.missing() {
+            println!("never in row: {row}");
+        }
+        let hours = self.simulated / 3_600_000;
+        println!(
+            "{seeds} seeds, {hours} h {} s simulated, {} events",
+            self.simulated / 1000 % 3600,
+            self.events
+        );
+    }
+}
+
+#[cfg(not(feature = "mutants"))]
+fn mutants(_: u64, _: Option<&str>) -> bool {
+    eprintln!("this build keeps every rule; use: cargo simulate-mutants");
+    false
+}
+
+#[cfg(feature = "mutants")]
+fn mutants(seeds: u64, only: Option<&str>) -> bool {
+    use proto::rule::Rule;
+    use simulation::mutants::hunt;
+
+    let mut survivors = 0;
+    let rules = Rule::ALL.iter().filter(|rule| only.is_none_or(|only| rule.as_str() == only));
+    println!("{:28} {:22} caught by", "rule switched off", "of the protocol");
+    for rule in rules {
+        let line = format!("{:28} {:22}", rule.as_str(), rule.names());
+        match hunt(*rule, seeds) {
+            Some(caught) => {
+                let by = caught.by.split(": ").next().unwrap_or_default();
+                let (place, seed, faults, events) = (caught.place, caught.seed, caught.faults, caught.events);
+                println!("{line} {by}  ({place}, seed {seed}: {faults} faults, {events} events)");
+                if only.is_some() {
+                    println!("{}", caught.told);
+                }
+            }
+            None => {
+                survivors += 1;
+                println!("{line} NOBODY: {}", rule.meaning());
+            }
+        }
+    }
+    println!("{} rules, {survivors} not missed by anybody", Rule::ALL.len());
+    survivors == 0
 }

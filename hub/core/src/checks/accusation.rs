@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crds::conditions::Reason;
 use crds::span::format as shown;
-use proto::PathKind;
+use proto::{PathKind, Rule, kept};
 
 use crate::finding::Finding;
 use crate::fleet::Liveness;
@@ -14,7 +14,7 @@ use crate::observation::{Observation, SiteView};
 pub fn not_everything_is_dark(o: &Observation) -> Option<Finding> {
     let (sites, dark) = (o.hub.sites, o.hub.dark);
     let too_many = dark >= sites || (sites >= 3 && dark * 100 >= sites * 55);
-    (dark > 0 && too_many).then(|| {
+    (dark > 0 && too_many && kept(Rule::AllDarkFreezes)).then(|| {
         Finding::new(
             Reason::HubFrozen,
             format!("hub: {dark} of {sites} sites are silent; the hub may be the one cut off, so nothing is moved; mend its links"),
@@ -24,7 +24,7 @@ pub fn not_everything_is_dark(o: &Observation) -> Option<Finding> {
 
 /// Protocol §7: a second site at once is more likely a fault of the hub's own network.
 pub fn no_second_site_is_dark(o: &Observation) -> Option<Finding> {
-    (o.hub.dark > 1).then(|| {
+    (o.hub.dark > 1 && kept(Rule::AllDarkFreezes)).then(|| {
         Finding::new(
             Reason::SecondSiteSilent,
             format!(
@@ -67,7 +67,7 @@ fn lost_for(o: &Observation, holder: &SiteView) -> Duration {
 
 /// (d), invariant S16.
 pub fn nobody_sees_the_holder_alive(o: &Observation) -> Option<Finding> {
-    let holder = o.holder()?;
+    let holder = o.holder().filter(|_| kept(Rule::SignOfLifeVetoes))?;
     let since = suspicion_age(o, holder);
     let witness = o.sites.iter().find_map(|site| {
         let seen = site
@@ -90,7 +90,7 @@ pub fn nobody_sees_the_holder_alive(o: &Observation) -> Option<Finding> {
 
 /// (e): silence counts only on a path that worked shortly before.
 pub fn target_misses_it_on_two_paths(o: &Observation) -> Option<Finding> {
-    let (holder, target) = (o.holder()?, o.target()?);
+    let (holder, target) = (o.holder().filter(|_| kept(Rule::SignOfLifeVetoes))?, o.target()?);
     let since = suspicion_age(o, holder);
     let lost_for = lost_for(o, holder);
     let counts = |kind: PathKind| {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crds::conditions::Reason;
 use crds::span::format as shown;
+use proto::{Rule, kept};
 
 use crate::finding::Finding;
 use crate::observation::Observation;
@@ -12,6 +13,7 @@ use crate::placement::Mode;
 pub fn mode_is_automatic(o: &Observation) -> Option<Finding> {
     let mode = match o.placement.mode {
         Mode::Automatic => return None,
+        Mode::Confirm | Mode::Manual if !kept(Rule::ModeIsRespected) => return None,
         Mode::Confirm => "Confirm",
         Mode::Manual => "Manual",
     };
@@ -39,7 +41,7 @@ pub fn holder_is_not_in_maintenance(o: &Observation) -> Option<Finding> {
 }
 
 pub fn not_paused(o: &Observation) -> Option<Finding> {
-    o.placement.paused.then(|| {
+    (o.placement.paused && kept(Rule::PauseHolds)).then(|| {
         Finding::new(
             Reason::Paused,
             format!("{} is paused; set spec.paused: false to go on", o.placement.name),
@@ -52,7 +54,7 @@ pub fn no_human_is_needed(o: &Observation) -> Option<Finding> {
 }
 
 pub fn cooled_down(o: &Observation) -> Option<Finding> {
-    let block = o.progress.block.as_ref()?;
+    let block = o.progress.block.as_ref().filter(|_| kept(Rule::OneAutomaticFailover))?;
     let acknowledged = o.placement.acknowledged.as_deref() == Some(block.operation.0.as_str());
     if acknowledged && o.wall >= block.until {
         return None;
@@ -100,7 +102,8 @@ pub fn not_flapping(o: &Observation) -> Option<Finding> {
 /// One site may be lost automatically in an hour (protocol §7); a second one is for a human.
 pub fn one_site_an_hour(o: &Observation) -> Option<Finding> {
     let holder = o.holder_name()?;
-    let other = o.hub.lost_lately.iter().find(|lost| **lost != holder)?;
+    let others = || o.hub.lost_lately.iter().filter(|_| kept(Rule::OneAutomaticFailover));
+    let other = others().find(|lost| **lost != holder)?;
     Some(Finding::new(
         Reason::CoolingDown,
         format!(
@@ -116,7 +119,8 @@ const READ_IS_FRESH_FOR_CALLS: u32 = 4;
 /// (g), invariant S27.
 pub fn wish_is_read_afresh(o: &Observation) -> Option<Finding> {
     let fresh = o.placement.policy.timing.rpc * READ_IS_FRESH_FOR_CALLS;
-    o.verified_age.is_none_or(|age| age > fresh).then(|| {
+    let stale = o.verified_age.is_none_or(|age| age > fresh);
+    (stale && kept(Rule::FreshReadBeforeMoving)).then(|| {
         Finding::new(
             Reason::HubFrozen,
             format!(

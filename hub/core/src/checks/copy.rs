@@ -2,7 +2,7 @@
 
 use crds::conditions::Reason;
 use crds::span::format as shown;
-use proto::ClusterName;
+use proto::{ClusterName, Rule, kept};
 
 use crate::explain::at_least;
 use crate::finding::Finding;
@@ -15,7 +15,7 @@ pub fn target_follows(o: &Observation) -> Option<Finding> {
 /// csi-addons tells when a volume was synced, not to whom: with more than two clusters the sync times say nothing about
 /// one that has neither handed over to the present holder nor been made anew from it.
 pub fn not_a_follower(o: &Observation, cluster: &ClusterName) -> Option<Finding> {
-    let followers = o.progress.followers.as_ref()?;
+    let followers = o.progress.followers.as_ref().filter(|_| kept(Rule::NoFailoverOntoAHalfMadeCopy))?;
     (!followers.contains(cluster)).then(|| {
         Finding::new(
             Reason::StaleCopy,
@@ -29,7 +29,7 @@ pub fn not_a_follower(o: &Observation, cluster: &ClusterName) -> Option<Finding>
 
 /// Invariant S19. An unknown loss is infinite.
 pub fn loss_is_within_the_bound(o: &Observation) -> Option<Finding> {
-    let bound = o.loss_bound()?;
+    let bound = o.loss_bound().filter(|_| kept(Rule::LossBound))?;
     match o.worst_loss(o.lost_by()) {
         Some(loss) if loss <= bound => None,
         Some(loss) => Some(Finding::new(

@@ -1,7 +1,7 @@
 //! Whether the holder is there, can hand over, and can be relied upon to stop by itself.
 
 use crds::conditions::Reason;
-use proto::{Report, Role};
+use proto::{Report, Role, Rule, kept};
 
 use crate::finding::Finding;
 use crate::fleet::{Heard, Liveness};
@@ -92,7 +92,7 @@ pub fn three_failure_domains(o: &Observation) -> Option<Finding> {
 
 pub fn expiry_proves_a_fence(o: &Observation) -> Option<Finding> {
     let holder = o.holder_name()?;
-    expiry_wait(o.progress).is_none().then(|| {
+    (expiry_wait(o.progress).is_none() && kept(Rule::WaitingMustProveAFence)).then(|| {
         Finding::new(
             Reason::NotFenceCapable,
             format!(
@@ -104,7 +104,7 @@ pub fn expiry_proves_a_fence(o: &Observation) -> Option<Finding> {
 }
 
 pub fn holder_can_fence_itself(o: &Observation) -> Option<Finding> {
-    let holder = o.holder()?;
+    let holder = o.holder().filter(|_| kept(Rule::FenceCapableOnly))?;
     let unfenceable = match (holder.heard, holder.report) {
         (Some(heard), Some(report)) => unfenceable(o, heard, report),
         // It renews, and does not say what it sees: then it may not see what it would have to stop.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crds::conditions::Reason;
 use crds::span::format as shown;
-use proto::Role;
+use proto::{Role, Rule, kept};
 
 use crate::finding::Finding;
 use crate::fleet::Liveness;
@@ -110,7 +110,7 @@ pub fn target_is_a_standby(o: &Observation) -> Option<Finding> {
     let ready = match report.role {
         Role::Standby | Role::Promoting | Role::Holder => true,
         Role::Unknown => entering,
-        Role::Fenced => false,
+        Role::Fenced => !kept(Rule::NoFailoverOntoAHalfMadeCopy),
     };
     (!ready).then(|| {
         Finding::new(

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use proto::{ClusterName, Outcome, PlacementId, StepKind};
+use proto::{ClusterName, Moment, Outcome, PlacementId, Rule, StepKind, kept};
 
 use super::Hub;
 use crate::event::Now;
@@ -32,7 +32,8 @@ impl Hub {
             target.filter(|target| !placement.clusters.contains(target) && holder != Some(target));
         let concerned = placement.clusters.iter().chain(holder_by_edit_outside).chain(target_by_edit_outside);
         let sites = concerned.filter_map(|cluster| self.fleet.sites.get(cluster));
-        let last_grant = self.last_grant.get(id).copied().unwrap_or(self.started);
+        let as_if_granted_at = if kept(Rule::BootWait) { self.started } else { Moment::default() };
+        let last_grant = self.last_grant.get(id).copied().unwrap_or(as_if_granted_at);
         // Any reply may have moved a deadline at the holder (the agent counts from its own sending), so the wait counts
         // from the last word that could have been answered.
         let last_heard = holder.and_then(|holder| self.answered.get(holder)).copied().unwrap_or(last_grant);

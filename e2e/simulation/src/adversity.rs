@@ -1,0 +1,95 @@
+//! Faults by a plan; then all is mended, and the application must run where the journal says, and only there. What is left
+//! of a plan that fails, when every group that is not needed for it is left out, is the story to read.
+
+use crate::plan::Plan;
+use crate::random::Random;
+use crate::reference;
+use crate::scenario::{Run, STAYS, protected, serves, unbroken, wait};
+use crate::transition::Time;
+use crate::world::World;
+
+/// More operations than can still be due when everything is mended.
+const MOST_OPERATIONS: usize = 6;
+const LASTS: Time = 40_000;
+const MOST_FAULTS: u64 = 9;
+const RESTS_WITHIN: Time = 90_000;
+
+/// The clusters of a seed: of three the third has nothing to do with the placement, but the hub listens to it.
+fn clusters(seed: u64) -> &'static [&'static str] {
+    if seed.is_multiple_of(3) { &["east", "west", "north"] } else { &["east", "west"] }
+}
+
+pub fn plan(seed: u64) -> Plan {
+    let world = World::new(seed, clusters(seed));
+    let sites: Vec<_> = world.sites.keys().cloned().collect();
+    Plan::at_random(&mut Random::new(seed ^ 0x5eed), &sites, LASTS, MOST_FAULTS)
+}
+
+/// Random faults, from the seed.
+pub fn adversity(seed: u64) -> Run {
+    follow(seed, clusters(seed), &plan(seed))
+}
+
+/// The same seed with another plan.
+pub fn with(seed: u64, plan: &Plan) -> Run {
+    follow(seed, clusters(seed), plan)
+}
+
+pub fn follow(seed: u64, clusters: &[&str], plan: &Plan) -> Run {
+    let mut world = World::new(seed, clusters);
+    let outcome = survive(&mut world, plan);
+    Run { world, outcome }
+}
+
+fn survive(world: &mut World, plan: &Plan) -> Result<(), String> {
+    protected(world)?;
+    world.say("-- adversity".to_owned());
+    world.coverage.counting = true;
+    plan.begin(world);
+    world.pass(plan.lasts + 2);
+    unbroken(world)?;
+    // What was not possible before may begin now: a move that the user wished for, a new copy, a failback.
+    for _ in 0..MOST_OPERATIONS {
+        wait(world, RESTS_WITHIN, at_rest)?;
+        world.pass(STAYS);
+        unbroken(world)?;
+        if at_rest(world).is_ok() {
+            return if reference::needs_human(&world.hub.lines).is_some() { Ok(()) } else { world.books() };
+        }
+    }
+    Err(format!("it does not come to rest: {}", at_rest(world).err().unwrap_or_default()))
+}
+
+/// The application runs at its owner and nowhere else, or somebody has been told why not.
+pub fn at_rest(world: &World) -> Result<(), String> {
+    let lines = &world.hub.lines;
+    if reference::needs_human(lines).is_some() {
+        return Ok(());
+    }
+    let owner = reference::owner(lines).map(|(_, owner)| owner.clone()).ok_or("nobody owns it")?;
+    // What had stopped itself when the placement was deleted stays stopped: the user has it in hand.
+    if reference::is_released(lines) {
+        return Ok(());
+    }
+    serves(world, owner.as_str())
+}
+
+/// Whether two runs fail in the same way, whatever they tell of it.
+fn kind(wrong: &str) -> &str {
+    wrong.split_once(':').map_or(wrong, |(kind, _)| kind)
+}
+
+/// The smallest plan that still fails as this one does, one group left out after the other.
+pub fn shrink(plan: &Plan, wrong: &str, run: impl Fn(&Plan) -> Run) -> (Plan, Run) {
+    let (mut smallest, mut told) = (plan.clone(), run(plan));
+    let mut group = 0;
+    while group < smallest.groups.len() {
+        let smaller = smallest.without(group);
+        let tried = run(&smaller);
+        match &tried.outcome {
+            Err(other) if kind(other) == kind(wrong) => (smallest, told) = (smaller, tried),
+            Err(_) | Ok(()) => group += 1,
+        }
+    }
+    (smallest, told)
+}

@@ -1,0 +1,282 @@
+//! What the hub may write down and send, held against the world as it is.
+
+use crds::placement::FailoverMode;
+use hub_core::journal::{Entry, Intent, OperationKind, StepRecord};
+use proto::{ClusterName, Epoch, FenceProof, FromHub, OperationId, PathKind, StepKind};
+
+use crate::reference;
+use crate::scenario::CLAIMS;
+use crate::transition::Time;
+use crate::world::{World, wall};
+
+/// A fresh read is four calls old at most, and takes one; then the hub looks again.
+const READ_IS_FRESH: Time = 2_600;
+/// Suspicion, a probe in each renewal, and its way to the hub.
+const SEEN_BY_NOW: Time = 4_000;
+const SUSPECT: Time = 1_500;
+const MARGIN: Time = 600;
+
+impl World {
+    /// Before an entry becomes durable.
+    pub(crate) fn check_entry(&mut self, entry: &Entry) {
+        if let Entry::Ownership { epoch, holder, .. } = entry {
+            self.watch.check_ownership(*epoch, holder);
+        } else if let Entry::Intent(intent) = entry {
+            self.check_intent(intent);
+        } else if let Entry::Step { operation, step, state, .. } = entry {
+            match state {
+                StepRecord::Issued => self.check_issued(operation, *step),
+                StepRecord::Acknowledged => self.check_acknowledged(operation, *step),
+            }
+        } else if let Entry::Fence { operation, proof, .. } = entry {
+            self.watch.fenced.insert(operation.clone());
+            if *proof == FenceProof::Acknowledged {
+                self.check_word(operation);
+            }
+        } else if let Entry::Abort { operation, .. } = entry {
+            let watch = &mut self.watch;
+            let promoted = watch.issued.contains(&(operation.clone(), StepKind::Promote));
+            if promoted && watch.moves.contains(operation) {
+                watch.breaks("S12 forward past the point of no return", format!("{operation} is aborted"));
+            }
+        }
+    }
+
+    fn check_intent(&mut self, intent: &Intent) {
+        let operation = &intent.operation;
+        if let Some(running) = reference::running(&self.hub.lines).map(|running| running.operation.clone()) {
+            self.watch.breaks("S13 one operation per placement", format!("{operation} beside {running}"));
+        }
+        let enters = intent.plan.contains(&StepKind::Promote);
+        let entered_there = self.sites.values().find(|site| {
+            let heard = self.hub.streams.contains_key(&site.name)
+                && self.watch.heard.get(&site.name).is_some_and(|heard| *heard > self.hub.started);
+            heard && site.kubernetes.epochs.values().any(|seen| *seen >= intent.epoch)
+        });
+        if let (true, Some(site)) = (enters, entered_there) {
+            let what = format!("{operation} enters epoch {}, which {} has seen", intent.epoch, site.name);
+            self.watch.breaks("S3 whoever knows a higher epoch wins", what);
+        }
+        let watch = &mut self.watch;
+        if enters && intent.epoch <= watch.entered {
+            watch.breaks("S3 burned epochs never return", format!("{operation} enters one"));
+        }
+        watch.entered = watch.entered.max(intent.epoch);
+        watch.leaving = enters.then(|| watch.owners.keys().next_back().copied()).flatten();
+        let moves = intent.plan.contains(&StepKind::Promote) && intent.kind.takes_away();
+        watch.moves.extend(moves.then(|| operation.clone()));
+        self.check_approval(intent);
+        if intent.kind == OperationKind::FailOver && intent.approval.is_none() {
+            self.watch.automatic.insert(operation.clone());
+            self.check_acting_alone(intent);
+            self.check_accusation(intent);
+            self.check_loss(intent);
+        }
+    }
+
+    /// S25.
+    fn check_approval(&mut self, intent: &Intent) {
+        let Some(used) = &intent.approval else { return };
+        let given = self.hub.approvals.iter().find(|given| given.name == used.name);
+        let fits = given.is_some_and(|given| {
+            (given.operation == intent.operation.0, given.epoch, given.generation)
+                == (true, intent.epoch, intent.generation)
+        });
+        if !fits {
+            let what =
+                format!("{} answers {}, but does not mean it as it is now", used.name, intent.operation);
+            self.watch.breaks("S25 an approval counts for what it names", what);
+        }
+    }
+
+    /// S20, S27, S29: what the user has said, as far as the hub must know it.
+    fn check_acting_alone(&mut self, intent: &Intent) {
+        let known = |since: Option<Time>, now: Time| since.is_some_and(|since| now >= since + READ_IS_FRESH);
+        if known(self.watch.paused_since, self.now) {
+            self.watch.breaks("S27 pause wins", format!("{} begins", intent.operation));
+        }
+        if known(self.watch.not_automatic_since, self.now) {
+            self.watch.breaks("S29 modes are respected", format!("{} begins by itself", intent.operation));
+        }
+        let before = |operation: &&OperationId| {
+            **operation != intent.operation
+                && self.watch.issued.contains(&((*operation).clone(), StepKind::Promote))
+        };
+        if let Some(before) = self.watch.automatic.iter().find(before).cloned() {
+            let what = format!("{} after {before}, and nobody has looked", intent.operation);
+            self.watch.breaks("S20 one automatic failover", what);
+        }
+    }
+
+    /// S14 to S17, at the accusation and again right before the point of no return.
+    fn check_accusation(&mut self, intent: &Intent) {
+        let Some(from) = &intent.from else { return };
+        let fresh = self.watch.read_afresh.is_some_and(|read| self.now < read + READ_IS_FRESH);
+        if !fresh {
+            let what = format!("{} without having read the wish", intent.operation);
+            self.watch.breaks("S14 nothing moves without a fresh read", what);
+        }
+        let (sites, dark) = (self.sites.len(), self.sites.keys().filter(|site| self.is_dark(site)).count());
+        if dark >= sites || (sites >= 3 && dark * 100 >= sites * 55) {
+            let what = format!("{} while {dark} of {sites} are silent", intent.operation);
+            self.watch.breaks("S15 all dark moves nothing", what);
+        }
+        let settled = self.now >= self.watch.disturbed + SEEN_BY_NOW && self.network.is_calm();
+        let reached = [PathKind::PeerAgent, PathKind::ApiServer]
+            .into_iter()
+            .find(|path| self.path_works(&intent.to, from, *path));
+        if let (true, Some(path)) = (settled, reached) {
+            let what = format!("{} although {} reaches the {path:?} of {from}", intent.operation, intent.to);
+            self.watch.breaks("S16 a sign of life vetoes", what);
+        }
+    }
+
+    /// Silent for so long that the hub must call it so.
+    fn is_dark(&self, site: &ClusterName) -> bool {
+        let since = self.watch.heard.get(site).copied().unwrap_or(0).max(self.hub.started);
+        self.now >= since + SUSPECT + MARGIN
+    }
+
+    /// S19, from the array and not from what the hub was told.
+    fn check_loss(&mut self, intent: &Intent) {
+        let bound = self.hub.wish.as_ref().and_then(|wish| wish.spec.failover.max_data_loss.clone());
+        let bound = bound.and_then(|text| crds::span::parse(&text).ok());
+        let (Some(from), Some(bound)) = (&intent.from, bound) else { return };
+        let lost_at = wall(self.watch.heard.get(from).copied().unwrap_or(self.now));
+        for claim in CLAIMS {
+            let image = self.array.image(from, &format!("image-{claim}"));
+            let loss = image.and_then(|image| image.last_sync).map(|synced| lost_at.since(synced));
+            if loss.is_none_or(|loss| loss > bound) {
+                let what =
+                    format!("{} gives up {loss:?} of {claim}, and {bound:?} is allowed", intent.operation);
+                self.watch.breaks("S19 loss bound", what);
+            }
+        }
+    }
+
+    fn check_issued(&mut self, operation: &OperationId, step: StepKind) {
+        let intent =
+            reference::intents(&self.hub.lines).find(|intent| intent.operation == *operation).cloned();
+        self.watch.issued.insert((operation.clone(), step));
+        let leaves = step == StepKind::Promote && self.watch.moves.contains(operation);
+        if leaves && !self.watch.fenced.contains(operation) {
+            self.watch.breaks("S4 fence before promote", format!("{operation} promotes without a proof"));
+        }
+        let Some(intent) = intent else { return };
+        if step == StepKind::Resync {
+            let allowed = self
+                .hub
+                .wish
+                .as_ref()
+                .is_some_and(|wish| wish.spec.failback.resync == crds::placement::ResyncMode::Automatic);
+            if intent.approval.is_none() && !allowed {
+                self.watch.breaks("S22 no silent discard", format!("{operation} was not approved"));
+            }
+        }
+        if leaves {
+            self.check_point_of_no_return(&intent);
+        }
+    }
+
+    fn check_point_of_no_return(&mut self, intent: &Intent) {
+        if self.watch.paused_since.is_some_and(|since| self.now >= since + READ_IS_FRESH) {
+            self.watch.breaks("S27 pause wins until the last read", format!("{} promotes", intent.operation));
+        }
+        if intent.kind != OperationKind::FailOver {
+            return;
+        }
+        for claim in CLAIMS {
+            let image = self.array.images.get(&(intent.to.clone(), format!("image-{claim}")));
+            if image.is_some_and(|image| image.split || image.resyncing) {
+                let what = format!("{} promotes {claim}, which does not follow", intent.operation);
+                self.watch.breaks("S22 no failover onto a copy that does not follow", what);
+            }
+        }
+        if intent.approval.is_none() {
+            self.check_accusation(intent);
+        }
+    }
+
+    fn check_acknowledged(&mut self, operation: &OperationId, step: StepKind) {
+        if step == StepKind::Resync {
+            self.watch.resynced.insert(operation.clone(), self.now);
+        }
+        let made_anew = self.watch.resynced.get(operation).copied();
+        let (StepKind::AwaitSync, Some(made_anew)) = (step, made_anew) else { return };
+        let Some((_, owner)) = reference::owner(&self.hub.lines) else { return };
+        let synced = |claim: &&str| {
+            let image = self.array.image(owner, &format!("image-{claim}"));
+            image.is_some_and(|image| image.last_sync.is_some_and(|synced| synced > wall(made_anew)))
+        };
+        if let Some(claim) = CLAIMS.iter().find(|claim| !synced(claim)) {
+            let what = format!("{operation}: {claim} was not synced after it was made anew");
+            self.watch.breaks("L3 protection returns with a later sync", what);
+        }
+    }
+
+    /// The old holder's word is taken: nothing of it runs, and nothing of it can start.
+    fn check_word(&mut self, operation: &OperationId) {
+        let intent = reference::intents(&self.hub.lines).find(|intent| intent.operation == *operation);
+        let Some(from) = intent.and_then(|intent| intent.from.clone()) else { return };
+        let here = self.site(&from);
+        if !here.containers.is_empty() {
+            self.watch
+                .breaks("S4 a word means stopped", format!("pods run in {from} at the end of its fence"));
+        } else if here.up && here.kubernetes.admits_users_of(&CLAIMS.map(str::to_owned)) {
+            self.watch.breaks("S4 a word means stopped", format!("new pods may start in {from}"));
+        }
+    }
+
+    /// Before a message leaves the hub.
+    pub(crate) fn check_sent(&mut self, to: &ClusterName, message: &FromHub) {
+        match message {
+            FromHub::Reply(reply) => {
+                for grant in &reply.grants {
+                    self.check_grant(to, grant.epoch);
+                }
+            }
+            FromHub::Command(command) => {
+                let key = (command.id.operation.clone(), command.id.step);
+                if !self.watch.issued.contains(&key) {
+                    let what = format!("{} was sent and never issued", command.id);
+                    self.watch.breaks("S9 journal before effect", what);
+                }
+                if command.id.step == StepKind::Resync {
+                    self.watch.resync_sent = self.now;
+                }
+            }
+            FromHub::Assignment(_) | FromHub::Unassign(_) => {}
+        }
+    }
+
+    fn check_grant(&mut self, to: &ClusterName, granted: Epoch) {
+        let owner = reference::owner(&self.hub.lines).map(|(epoch, holder)| (epoch, holder.clone()));
+        let human = reference::needs_human(&self.hub.lines).is_some();
+        if owner != Some((granted, to.clone())) && !human {
+            let what = format!("{to} is granted epoch {granted}, and {owner:?} owns it");
+            self.watch.breaks("S2 grants go to the owner", what);
+        }
+        let leaving = reference::running(&self.hub.lines).is_some() && self.watch.leaving == Some(granted);
+        if leaving {
+            let what = format!("{to} is granted epoch {granted} after the intent to leave it");
+            self.watch.breaks("S5 no grant after intent", what);
+        }
+    }
+
+    /// The user has edited the DRPlacement.
+    pub(crate) fn watch_wish(&mut self) {
+        let Some(wish) = &self.hub.wish else { return };
+        let automatic = wish.spec.failover.mode == FailoverMode::Automatic;
+        let watch = &mut self.watch;
+        watch.paused_since = wish.spec.paused.then(|| watch.paused_since.unwrap_or(self.now));
+        watch.not_automatic_since = (!automatic).then(|| watch.not_automatic_since.unwrap_or(self.now));
+    }
+
+    /// The journal is an older one: what nobody has seen was never entered.
+    pub(crate) fn watch_restore(&mut self) {
+        let known = reference::intents(&self.hub.lines).map(|intent| intent.epoch).max();
+        self.watch.entered = known.unwrap_or_default();
+        self.watch.leaving = None;
+        self.watch.restored = true;
+    }
+}

@@ -1,0 +1,201 @@
+//! Which faults happen when: at random from a seed, or chosen for one rule. A plan is a list of groups, a fault and
+//! what ends it; whoever looks for the cause of a failure leaves groups out.
+
+use proto::ClusterName;
+
+use crate::faults::{FailoverModeOf, Fault, FencingOf};
+use crate::random::Random;
+use crate::scenario::CLAIMS;
+use crate::transition::{Happening, Time};
+use crate::world::{Human, World, cluster as cluster_named};
+
+pub type Group = Vec<(Time, Fault)>;
+
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    pub groups: Vec<Group>,
+    pub lasts: Time,
+    /// More than the fencing level SelfFence covers; then the hub must know better than to act.
+    pub beyond_cover: bool,
+}
+
+impl Plan {
+    /// Of faults at chosen moments.
+    pub fn of(lasts: Time, faults: Vec<(Time, Fault)>) -> Plan {
+        Plan { groups: faults.into_iter().map(|fault| vec![fault]).collect(), lasts, beyond_cover: false }
+    }
+
+    /// Faults of every kind, so many at most.
+    pub fn at_random(random: &mut Random, sites: &[ClusterName], lasts: Time, most: u64) -> Plan {
+        let mut groups = Vec::new();
+        if random.percent(50) {
+            groups.push(vec![(0, Fault::HumanComes(Human::Careful))]);
+        }
+        if random.percent(75) {
+            groups.push(loss(random, lasts));
+        }
+        for _ in 0..random.within(&(1..=most)) {
+            let at = random.within(&(0..=lasts));
+            let group = any(random, sites).into_iter();
+            groups.push(group.map(|(after, fault)| ((at + after).min(lasts), fault)).collect());
+        }
+        Plan { groups, lasts, beyond_cover: false }
+    }
+
+    pub fn without(&self, group: usize) -> Plan {
+        let mut plan = self.clone();
+        plan.groups.remove(group);
+        plan
+    }
+
+    /// Sets it going. At its end everything is mended.
+    pub fn begin(&self, world: &mut World) {
+        world.covered_only = !self.beyond_cover;
+        for (at, fault) in self.groups.iter().flatten() {
+            world.later(*at, Happening::Fails(fault.clone()));
+        }
+        let sites: Vec<ClusterName> = world.sites.keys().cloned().collect();
+        let mended =
+            sites.iter().flat_map(|site| [Fault::Returns(site.clone()), Fault::ApiReturns(site.clone())]);
+        for fault in [Fault::Heal].into_iter().chain(mended).chain([Fault::HubReturns, Fault::HubApiReturns])
+        {
+            world.later(self.lasts + 1, Happening::Fails(fault));
+        }
+        if self.groups.iter().flatten().any(|(_, fault)| *fault == Fault::Pause(true)) {
+            world.later(self.lasts + 1, Happening::Fails(Fault::Pause(false)));
+        }
+    }
+}
+
+/// The periods of the timing: renew, ttl, W, and those between.
+const PERIODS: [Time; 6] = [500, 1_500, 3_000, 4_500, 7_200, 9_000];
+
+/// What calls for a failover: the first holder is away for longer than the whole wait.
+fn loss(random: &mut Random, lasts: Time) -> Group {
+    let (site, at) = (cluster_named("east"), random.within(&(0..=lasts / 2)));
+    let back = (at + random.within(&(11_000..=25_000))).min(lasts);
+    if random.percent(50) {
+        return vec![(at, Fault::Isolate(site)), (back, Fault::Heal)];
+    }
+    vec![(at, Fault::Dies(site.clone())), (back, Fault::Returns(site))]
+}
+
+/// One fault, and what ends it if it does not end by itself.
+fn any(random: &mut Random, sites: &[ClusterName]) -> Group {
+    let site = random.one_of(sites).clone();
+    let lasts = random.within(&(200..=25_000));
+    match random.within(&(0..=9)) {
+        0 => hub(random, lasts),
+        1 => agent(random, site),
+        2..=4 => network(random, site, lasts),
+        5 | 6 => cluster(random, site, lasts),
+        7 => storage(random, lasts),
+        _ => people(random, site, lasts),
+    }
+}
+
+fn hub(random: &mut Random, lasts: Time) -> Group {
+    match random.within(&(0..=9)) {
+        0..=3 => vec![(0, Fault::KillHub)],
+        4 | 5 => vec![(0, Fault::LoseHub), (lasts, Fault::HubReturns)],
+        6 | 7 => vec![(0, Fault::HubApiStops), (lasts, Fault::HubApiReturns)],
+        8 => vec![(0, Fault::FreezeHub(random.within(&(500..=15_000))))],
+        _ if random.percent(50) => vec![(0, Fault::OldBackup)],
+        _ => vec![(0, Fault::KillHub)],
+    }
+}
+
+fn agent(random: &mut Random, site: ClusterName) -> Group {
+    match random.within(&(0..=5)) {
+        0 => vec![(0, Fault::FreezeAgent(site, random.within(&(200..=12_000))))],
+        1 => vec![(0, Fault::Suspend(site, random.within(&(2_100..=5_000))))],
+        2 => {
+            let seconds = *random.one_of(&[-3_600, -7, 5, 90, 3_600]);
+            vec![(0, Fault::WallJump(site, seconds))]
+        }
+        _ => vec![(0, Fault::KillAgent(site))],
+    }
+}
+
+fn network(random: &mut Random, site: ClusterName, lasts: Time) -> Group {
+    let healed = |fault| vec![(0, fault), (lasts, Fault::Heal)];
+    match random.within(&(0..=11)) {
+        0 => healed(Fault::CutFromHub(site)),
+        1 => healed(Fault::CutPeers),
+        2..=4 => healed(Fault::Isolate(site)),
+        5 => healed(Fault::HubIsMute(site)),
+        6 => healed(Fault::HubIsDeaf(site)),
+        7 => healed(Fault::PeersAreDeaf(site)),
+        8 => {
+            let most = *random.one_of(&[900, 3_000, 15_000]);
+            healed(Fault::Slow { site, by: random.within(&(20..=most)) })
+        }
+        9 => healed(Fault::Lose { percent: random.within(&(5..=40)) }),
+        10 => healed(Fault::Again { percent: random.within(&(5..=60)), within: 15_000 }),
+        _ => {
+            let period = *random.one_of(&PERIODS);
+            let flaps = 0..random.within(&(2..=6));
+            let cut = |flap| (flap * period, Fault::CutFromHub(site.clone()));
+            flaps.flat_map(|flap| [cut(flap), (flap * period + period / 2, Fault::Heal)]).collect()
+        }
+    }
+}
+
+fn cluster(random: &mut Random, site: ClusterName, lasts: Time) -> Group {
+    match random.within(&(0..=9)) {
+        0..=2 => vec![(0, Fault::Dies(site.clone())), (lasts + 5_000, Fault::Returns(site))],
+        3 => vec![(0, Fault::ApiStops(site.clone())), (lasts, Fault::ApiReturns(site))],
+        4 | 5 => {
+            let by = random.within(&(300..=6_500));
+            vec![(0, Fault::ApiSlow(site.clone(), by)), (lasts, Fault::ApiReturns(site))]
+        }
+        6 => vec![(0, Fault::Conflicts(site, random.within(&(10..=60)))), (lasts, Fault::Heal)],
+        7 => vec![(0, Fault::StaleWatch(site, random.within(&(300..=3_000)))), (lasts, Fault::Heal)],
+        // Again and again, as an autoscaler does.
+        8 => (0..random.within(&(1..=6)))
+            .map(|round| (round * 700, Fault::Scales { site: site.clone(), replicas: 1 }))
+            .collect(),
+        // Still within the time to stop.
+        _ => vec![(0, Fault::SlowPods(random.within(&(100..=1_800)))), (lasts, Fault::Heal)],
+    }
+}
+
+fn storage(random: &mut Random, lasts: Time) -> Group {
+    let fault = match random.within(&(0..=6)) {
+        0 => Fault::SlowCrossing(lasts / 2),
+        1 => Fault::MirrorStalls,
+        2 => Fault::PromotionHangs,
+        3 => {
+            let claim: &&str = random.one_of(&CLAIMS);
+            Fault::OnePromotionHangs(claim)
+        }
+        4 => Fault::DemotionRefused,
+        5 => Fault::ResyncHangs,
+        _ => Fault::CutArrays,
+    };
+    vec![(0, fault), (lasts, Fault::Heal)]
+}
+
+fn people(random: &mut Random, site: ClusterName, lasts: Time) -> Group {
+    match random.within(&(0..=13)) {
+        0..=5 => vec![(0, Fault::Prefer(site))],
+        6 | 7 => {
+            let modes = [
+                FailoverModeOf::Automatic,
+                FailoverModeOf::ConfirmAndStop,
+                FailoverModeOf::ConfirmAndContinue,
+                FailoverModeOf::Manual,
+            ];
+            vec![(0, Fault::SetMode(*random.one_of(&modes)))]
+        }
+        8 => {
+            let levels = [FencingOf::SelfFence, FencingOf::Gate, FencingOf::Storage, FencingOf::External];
+            vec![(0, Fault::SetFencing(*random.one_of(&levels)))]
+        }
+        9 => vec![(0, Fault::SetTtl(random.within(&(3_000..=6_000))))],
+        10 => vec![(0, Fault::Pause(true)), (lasts, Fault::Pause(false))],
+        11 => vec![(0, Fault::HumanComes(Human::Careless))],
+        12 if random.percent(25) => vec![(0, Fault::Delete)],
+        _ => vec![(0, Fault::HumanComes(Human::Careful))],
+    }
+}
