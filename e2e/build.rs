@@ -2,7 +2,10 @@
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=wire");
-    let files = protox::compile(["wire/identity.proto", "wire/replication.proto"], ["wire"])?;
+    let files = protox::compile(
+        ["wire/identity.proto", "wire/replication.proto", "wire/volumegroup.proto"],
+        ["wire"],
+    )?;
     tonic_prost_build::configure().compile_fds(files)?;
     Ok(())
 }

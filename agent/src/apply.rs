@@ -1,10 +1,11 @@
 //! The conversation with the API server about what is to change: one function for each effect, each whole and repeatable.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use agent_core::{
-    Change, Effect, Event, Failed, Failure, Kind, ObjectKind, Receipt, Reconciler, Watched, WorkloadKind,
-    objects, reconcilers,
+    Change, Effect, Event, Failed, Failure, GroupChange, Kind, ObjectKind, Receipt, Reconciler, Watched,
+    WorkloadKind, objects, reconcilers,
 };
 use crds::{EPOCH_ANNOTATION, FENCE_PROBE_LABEL, REPLICAS_ANNOTATION, foreign};
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -98,6 +99,7 @@ async fn once(client: &Client, placement: &PlacementId, effect: &Effect) -> Resu
             let mark = json!({"metadata": {"annotations": {EPOCH_ANNOTATION: null}}});
             on(namespace).patch_replication(name, mark).await
         }
+        Effect::Group { namespace, name, change } => on(namespace).change_group(name, change).await,
         Effect::Create { object } => create(client, object).await,
         Effect::Replace { object } => replace(client, object).await,
         Effect::EnlargeVolume { volume, size } => {
@@ -206,19 +208,63 @@ impl Namespace<'_> {
         create_in(&self.api(&resource), Kind::Replication, &object).await
     }
 
-    /// Of the object as it is now only: a request that is given up, and lands when the next epoch has promoted it, changes
-    /// nothing.
     async fn demote_replication(
         &self,
         name: &str,
         auto_resync: bool,
         epoch: Epoch,
     ) -> Result<Receipt, Failed> {
-        let api = self.api(&foreign::volume_replication());
-        let present = api.get(name).await.map_err(|error| failed(&error))?;
-        let mut patch = wanted_replication(foreign::replication_state::SECONDARY, auto_resync, epoch);
-        patch["metadata"]["resourceVersion"] = json!(present.metadata.resource_version);
-        self.patch_replication(name, patch).await
+        demote(&self.api(&foreign::volume_replication()), Kind::Replication, name, auto_resync, epoch).await
+    }
+
+    async fn change_group(&self, name: &str, change: &GroupChange) -> Result<Receipt, Failed> {
+        let api = self.api(&foreign::volume_group_replication());
+        let wanted = match change {
+            GroupChange::Create { class, group_class, selector, content, epoch } => {
+                let mut object = self.group(name, class, group_class, selector, *epoch);
+                if let Some(content) = content {
+                    object["spec"]["volumeGroupReplicationContentName"] = json!(content);
+                }
+                return create_in(&api, Kind::Group, &object).await;
+            }
+            GroupChange::Demote { epoch } => return demote(&api, Kind::Group, name, false, *epoch).await,
+            GroupChange::Resync { epoch } => return demote(&api, Kind::Group, name, true, *epoch).await,
+            GroupChange::Promote { epoch } => {
+                wanted_replication(foreign::replication_state::PRIMARY, false, *epoch)
+            }
+            GroupChange::Mark { epoch } => {
+                json!({"metadata": {"annotations": {EPOCH_ANNOTATION: epoch.to_string()}}})
+            }
+            GroupChange::Unmark => json!({"metadata": {"annotations": {EPOCH_ANNOTATION: null}}}),
+        };
+        patch(&api, Kind::Group, name, wanted).await
+    }
+
+    fn group(
+        &self,
+        name: &str,
+        class: &str,
+        group_class: &str,
+        selector: &BTreeMap<String, String>,
+        epoch: Epoch,
+    ) -> Value {
+        let resource = foreign::volume_group_replication();
+        json!({
+            "apiVersion": resource.api_version,
+            "kind": resource.kind,
+            "metadata": {
+                "name": name,
+                "namespace": self.name,
+                "annotations": {EPOCH_ANNOTATION: epoch.to_string()},
+            },
+            "spec": {
+                "volumeReplicationClassName": class,
+                "volumeGroupReplicationClassName": group_class,
+                "source": {"selector": {"matchLabels": selector}},
+                "replicationState": foreign::replication_state::PRIMARY,
+                "autoResync": false,
+            },
+        })
     }
 
     async fn patch_replication(&self, name: &str, patch: Value) -> Result<Receipt, Failed> {
@@ -256,6 +302,21 @@ async fn patch(api: &Api<DynamicObject>, kind: Kind, name: &str, wanted: Value) 
     patched.map(|object| seen(kind, object)).map_err(|error| failed(&error))
 }
 
+/// Of the object as it is now only: a request that is given up, and lands when the next epoch has promoted it, changes
+/// nothing.
+async fn demote(
+    api: &Api<DynamicObject>,
+    kind: Kind,
+    name: &str,
+    auto_resync: bool,
+    epoch: Epoch,
+) -> Result<Receipt, Failed> {
+    let present = api.get(name).await.map_err(|error| failed(&error))?;
+    let mut wanted = wanted_replication(foreign::replication_state::SECONDARY, auto_resync, epoch);
+    wanted["metadata"]["resourceVersion"] = json!(present.metadata.resource_version);
+    patch(api, kind, name, wanted).await
+}
+
 /// A kind of the core group.
 fn core(kind: &str) -> ApiResource {
     ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", kind))
@@ -278,6 +339,8 @@ async fn create(client: &Client, object: &Value) -> Result<Receipt, Failed> {
             (Kind::StorageClass, ApiResource::from_gvk_with_plural(&class, "storageclasses"))
         }
         "VolumeReplicationClass" => (Kind::ReplicationClass, foreign::volume_replication_class()),
+        "VolumeGroupReplicationClass" => (Kind::GroupClass, foreign::volume_group_replication_class()),
+        "VolumeGroupReplicationContent" => (Kind::GroupContent, foreign::volume_group_replication_content()),
         _ => copied_kind(object)?,
     };
     let api = match text("/metadata/namespace") {

@@ -109,6 +109,7 @@ fn object(state: &SiteState, resource_version: Option<&str>) -> anyhow::Result<D
         placement,
         name,
         claims,
+        group,
         epoch_seen,
         role,
         operation,
@@ -134,6 +135,7 @@ fn object(state: &SiteState, resource_version: Option<&str>) -> anyhow::Result<D
             .transpose()
             .context("an epoch beyond all bounds")?,
         resync: resync.as_ref().map(|operation| operation.0.clone()),
+        group: group.clone(),
         last_results: results.iter().map(result_spec).collect::<Result<_, _>>()?,
         replicas: replicas.iter().map(replicas_spec).collect(),
     };
@@ -185,6 +187,7 @@ fn recorded(object: &DRSiteState) -> anyhow::Result<Recorded> {
             placement,
             name,
             claims: spec.claims.iter().cloned().collect(),
+            group: spec.group.clone(),
             epoch_seen: Epoch(u64::try_from(spec.epoch_seen).unwrap_or(0)),
             role: role(spec.role),
             operation: spec.operation.clone().map(OperationId),

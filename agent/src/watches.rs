@@ -46,6 +46,8 @@ fn cluster_wide() -> Vec<Source> {
         source(Kind::StorageClass, "storage.k8s.io", "v1", "StorageClass", "storageclasses"),
         source(Kind::Attachment, "storage.k8s.io", "v1", "VolumeAttachment", "volumeattachments"),
         Source { kind: Kind::ReplicationClass, resource: foreign::volume_replication_class() },
+        Source { kind: Kind::GroupClass, resource: foreign::volume_group_replication_class() },
+        Source { kind: Kind::GroupContent, resource: foreign::volume_group_replication_content() },
         Source { kind: Kind::AddonsNode, resource: foreign::csi_addons_node() },
     ]
 }
@@ -55,6 +57,7 @@ fn namespaced() -> Vec<Source> {
         source(Kind::Claim, "", "v1", "PersistentVolumeClaim", "persistentvolumeclaims"),
         source(Kind::Pod, "", "v1", "Pod", "pods"),
         Source { kind: Kind::Replication, resource: foreign::volume_replication() },
+        Source { kind: Kind::Group, resource: foreign::volume_group_replication() },
         workload("apps", "v1", "Deployment", "deployments"),
         workload("apps", "v1", "StatefulSet", "statefulsets"),
         workload("apps", "v1", "DaemonSet", "daemonsets"),

@@ -9,6 +9,13 @@ pub const VOLUME_REPLICATIONS: &str = "volumereplications";
 pub const VOLUME_REPLICATION_CLASS: &str = "VolumeReplicationClass";
 pub const VOLUME_REPLICATION_CLASSES: &str = "volumereplicationclasses";
 
+pub const VOLUME_GROUP_REPLICATION: &str = "VolumeGroupReplication";
+pub const VOLUME_GROUP_REPLICATIONS: &str = "volumegroupreplications";
+pub const VOLUME_GROUP_REPLICATION_CLASS: &str = "VolumeGroupReplicationClass";
+pub const VOLUME_GROUP_REPLICATION_CLASSES: &str = "volumegroupreplicationclasses";
+pub const VOLUME_GROUP_REPLICATION_CONTENT: &str = "VolumeGroupReplicationContent";
+pub const VOLUME_GROUP_REPLICATION_CONTENTS: &str = "volumegroupreplicationcontents";
+
 pub const CSI_ADDONS_GROUP: &str = "csiaddons.openshift.io";
 pub const CSI_ADDONS_VERSION: &str = "v1alpha1";
 pub const CSI_ADDONS_NODE: &str = "CSIAddonsNode";
@@ -25,6 +32,24 @@ pub fn volume_replication() -> ApiResource {
 /// Cluster-scoped.
 pub fn volume_replication_class() -> ApiResource {
     resource(REPLICATION_GROUP, REPLICATION_VERSION, VOLUME_REPLICATION_CLASS, VOLUME_REPLICATION_CLASSES)
+}
+
+/// Namespaced.
+pub fn volume_group_replication() -> ApiResource {
+    let (kind, plural) = (VOLUME_GROUP_REPLICATION, VOLUME_GROUP_REPLICATIONS);
+    resource(REPLICATION_GROUP, REPLICATION_VERSION, kind, plural)
+}
+
+/// Cluster-scoped.
+pub fn volume_group_replication_class() -> ApiResource {
+    let (kind, plural) = (VOLUME_GROUP_REPLICATION_CLASS, VOLUME_GROUP_REPLICATION_CLASSES);
+    resource(REPLICATION_GROUP, REPLICATION_VERSION, kind, plural)
+}
+
+/// Cluster-scoped.
+pub fn volume_group_replication_content() -> ApiResource {
+    let (kind, plural) = (VOLUME_GROUP_REPLICATION_CONTENT, VOLUME_GROUP_REPLICATION_CONTENTS);
+    resource(REPLICATION_GROUP, REPLICATION_VERSION, kind, plural)
 }
 
 /// Namespaced.

@@ -117,10 +117,17 @@ pub struct LabelSelectorSpec {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules::replication()))]
 pub struct ReplicationSpec {
     /// Name of the VolumeReplicationClass, the same in every cluster.
     #[schemars(schema_with = "shape::name")]
     pub volume_replication_class: String,
+    /// Name of the VolumeGroupReplicationClass, the same in every cluster: the claims are replicated as one group, all at one
+    /// moment, by a VolumeGroupReplication named like the placement. It cannot be changed later. Default: none, so that
+    /// each claim has a VolumeReplication of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::name")]
+    pub volume_group_replication_class: Option<String>,
 }
 
 /// What happens when the cluster that runs the application is lost.

@@ -75,6 +75,11 @@ pub(crate) fn placement() -> Value {
             "message": "clusters lists a cluster twice: name each cluster once",
             "fieldPath": ".clusters",
         },
+        {
+            "rule": "!has(self.replication.volumeGroupReplicationClass) || self.protect.volumes.matchLabels == oldSelf.protect.volumes.matchLabels",
+            "message": "protect.volumes cannot be changed while the claims are replicated as one group, because the selector of a VolumeGroupReplication cannot be: label the claims to fit it, or take their labels away",
+            "fieldPath": ".protect",
+        },
     ])
 }
 
@@ -110,6 +115,15 @@ pub(crate) fn objects() -> Value {
             "fieldPath": ".names",
         },
     ])
+}
+
+/// What is replicated in a group cannot be taken out of it, or put into another, without ending its mirroring.
+pub(crate) fn replication() -> Value {
+    json!([{
+        "rule": "has(self.volumeGroupReplicationClass) == has(oldSelf.volumeGroupReplicationClass) && (!has(self.volumeGroupReplicationClass) || self.volumeGroupReplicationClass == oldSelf.volumeGroupReplicationClass)",
+        "message": "volumeGroupReplicationClass cannot be set, changed or taken away later, because a claim that changes its group ends its mirroring: delete the DRPlacement, which leaves the application running, end the old replication, and make another DRPlacement",
+        "fieldPath": ".volumeGroupReplicationClass",
+    }])
 }
 
 pub(crate) fn selector() -> Value {

@@ -69,6 +69,11 @@ pub struct DRSiteStateSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "shape::name")]
     pub resync: Option<String>,
+    /// Name of the VolumeGroupReplication that replicates the protected claims as one group. None: each has a
+    /// VolumeReplication.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "shape::name")]
+    pub group: Option<String>,
     /// The answers to the last commands, so that a repeated one gets the same.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]

@@ -29,6 +29,8 @@ pub struct Application {
     pub grace_seconds: u32,
     pub storage_class: String,
     pub replication_class: String,
+    /// Where the volumes are replicated as one group.
+    pub group_class: Option<String>,
     pub scheduling_interval: String,
 }
 
@@ -48,6 +50,7 @@ impl Application {
             grace_seconds: 1,
             storage_class: "rbd".to_owned(),
             replication_class: "rbd-5m".to_owned(),
+            group_class: None,
             scheduling_interval: "5m".to_owned(),
         }
     }
@@ -87,7 +90,7 @@ impl Application {
         stream(self.ground())
     }
 
-    /// The replication class, and the secret that it names.
+    /// The replication classes, and the secret that they name.
     pub fn replication_manifest(&self) -> String {
         let (namespace, name) = SECRET;
         let class = json!({
@@ -99,13 +102,23 @@ impl Application {
                 "replication.storage.openshift.io/replication-secret-namespace": namespace,
             }},
         });
+        let group_class = self.group_class.as_ref().map(|group_class| {
+            json!({
+                "apiVersion": "replication.storage.openshift.io/v1alpha1", "kind": "VolumeGroupReplicationClass",
+                "metadata": {"name": group_class},
+                "spec": {"provisioner": DRIVER, "parameters": {
+                    "replication.storage.openshift.io/group-replication-secret-name": name,
+                    "replication.storage.openshift.io/group-replication-secret-namespace": namespace,
+                }},
+            })
+        });
         let secret = json!({
             "apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": namespace},
             "type": "Opaque",
             "stringData": {"userID": "csi-rbd-provisioner", "userKey": "no-secret-in-a-test"},
         });
         let room = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
-        stream([room, secret, class])
+        stream([room, secret, class].into_iter().chain(group_class))
     }
 
     fn ground(&self) -> [Value; 2] {

@@ -33,6 +33,7 @@ async fn the_api_server_fences_by_the_site_state() -> Result<()> {
     shop.a_promotion_passes_only_at_the_recorded_epoch().await?;
     shop.a_protected_replication_is_the_agents_and_not_deleted().await?;
     shop.a_copy_is_thrown_away_only_by_a_named_operation().await?;
+    shop.a_group_is_protected_as_the_replications_of_its_claims_are(&cluster).await?;
     shop.the_agent_asks_and_restores_within_its_limits().await?;
     shop.the_agent_stops_workloads_and_does_not_change_them().await?;
     shop.a_released_placement_is_free_again().await
@@ -52,7 +53,7 @@ impl Shop {
             "apiVersion": "understudy.dev/v1alpha1",
             "kind": "DRSiteState",
             "metadata": {"name": PLACEMENT_ID, "namespace": "shop"},
-            "spec": {"placement": "shop", "placementId": PLACEMENT_ID, "claims": ["data"], "epochSeen": 3,
+            "spec": {"placement": "shop", "placementId": PLACEMENT_ID, "claims": ["data"], "group": "shop", "epochSeen": 3,
                      "role": "Holder"},
         }))?;
         let of_the_admin: Api<crds::DRSiteState> = in_shop(&self.admin);
@@ -166,6 +167,81 @@ impl Shop {
         refusal::comes_into_force(unnamed, ask).await
     }
 
+    async fn a_group_is_protected_as_the_replications_of_its_claims_are(
+        &self,
+        cluster: &ControlPlane,
+    ) -> Result<()> {
+        let csi_addons = self.csi_addons(cluster).await?;
+        let (groups, of_the_admin) = (groups(&self.agent), groups(&self.admin));
+        let (made, of_csi_addons) = (replication_of_group("shop")?, replications(&csi_addons));
+        self.becomes("Standby", 6).await?;
+        let words = "promotion for placement shop refused: this cluster is Standby at epoch 6";
+        let primary = group("shop", "6")?;
+        refusal::comes_into_force(words, async || groups.create(&dry_run(), &primary).await).await?;
+        refusal::comes_into_force(words, async || of_csi_addons.create(&dry_run(), &made).await).await?;
+
+        self.becomes("Promoting", 6).await?;
+        refusal::goes_away(async || groups.create(&dry_run(), &primary).await).await?;
+        let answer = groups.create(&dry_run(), &group("shop", "5")?).await;
+        refusal::expect(answer, 422, &["promotion for placement shop refused"])?;
+        let only = "this VolumeGroupReplication is changed only by the agent and not deleted";
+        refusal::expect(of_the_admin.create(&dry_run(), &primary).await, 422, &[only])?;
+        of_the_admin.create(&dry_run(), &group("theirs", "")?).await.context("a group of no placement")?;
+        groups.create(&PostParams::default(), &primary).await.context("the agent makes its group")?;
+        of_csi_addons.create(&PostParams::default(), &made).await.context("csi-addons makes of it")?;
+
+        let note = Patch::Merge(json!({"spec": {"volumeGroupReplicationContentName": "any"}}));
+        let attempt = PatchParams { dry_run: true, ..Default::default() };
+        of_the_admin.patch("shop", &attempt, &note).await.context("what csi-addons notes is free")?;
+        let secondary = Patch::Merge(json!({"spec": {"replicationState": "secondary"}}));
+        let answer = of_the_admin.patch("shop", &attempt, &secondary).await;
+        refusal::expect(answer, 422, &[only])?;
+        let answer = replications(&self.admin).patch("vr-shop", &attempt, &secondary).await;
+        refusal::expect(answer, 422, &["changed only by the agent"])?;
+        of_csi_addons.patch("vr-shop", &attempt, &secondary).await.context("csi-addons carries it out")?;
+        refusal::expect(of_the_admin.delete("shop", &DeleteParams::default()).await, 422, &[only])?;
+        let answer = of_csi_addons.delete("vr-shop", &DeleteParams::default()).await;
+        refusal::expect(answer, 422, &["not deleted"])?;
+
+        self.becomes("Fenced", 6).await?;
+        let discard = Patch::Merge(json!({"spec": {"replicationState": "secondary", "autoResync": true}}));
+        let unnamed = "resync of group shop refused: this cluster is Fenced for placement shop";
+        refusal::comes_into_force(unnamed, async || groups.patch("shop", &attempt, &discard).await).await?;
+        let answer = of_csi_addons.patch("vr-shop", &attempt, &discard).await;
+        refusal::expect(answer, 422, &["resync of group shop refused"])?;
+        self.is_resynced_by(json!("shop-resync-6")).await?;
+        refusal::goes_away(async || groups.patch("shop", &attempt, &discard).await).await?;
+        refusal::goes_away(async || of_csi_addons.patch("vr-shop", &attempt, &discard).await).await?;
+        self.is_resynced_by(Value::Null).await?;
+        refusal::comes_into_force(unnamed, async || groups.patch("shop", &attempt, &discard).await).await
+    }
+
+    /// As upstream's manifests name its account, with more rights than it has.
+    async fn csi_addons(&self, cluster: &ControlPlane) -> Result<Client> {
+        let surroundings = [
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "csi-addons-system"}}),
+            json!({
+                "apiVersion": "v1", "kind": "ServiceAccount",
+                "metadata": {"name": "csi-addons-controller-manager", "namespace": "csi-addons-system"},
+            }),
+            json!({
+                "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+                "metadata": {"name": "csi-addons"},
+                "roleRef": {
+                    "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin",
+                },
+                "subjects": [{
+                    "kind": "ServiceAccount", "name": "csi-addons-controller-manager",
+                    "namespace": "csi-addons-system",
+                }],
+            }),
+        ];
+        let documents: Vec<String> = surroundings.iter().map(Value::to_string).collect();
+        cluster.apply_yaml(&documents.join("\n---\n")).await?;
+        let token = cluster.token("csi-addons-system", "csi-addons-controller-manager").await?;
+        cluster.client_as(&token).await
+    }
+
     async fn is_resynced_by(&self, operation: Value) -> Result<()> {
         let states: Api<crds::DRSiteState> = in_shop(&self.agent);
         let change = Patch::Merge(json!({"spec": {"resync": operation}}));
@@ -248,6 +324,39 @@ where
 
 fn replications(client: &Client) -> Api<DynamicObject> {
     Api::namespaced_with(client.clone(), "shop", &crds::foreign::volume_replication())
+}
+
+fn groups(client: &Client) -> Api<DynamicObject> {
+    Api::namespaced_with(client.clone(), "shop", &crds::foreign::volume_group_replication())
+}
+
+fn group(name: &str, epoch: &str) -> Result<DynamicObject> {
+    object(json!({
+        "apiVersion": "replication.storage.openshift.io/v1alpha1",
+        "kind": "VolumeGroupReplication",
+        "metadata": {"name": name, "annotations": {crds::EPOCH_ANNOTATION: epoch}},
+        "spec": {
+            "volumeReplicationClassName": "rbd-5m", "volumeGroupReplicationClassName": "rbd-group",
+            "source": {"selector": {"matchLabels": {"app": "shop"}}},
+            "replicationState": "primary", "autoResync": false,
+        },
+    }))
+}
+
+/// What csi-addons makes of a group.
+fn replication_of_group(group: &str) -> Result<DynamicObject> {
+    object(json!({
+        "apiVersion": "replication.storage.openshift.io/v1alpha1",
+        "kind": "VolumeReplication",
+        "metadata": {"name": format!("vr-{group}")},
+        "spec": {
+            "volumeReplicationClass": "rbd-5m", "replicationState": "primary", "autoResync": false,
+            "replicationHandle": "",
+            "dataSource": {
+                "apiGroup": "replication.storage.openshift.io", "kind": "VolumeGroupReplication", "name": group,
+            },
+        },
+    }))
 }
 
 fn dry_run() -> PostParams {

@@ -34,6 +34,7 @@ async fn the_api_refuses_with_the_field_and_the_remedy_and_accepts_the_rest() ->
     timings_that_keep_the_inequality_are_accepted(&client).await?;
     how_the_application_moves_is_checked(&client).await?;
     the_cluster_that_owns_the_placement_stays_listed(&client).await?;
+    what_is_replicated_as_one_group_stays_so(&client).await?;
     placements_show_their_columns(&client).await?;
     clusters_are_checked(&client).await?;
     operations_and_approvals_cannot_be_changed(&client).await?;
@@ -214,6 +215,34 @@ async fn the_cluster_that_owns_the_placement_stays_listed(client: &Client) -> Re
         .patch("shop", &PatchParams::default(), &Patch::Merge(with_north))
         .await
         .context("listing one more cluster")?;
+    Ok(())
+}
+
+async fn what_is_replicated_as_one_group_stays_so(client: &Client) -> Result<()> {
+    let one_by_one = json!({"volumeReplicationClass": "rbd-5m"});
+    let in_group = json!({"volumeReplicationClass": "rbd-5m", "volumeGroupReplicationClass": "rbd-group"});
+    let named = |name: &str, replication: &Value| {
+        with(with(minimal(), "/metadata/name", json!(name)), "/spec/replication", replication.clone())
+    };
+    let _: DRPlacement = created(client, named("one-by-one", &one_by_one)).await?;
+    let _: DRPlacement = created(client, named("in-group", &in_group)).await?;
+    let placements: Api<DRPlacement> = Api::namespaced(client.clone(), NAMESPACE);
+    let change = async |name: &str, spec: Value| {
+        placements.patch(name, &PatchParams::default(), &Patch::Merge(json!({"spec": spec}))).await
+    };
+    let expected = ["spec.replication.volumeGroupReplicationClass", "make another DRPlacement"];
+    for class in [json!(null), json!("another")] {
+        let replication = json!({"replication": {"volumeGroupReplicationClass": class}});
+        refused_because(change("in-group", replication).await, &expected)?;
+    }
+    refused_because(change("one-by-one", json!({"replication": in_group})).await, &expected)?;
+    let selected = json!({"protect": {"volumes": {"matchLabels": {"app": "another"}}}});
+    refused_because(
+        change("in-group", selected.clone()).await,
+        &["spec.protect", "label the claims to fit it"],
+    )?;
+    change("one-by-one", selected).await.context("selecting other claims, each replicated alone")?;
+    change("in-group", json!({"preferredCluster": "west"})).await.context("moving a group")?;
     Ok(())
 }
 

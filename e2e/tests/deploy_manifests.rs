@@ -97,7 +97,7 @@ const HUB_MUST_NOT: [&str; 15] = [
     "get - secrets understudy-system",
 ];
 
-const AGENT_NEEDS: [&str; 38] = [
+const AGENT_NEEDS: [&str; 45] = [
     "watch - pods",
     "watch - persistentvolumeclaims",
     "watch - persistentvolumes",
@@ -127,6 +127,13 @@ const AGENT_NEEDS: [&str; 38] = [
     "patch replication.storage.openshift.io volumereplications",
     "watch replication.storage.openshift.io volumereplicationclasses",
     "create replication.storage.openshift.io volumereplicationclasses",
+    "watch replication.storage.openshift.io volumegroupreplications",
+    "create replication.storage.openshift.io volumegroupreplications",
+    "patch replication.storage.openshift.io volumegroupreplications",
+    "watch replication.storage.openshift.io volumegroupreplicationclasses",
+    "create replication.storage.openshift.io volumegroupreplicationclasses",
+    "watch replication.storage.openshift.io volumegroupreplicationcontents",
+    "create replication.storage.openshift.io volumegroupreplicationcontents",
     "watch csiaddons.openshift.io csiaddonsnodes",
     "watch coordination.k8s.io leases",
     "create coordination.k8s.io leases understudy-system",
@@ -138,7 +145,7 @@ const AGENT_NEEDS: [&str; 38] = [
     "create events.k8s.io events",
 ];
 
-const AGENT_MUST_NOT: [&str; 25] = [
+const AGENT_MUST_NOT: [&str; 30] = [
     "patch kustomize.toolkit.fluxcd.io kustomizations",
     "patch helm.toolkit.fluxcd.io helmreleases",
     "patch argoproj.io applications",
@@ -150,6 +157,11 @@ const AGENT_MUST_NOT: [&str; 25] = [
     "patch replication.storage.openshift.io volumereplicationclasses",
     "delete replication.storage.openshift.io volumereplicationclasses",
     "patch replication.storage.openshift.io volumereplications/status",
+    "delete replication.storage.openshift.io volumegroupreplications",
+    "deletecollection replication.storage.openshift.io volumegroupreplications",
+    "patch replication.storage.openshift.io volumegroupreplications/status",
+    "patch replication.storage.openshift.io volumegroupreplicationcontents",
+    "delete replication.storage.openshift.io volumegroupreplicationcontents",
     "delete storage.k8s.io storageclasses",
     "delete storage.k8s.io volumeattachments",
     "create - pods",

@@ -49,8 +49,18 @@ pub struct Assignment {
     pub protect: Protect,
     /// Name of the VolumeReplicationClass.
     pub replication_class: String,
+    /// Name of the VolumeGroupReplicationClass, where the claims are replicated as one group.
+    #[serde(default)]
+    pub group_class: Option<String>,
     pub policy: Policy,
     pub peers: Vec<Peer>,
     /// What a standby keeps staged: the hub's copy of the holder's claims and volumes. None for the holder itself.
     pub inventory: Option<Inventory>,
+}
+
+impl Assignment {
+    /// Name of the VolumeGroupReplication that replicates the claims, where they are replicated as one group.
+    pub fn group(&self) -> Option<&str> {
+        self.group_class.as_ref().map(|_| self.name.name.as_str())
+    }
 }

@@ -271,7 +271,9 @@ impl Agent {
     fn refresh_survey(&mut self, id: &PlacementId, placement: &mut Placement) {
         let revision = self.world.revision(&placement.name.namespace);
         let Some(assignment) = &placement.assignment else { return };
-        if !self.world.is_known(&placement.name.namespace)
+        let knows_group = assignment.group().is_none() || self.world.knows_group(&placement.name.namespace);
+        if !knows_group
+            || !self.world.is_known(&placement.name.namespace)
             || placement.survey.as_ref().is_some_and(|(seen, _)| *seen == revision)
         {
             return;

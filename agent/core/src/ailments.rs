@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use proto::{Ailment, Assignment};
 
+use crate::group;
 use crate::site_state::CLAIMS_LIMIT;
 use crate::world::{Workload, World};
 
@@ -25,12 +26,17 @@ pub mod reason {
     pub const TOO_MANY_CLAIMS: &str = "TooManyClaims";
     pub const WORKLOAD_NOT_SELECTED: &str = "WorkloadNotSelected";
     pub const REQUEST_FAILED: &str = "RequestFailed";
+    pub const FAILED_TO_PROMOTE: &str = "FailedToPromote";
     pub const FAILED_TO_DEMOTE: &str = "FailedToDemote";
     pub const FAILED_TO_RESYNC: &str = "FailedToResync";
     pub const OBJECTS_NOT_READ: &str = "ObjectsNotRead";
     pub const TOO_MANY_OBJECTS: &str = "TooManyObjects";
     pub const PODS_REFUSED: &str = "PodsRefused";
     pub const CLAIM_NOT_REPLICATED: &str = "ClaimNotReplicated";
+    pub const CLAIM_REPLICATED_OTHERWISE: &str = "ClaimReplicatedOtherwise";
+    pub const CLAIM_NOT_IN_GROUP: &str = "ClaimNotInGroup";
+    pub const GROUP_NOT_STAGED: &str = "GroupNotStaged";
+    pub const STRANGER_IN_GROUP: &str = "StrangerInGroup";
     pub const RECONCILER_NOT_PAUSED: &str = "ReconcilerNotPaused";
     pub const RECONCILER_NOT_RESUMED: &str = "ReconcilerNotResumed";
 }
@@ -50,6 +56,7 @@ pub fn of_cluster(
     too_many_claims(claims, &mut found);
     unbound_claims(world, assignment, claims, &mut found);
     replication_class(world, assignment, claims, &mut found);
+    group::ailments(world, assignment, claims, &mut found);
     driver_leaders(world, assignment, claims, &mut found);
     pods(world, assignment, claims, workloads, &mut found);
     unselected(assignment, workloads, &mut found);

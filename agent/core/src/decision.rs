@@ -148,7 +148,13 @@ pub enum Effect {
         name: String,
         epoch: Epoch,
     },
-    /// A StorageClass, VolumeReplicationClass, PersistentVolume or PersistentVolumeClaim that does not exist yet, or an
+    /// The VolumeGroupReplication that stands in the place of the claims' own VolumeReplications.
+    Group {
+        namespace: String,
+        name: String,
+        change: GroupChange,
+    },
+    /// A StorageClass, VolumeReplicationClass, VolumeGroupReplicationClass, PersistentVolume or PersistentVolumeClaim that does not exist yet, or an
     /// object of the application that is copied here.
     Create {
         object: Value,
@@ -203,6 +209,54 @@ pub enum Effect {
     },
 }
 
+/// What a VolumeReplication is told for one claim, told to a whole group.
+#[derive(Clone, Debug, PartialEq)]
+pub enum GroupChange {
+    Create {
+        class: String,
+        group_class: String,
+        selector: BTreeMap<String, String>,
+        /// The VolumeGroupReplicationContent that stands here as a copy of the former holder's; none: a new one is made.
+        content: Option<String>,
+        epoch: Epoch,
+    },
+    Promote {
+        epoch: Epoch,
+    },
+    Demote {
+        epoch: Epoch,
+    },
+    Resync {
+        epoch: Epoch,
+    },
+    Mark {
+        epoch: Epoch,
+    },
+    Unmark,
+}
+
+impl GroupChange {
+    fn stops(&self) -> bool {
+        match self {
+            GroupChange::Demote { .. } | GroupChange::Resync { .. } => true,
+            GroupChange::Create { .. }
+            | GroupChange::Promote { .. }
+            | GroupChange::Mark { .. }
+            | GroupChange::Unmark => false,
+        }
+    }
+
+    fn may_be_refused_for_a_moment(&self) -> bool {
+        match self {
+            GroupChange::Create { .. }
+            | GroupChange::Promote { .. }
+            | GroupChange::Resync { .. }
+            | GroupChange::Mark { .. } => true,
+            GroupChange::Demote { .. } | GroupChange::Unmark => false,
+        }
+    }
+}
+
 impl Effect {
     /// Equal keys are the same change: one is under way at most.
     pub fn key(&self) -> String {
@@ -216,6 +270,7 @@ impl Effect {
             | Effect::SuspendCronJob { suspend: true, .. }
             | Effect::DemoteReplication { .. }
             | Effect::ResyncReplication { .. } => true,
+            Effect::Group { change, .. } => change.stops(),
             Effect::Scale { .. }
             | Effect::SuspendCronJob { .. }
             | Effect::ProbeFence { .. }
@@ -244,6 +299,7 @@ impl Effect {
             | Effect::PromoteReplication { .. }
             | Effect::ResyncReplication { .. }
             | Effect::MarkReplication { .. } => true,
+            Effect::Group { change, .. } => change.may_be_refused_for_a_moment(),
             Effect::ProbeFence { .. }
             | Effect::ListUsers { .. }
             | Effect::MarkReplicas { .. }
@@ -292,6 +348,24 @@ impl fmt::Display for Effect {
             Effect::MarkReplication { name, epoch, .. } => {
                 write!(f, "mark VolumeReplication {name} with epoch {epoch}")
             }
+            Effect::Group { name, change, .. } => match change {
+                GroupChange::Create { epoch, .. } => {
+                    write!(f, "create VolumeGroupReplication {name} primary at epoch {epoch}")
+                }
+                GroupChange::Promote { epoch } => {
+                    write!(f, "promote VolumeGroupReplication {name} at epoch {epoch}")
+                }
+                GroupChange::Demote { epoch } => {
+                    write!(f, "demote VolumeGroupReplication {name} at epoch {epoch}")
+                }
+                GroupChange::Resync { epoch } => {
+                    write!(f, "resync VolumeGroupReplication {name} at epoch {epoch}")
+                }
+                GroupChange::Mark { epoch } => {
+                    write!(f, "mark VolumeGroupReplication {name} with epoch {epoch}")
+                }
+                GroupChange::Unmark => write!(f, "unmark VolumeGroupReplication {name}"),
+            },
             Effect::Create { object } => write!(f, "create {}", named(object)),
             Effect::Replace { object } => write!(f, "replace {}", named(object)),
             Effect::EnlargeVolume { volume, size } => {

@@ -9,6 +9,7 @@ use proto::{Ailment, Assignment, Moment, Outcome};
 use crate::decision::Effect;
 use crate::duty::Duty;
 use crate::fence::{self, FenceProgress};
+use crate::group::{self, Replicated};
 use crate::site_state::SiteState;
 use crate::survey::Survey;
 use crate::world::World;
@@ -37,9 +38,20 @@ pub struct View<'a> {
     pub commanded_for: Duration,
 }
 
-impl View<'_> {
-    pub fn namespace(&self) -> &str {
+impl<'a> View<'a> {
+    pub fn namespace(&self) -> &'a str {
         &self.assignment.name.namespace
+    }
+
+    /// What replicates a claim: its own VolumeReplication, or the group's.
+    pub fn replication_of(&self, claim: &str) -> Option<Replicated<'a>> {
+        group::replication_of(self.world, self.assignment, claim)
+    }
+
+    /// Everything that replicates claims of this placement, each object once.
+    pub fn replications(&self) -> Vec<Replicated<'a>> {
+        let claims = self.survey.volumes.iter().map(|volume| &volume.claim);
+        group::replications(self.world, self.assignment, claims)
     }
 
     /// Whether the API server enforces what this cluster is. No action of an epoch comes before this.
@@ -49,6 +61,7 @@ impl View<'_> {
                 && recorded.role == self.site.role
                 && recorded.operation == self.site.operation
                 && recorded.resync == self.site.resync
+                && recorded.group == self.site.group
                 && recorded.claims.is_superset(&self.site.claims)
         })
     }

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use proto::{Divergence, Moment, Role};
+use proto::{Assignment, Divergence, Moment, Role};
 
 use crate::ailments::reason;
+use crate::group;
 use crate::placement::Placement;
 use crate::world::{ReplicationObject, World};
 
@@ -24,13 +25,12 @@ pub struct Refusals {
     pub split_brain: bool,
 }
 
-pub fn refusals(world: &World, namespace: &str, claims: &BTreeSet<String>) -> Refusals {
+pub fn refusals(world: &World, assignment: &Assignment, claims: &BTreeSet<String>) -> Refusals {
     let mut found = Refusals::default();
-    for claim in claims {
-        let Some((_, object)) = world.replication_of(namespace, claim) else { continue };
-        let to_sync = refuses(object, reason::FAILED_TO_RESYNC);
+    for (_, object) in group::replications(world, assignment, claims) {
+        let to_sync = refuses(&object, reason::FAILED_TO_RESYNC);
         found.to_sync |= to_sync;
-        found.any |= to_sync || refuses(object, reason::FAILED_TO_DEMOTE);
+        found.any |= to_sync || refuses(&object, reason::FAILED_TO_DEMOTE);
         found.split_brain |= to_sync && is_split_brain(&object.replication.message);
     }
     found

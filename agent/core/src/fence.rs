@@ -8,6 +8,7 @@ use proto::{Moment, Outcome, ReplicationState, Rule, kept};
 use crate::ailments::reason;
 use crate::decision::Effect;
 use crate::desired::{Next, View};
+use crate::group::Target;
 use crate::workloads;
 use crate::world::ReplicationObject;
 
@@ -133,18 +134,16 @@ fn look_again(view: &View<'_>, next: &mut Next) {
 }
 
 fn demote(view: &View<'_>, next: &mut Next) {
-    for volume in &view.survey.volumes {
-        if let Some((name, object)) = view.world.replication_of(view.namespace(), &volume.claim) {
-            demote_one(view, name, object, next);
-        }
+    for (target, object) in view.replications() {
+        demote_one(view, target, &object, next);
     }
 }
 
 /// True when it is seen to be demoted. What an approved resync has set is not taken back while that goes on.
-pub fn demote_one(view: &View<'_>, name: &str, object: &ReplicationObject, next: &mut Next) -> bool {
+pub fn demote_one(view: &View<'_>, target: Target<'_>, object: &ReplicationObject, next: &mut Next) -> bool {
     let replication = &object.replication;
     if replication.desired != "secondary" || (object.auto_resync && view.site.resync.is_none()) {
-        next.effects.push(demotion(view, name));
+        next.effects.push(demotion(view, target));
     }
     let demoted = replication.desired == "secondary"
         && replication.current
@@ -154,18 +153,17 @@ pub fn demote_one(view: &View<'_>, name: &str, object: &ReplicationObject, next:
     }
     if object.reason.as_deref() == Some(reason::FAILED_TO_DEMOTE) && replication.desired == "secondary" {
         let message = format!(
-            "VolumeReplication {}/{name} cannot be demoted ({}): see the storage driver's log",
-            view.namespace(),
+            "{} cannot be demoted ({}): see the storage driver's log",
+            target.in_namespace(view.namespace()),
             replication.message
         );
         next.fail(reason::FAILED_TO_DEMOTE, message);
     } else {
-        next.wait_also_for(format!("VolumeReplication {name} to become secondary"));
+        next.wait_also_for(format!("{target} to become secondary"));
     }
     false
 }
 
-pub fn demotion(view: &View<'_>, name: &str) -> Effect {
-    let (namespace, name) = (view.namespace().to_owned(), name.to_owned());
-    Effect::DemoteReplication { namespace, name, epoch: view.site.epoch_seen }
+pub fn demotion(view: &View<'_>, target: Target<'_>) -> Effect {
+    target.demotion(view.namespace(), view.site.epoch_seen)
 }

@@ -26,9 +26,9 @@ pub fn hand_over(view: &View<'_>) -> Next {
 
 fn has_crossed(view: &View<'_>, claim: &str, next: &mut Next) {
     let namespace = view.namespace();
-    let Some((name, object)) = view.world.replication_of(namespace, claim) else {
+    let Some((target, object)) = view.replication_of(claim) else {
         if !is_left_over(view, claim) {
-            next.fail(reason::CLAIM_NOT_REPLICATED, not_replicated(namespace, claim));
+            next.fail(reason::CLAIM_NOT_REPLICATED, not_replicated(view, claim));
         }
         return;
     };
@@ -37,10 +37,11 @@ fn has_crossed(view: &View<'_>, claim: &str, next: &mut Next) {
         return;
     }
     let told = replication.desired == "secondary" && replication.current;
-    match failure(replication, object).filter(|_| told) {
+    match failure(replication, &object).filter(|_| told) {
         Some(reason) => {
             let message = format!(
-                "VolumeReplication {namespace}/{name}: what was written last has not crossed ({reason}: {}); check the mirroring between the clusters, this goes on by itself once it works",
+                "{}: what was written last has not crossed ({reason}: {}); check the mirroring between the clusters, this goes on by itself once it works",
+                target.in_namespace(namespace),
                 if replication.message.is_empty() { "no message" } else { &replication.message }
             );
             next.fail(&reason, message);
@@ -49,8 +50,13 @@ fn has_crossed(view: &View<'_>, claim: &str, next: &mut Next) {
     }
 }
 
-pub fn not_replicated(namespace: &str, claim: &str) -> String {
+pub fn not_replicated(view: &View<'_>, claim: &str) -> String {
+    let lacks = match view.assignment.group() {
+        Some(group) => format!("is not replicated by VolumeGroupReplication {group}"),
+        None => "has no VolumeReplication".to_owned(),
+    };
     format!(
-        "PersistentVolumeClaim {namespace}/{claim} has no VolumeReplication, so nothing of it can cross: end the operation, let its holder protect it, or take its labels away so that it is no longer protected"
+        "PersistentVolumeClaim {}/{claim} {lacks}, so nothing of it can cross: end the operation, let its holder protect it, or take its labels away so that it is no longer protected",
+        view.namespace()
     )
 }

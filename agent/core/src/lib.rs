@@ -14,6 +14,7 @@ pub mod duty;
 mod edge_says;
 pub mod event;
 mod fence;
+pub mod group;
 pub mod guard;
 mod hand_over;
 mod hub_says;
@@ -34,7 +35,7 @@ mod workloads;
 pub mod world;
 
 pub use agent::{Agent, Identity};
-pub use decision::{Decision, Effect, HoldAsk, Note, Point, Probe, SiteWrite};
+pub use decision::{Decision, Effect, GroupChange, HoldAsk, Note, Point, Probe, SiteWrite};
 pub use event::{AskId, Event, Failed, Failure, MemoryRead, Receipt};
 pub use lease::{Accounted, Promised};
 pub use paths::PathMemory;

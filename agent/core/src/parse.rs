@@ -5,8 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::{Epoch, Replication, ReplicationState, WallTime, WorkloadRef};
 use serde_json::Value;
 
+use crate::group::{GroupContent, GroupObject};
 use crate::reconcilers;
-use crate::world::{AddonsNode, Attachment, Claim, Pod, ReplicationObject, Volume, Workload, WorkloadKind};
+use crate::world::{
+    AddonsNode, Attachment, Claim, Pod, ReplicationObject, Source, Volume, Workload, WorkloadKind,
+};
 
 /// What a workload had before this agent stopped it.
 pub const REPLICAS_ANNOTATION: &str = "understudy.dev/replicas";
@@ -14,6 +17,9 @@ pub const REPLICAS_ANNOTATION: &str = "understudy.dev/replicas";
 pub const EPOCH_ANNOTATION: &str = "understudy.dev/epoch";
 /// On claims that this agent has made as copies of another cluster's.
 pub const STAGED_ANNOTATION: &str = "understudy.dev/staged";
+
+/// On a VolumeGroupReplicationContent that this agent has made as a copy of another cluster's: the group it is for.
+pub const GROUP_ANNOTATION: &str = "understudy.dev/group";
 
 /// Kubernetes' own default for `terminationGracePeriodSeconds`.
 const DEFAULT_GRACE_SECONDS: u64 = 30;
@@ -149,9 +155,12 @@ fn small(number: u64) -> u32 {
 }
 
 pub fn replication(object: &Value) -> Option<ReplicationObject> {
-    if text(object, "/spec/dataSource/kind") != Some("PersistentVolumeClaim") {
-        return None;
-    }
+    let name = owned(object, "/spec/dataSource/name")?;
+    let source = match text(object, "/spec/dataSource/kind")? {
+        "PersistentVolumeClaim" => Source::Claim(name),
+        "VolumeGroupReplication" => Source::Group(name),
+        _ => return None,
+    };
     let condition = |name: &str| {
         let mut conditions = list(object, "/status/conditions").iter();
         conditions.rfind(|condition| text(condition, "/type") == Some(name))
@@ -161,10 +170,9 @@ pub fn replication(object: &Value) -> Option<ReplicationObject> {
         Some("False") => Some(false),
         Some(_) | None => None,
     };
-    let generation = number(object, "/metadata/generation");
     let epoch = annotation(object, EPOCH_ANNOTATION);
     Some(ReplicationObject {
-        claim: owned(object, "/spec/dataSource/name")?,
+        source,
         replication: Replication {
             desired: owned(object, "/spec/replicationState").unwrap_or_default(),
             state: match text(object, "/status/state") {
@@ -172,7 +180,7 @@ pub fn replication(object: &Value) -> Option<ReplicationObject> {
                 Some("Secondary") => ReplicationState::Secondary,
                 Some(_) | None => ReplicationState::Unknown,
             },
-            current: generation.is_some() && number(object, "/status/observedGeneration") == generation,
+            current: is_current(object),
             completed: holds("Completed"),
             degraded: holds("Degraded"),
             resyncing: holds("Resyncing"),
@@ -187,6 +195,37 @@ pub fn replication(object: &Value) -> Option<ReplicationObject> {
     })
 }
 
+/// The status is about the spec as it is now.
+fn is_current(object: &Value) -> bool {
+    let generation = number(object, "/metadata/generation");
+    generation.is_some() && number(object, "/status/observedGeneration") == generation
+}
+
+pub fn group(object: &Value) -> Option<GroupObject> {
+    let claims = list(object, "/status/persistentVolumeClaimsRefList").iter();
+    let epoch = annotation(object, EPOCH_ANNOTATION);
+    Some(GroupObject {
+        desired: owned(object, "/spec/replicationState")?,
+        auto_resync: object.pointer("/spec/autoResync") == Some(&Value::Bool(true)),
+        current: is_current(object),
+        annotated: epoch.is_some(),
+        epoch: epoch.and_then(|text| text.parse().ok()).map(Epoch),
+        claims: claims.filter_map(|claim| owned(claim, "/name")).collect(),
+        content: owned(object, "/spec/volumeGroupReplicationContentName"),
+        message: owned(object, "/status/message").unwrap_or_default(),
+    })
+}
+
+pub fn group_content(object: &Value) -> Option<GroupContent> {
+    let volumes = list(object, "/status/persistentVolumeRefList").iter();
+    Some(GroupContent {
+        volumes: volumes.filter_map(|volume| owned(volume, "/name")).collect(),
+        handle: owned(object, "/spec/volumeGroupReplicationHandle"),
+        staged_for: annotation(object, GROUP_ANNOTATION).map(str::to_owned),
+        object: object.clone(),
+    })
+}
+
 pub fn addons_node(object: &Value) -> Option<AddonsNode> {
     Some(AddonsNode {
         driver: owned(object, "/spec/driver/name")?,
@@ -195,7 +234,7 @@ pub fn addons_node(object: &Value) -> Option<AddonsNode> {
 }
 
 /// The form in which Kubernetes writes times: `2026-11-22T18:26:10Z`, with or without a fraction.
-fn wall_time(text: &str) -> Option<WallTime> {
+pub fn wall_time(text: &str) -> Option<WallTime> {
     let bytes = text.strip_suffix('Z')?;
     let (date, time) = bytes.split_once('T')?;
     let mut date = date.splitn(3, '-').map(|part| part.parse::<i64>());

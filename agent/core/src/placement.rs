@@ -258,6 +258,8 @@ impl Placement {
             holder: None,
             protect: Protect { volumes: nothing(), workloads: nothing(), objects: Vec::new() },
             replication_class: String::new(),
+            // Of the class only that there is one is known, and that is enough to find the group.
+            group_class: self.site.as_ref().and_then(|site| site.group.as_ref()).map(|_| String::new()),
             policy: Policy {
                 generation: Generation(0),
                 timing: Timing::DEFAULT,
@@ -275,6 +277,7 @@ impl Placement {
         let name = self.name.clone();
         self.site.get_or_insert_with(|| {
             let mut site = SiteState::new(id.clone(), name);
+            site.group = assignment.as_ref().and_then(Assignment::group).map(str::to_owned);
             site.assignment = assignment;
             site
         })
@@ -395,6 +398,7 @@ impl Placement {
             recorded.policy = lived_by.policy;
         }
         if site.assignment.as_ref() != Some(&recorded) {
+            site.group = recorded.group().map(str::to_owned);
             site.assignment = Some(recorded);
         }
     }
@@ -458,8 +462,8 @@ impl Placement {
     }
 
     pub fn notice_refusals(&mut self, world: &World, now: Moment) {
-        let Some((_, survey)) = &self.survey else { return };
-        self.refusals = refusals(world, &self.name.namespace, &survey.claims);
+        let (Some((_, survey)), Some(assignment)) = (&self.survey, &self.assignment) else { return };
+        self.refusals = refusals(world, assignment, &survey.claims);
         self.refused_since = self.refusals.any.then(|| self.refused_since.unwrap_or(now));
     }
 
@@ -508,6 +512,7 @@ pub fn without_inventory(assignment: &Assignment) -> Assignment {
         holder,
         protect,
         replication_class,
+        group_class,
         policy,
         peers,
         inventory: _,
@@ -519,6 +524,7 @@ pub fn without_inventory(assignment: &Assignment) -> Assignment {
         holder: holder.clone(),
         protect: protect.clone(),
         replication_class: replication_class.clone(),
+        group_class: group_class.clone(),
         policy: *policy,
         peers: peers.clone(),
         inventory: None,

@@ -1,11 +1,12 @@
 //! Writing `replicationState: primary`: the irreversible act, for all volumes of a placement at once, and within the
 //! epoch for each claim that comes later.
 
-use proto::{Replication, Role, Rule, kept};
+use proto::{Ailment, Replication, Role, Rule, kept};
 
 use crate::ailments::reason;
 use crate::decision::Effect;
 use crate::desired::{Next, View};
+use crate::group::{self, Target};
 use crate::survey::uses;
 use crate::world::ReplicationObject;
 
@@ -19,15 +20,16 @@ pub fn promote(view: &View<'_>, claims: &[String], originals: bool) -> Next {
         return Next::waiting_for("the last request that stops it to be answered");
     }
     let mut next = Next::done();
-    for claim in claims.iter().filter(|claim| !(originals && is_gone(view, claim))) {
-        promote_claim(view, claim, &mut next);
+    let wanted = claims.iter().filter(|claim| !(originals && is_gone(view, claim)));
+    let claims: Vec<String> = wanted.cloned().collect();
+    for claim in &claims {
+        promote_claim(view, &claims, claim, &mut next);
     }
     next
 }
 
 fn is_gone(view: &View<'_>, claim: &str) -> bool {
-    let (world, namespace) = (view.world, view.namespace());
-    world.claim(namespace, claim).is_none() && world.replication_of(namespace, claim).is_none()
+    view.world.claim(view.namespace(), claim).is_none() && view.replication_of(claim).is_none()
 }
 
 /// A placement without volumes is not protected, and having promoted none of them proves nothing.
@@ -43,16 +45,26 @@ pub fn no_claims(view: &View<'_>) -> Next {
     next
 }
 
-fn promote_claim(view: &View<'_>, claim: &str, next: &mut Next) {
+fn promote_claim(view: &View<'_>, claims: &[String], claim: &str, next: &mut Next) {
     let is_bound = view.world.claim(view.namespace(), claim).is_some_and(|claim| claim.bound);
-    match view.world.replication_of(view.namespace(), claim) {
-        None if is_usable(view, claim) => {
+    match view.replication_of(claim) {
+        None if is_usable(view, claim) => replicate(view, claims, claim, next),
+        // A claim that is being deleted stays as long as its VolumeReplication, and may be in use until then.
+        Some((target, object)) if is_bound => promote_existing(view, claim, target, &object, next),
+        None | Some(_) => next.wait_also_for(format!("PersistentVolumeClaim {claim} to be bound")),
+    }
+}
+
+fn replicate(view: &View<'_>, claims: &[String], claim: &str, next: &mut Next) {
+    if let Some(Ailment { reason, message }) = group::obstacle(view.world, view.assignment, claim) {
+        return next.fail(&reason, message);
+    }
+    match view.assignment.group() {
+        Some(group) => group::form(view, group, claims, claim, next),
+        None => {
             next.wait_also_for(format!("VolumeReplication {claim} to exist"));
             next.effects.push(create(view, claim));
         }
-        // A claim that is being deleted stays as long as its VolumeReplication, and may be in use until then.
-        Some((name, object)) if is_bound => promote_existing(view, claim, name, object, next),
-        None | Some(_) => next.wait_also_for(format!("PersistentVolumeClaim {claim} to be bound")),
     }
 }
 
@@ -69,8 +81,14 @@ fn create(view: &View<'_>, claim: &str) -> Effect {
     }
 }
 
-fn promote_existing(view: &View<'_>, claim: &str, name: &str, object: &ReplicationObject, next: &mut Next) {
-    let (namespace, name, epoch) = (view.namespace().to_owned(), name.to_owned(), view.site.epoch_seen);
+fn promote_existing(
+    view: &View<'_>,
+    claim: &str,
+    target: Target<'_>,
+    object: &ReplicationObject,
+    next: &mut Next,
+) {
+    let (namespace, epoch) = (view.namespace(), view.site.epoch_seen);
     let replication = &object.replication;
     // What its status still calls primary would not be promoted again, although its volume may be demoted by now.
     if replication.desired == "secondary" && !is_settled(object) {
@@ -78,12 +96,12 @@ fn promote_existing(view: &View<'_>, claim: &str, name: &str, object: &Replicati
         return;
     }
     if replication.desired != "primary" || object.auto_resync {
-        next.effects.push(Effect::PromoteReplication { namespace, name, epoch });
+        next.effects.push(target.promotion(namespace, epoch));
         next.wait_also_for(format!("claim {claim} to become primary"));
         return;
     }
     if replication.epoch != Some(epoch) {
-        next.effects.push(Effect::MarkReplication { namespace, name, epoch });
+        next.effects.push(target.mark(namespace, epoch));
         next.wait_also_for(format!("the mark of claim {claim}"));
         return;
     }
@@ -124,8 +142,16 @@ pub fn failure(replication: &Replication, object: &ReplicationObject) -> Option<
 pub fn protect_later_claims(view: &View<'_>) -> Next {
     let mut next = Next::done();
     if view.site.role == Role::Holder && view.is_durable() && view.granted {
-        let later = view.site.claims.iter().filter(|claim| came_later(view, claim));
-        next.effects.extend(later.map(|claim| create(view, claim)));
+        let later: Vec<String> =
+            view.site.claims.iter().filter(|claim| came_later(view, claim)).cloned().collect();
+        match view.assignment.group() {
+            // One that stands takes them in by itself. One that is gone is made anew where nothing in it is a copy.
+            Some(_) if !later.is_empty() && later.len() == view.site.claims.len() => {
+                next.effects.extend(group::creation(view, &later));
+            }
+            Some(_) => {}
+            None => next.effects.extend(later.iter().map(|claim| create(view, claim))),
+        }
     }
     next
 }
@@ -134,8 +160,9 @@ pub fn protect_later_claims(view: &View<'_>) -> Next {
 /// names it.
 fn came_later(view: &View<'_>, claim: &str) -> bool {
     let is_copy = view.world.claim(view.namespace(), claim).is_some_and(|claim| claim.staged);
-    let is_replicated = view.world.replication_of(view.namespace(), claim).is_some();
-    is_usable(view, claim) && !is_copy && !is_replicated
+    let is_replicated = view.replication_of(claim).is_some();
+    let may_be = group::obstacle(view.world, view.assignment, claim).is_none();
+    is_usable(view, claim) && !is_copy && !is_replicated && may_be
 }
 
 /// Every protected claim is primary at this epoch: all volumes or no pods.
@@ -144,7 +171,7 @@ pub fn all_primary(view: &View<'_>) -> Result<(), String> {
         return Ok(());
     }
     for claim in &view.site.claims {
-        let replication = view.world.replication_of(view.namespace(), claim);
+        let replication = view.replication_of(claim);
         let ready = replication.is_some_and(|(_, object)| object.replication.is_primary());
         if !ready && !is_left_over(view, claim) {
             return Err(format!("claim {claim} to be primary"));
@@ -156,7 +183,7 @@ pub fn all_primary(view: &View<'_>) -> Result<(), String> {
 /// Its original is gone, here or at the last holder: no command of this epoch has named it, and no pod would write to it. It is a
 /// copy that was staged here, or the original of a claim that was deleted while another cluster held the placement.
 pub fn is_left_over(view: &View<'_>, claim: &str) -> bool {
-    let unnamed = match view.world.replication_of(view.namespace(), claim) {
+    let unnamed = match view.replication_of(claim) {
         None => view.world.claim(view.namespace(), claim).is_none_or(|claim| claim.staged),
         Some((_, object)) => {
             let replication = &object.replication;

@@ -6,9 +6,9 @@ use std::time::Duration;
 use proto::{Outcome, Replication, ReplicationState, Role, Rule, kept};
 
 use crate::ailments::reason;
-use crate::decision::Effect;
 use crate::desired::{Next, Turn, View};
 use crate::fence;
+use crate::group::{self, Target};
 use crate::hand_over::not_replicated;
 use crate::promote::failure;
 use crate::world::ReplicationObject;
@@ -23,23 +23,28 @@ pub fn resync(view: &View<'_>, claims: &[String]) -> Next {
         return next;
     }
     for claim in claims {
-        match view.world.replication_of(view.namespace(), claim) {
-            Some((name, object)) => resync_claim(view, claim, name, object, &mut next),
+        match view.replication_of(claim) {
+            Some((target, object)) => resync_claim(view, claim, target, &object, &mut next),
             // Created while this cluster was away: there is no copy to throw away, and it is staged once this is a standby.
             None if view.world.claim(view.namespace(), claim).is_none() => {}
-            None => next.fail(reason::CLAIM_NOT_REPLICATED, not_replicated(view.namespace(), claim)),
+            None => next.fail(reason::CLAIM_NOT_REPLICATED, not_replicated(view, claim)),
         }
     }
     next
 }
 
-fn resync_claim(view: &View<'_>, claim: &str, name: &str, object: &ReplicationObject, next: &mut Next) {
+fn resync_claim(
+    view: &View<'_>,
+    claim: &str,
+    target: Target<'_>,
+    object: &ReplicationObject,
+    next: &mut Next,
+) {
     let replication = &object.replication;
     let asked = object.auto_resync && replication.desired == "secondary";
     if !asked {
-        if fence::demote_one(view, name, object, next) && view.is_durable() {
-            let (namespace, name) = (view.namespace().to_owned(), name.to_owned());
-            next.effects.push(Effect::ResyncReplication { namespace, name, epoch: view.site.epoch_seen });
+        if fence::demote_one(view, target, object, next) && view.is_durable() {
+            next.effects.push(target.resync(view.namespace(), view.site.epoch_seen));
         }
         next.wait_also_for(format!("the copy of claim {claim} to be made anew"));
     } else if !follows(replication) {
@@ -80,11 +85,11 @@ pub fn rejoin(view: &View<'_>) -> Next {
     if !fence::stop(view, &mut next) {
         return next;
     }
-    for claim in view.site.claims.iter().filter(|_| kept(Rule::AutoResyncEndsWithTheResync)) {
-        let Some((name, object)) = view.world.replication_of(view.namespace(), claim) else { continue };
+    let replications = group::replications(view.world, view.assignment, &view.site.claims).into_iter();
+    for (target, object) in replications.filter(|_| kept(Rule::AutoResyncEndsWithTheResync)) {
         if object.replication.desired != "secondary" || object.auto_resync {
-            next.effects.push(fence::demotion(view, name));
-            next.wait_also_for(format!("VolumeReplication {name} to say autoResync: false"));
+            next.effects.push(fence::demotion(view, target));
+            next.wait_also_for(format!("{target} to say autoResync: false"));
         }
     }
     if next.outcome == Outcome::Done {

@@ -21,6 +21,8 @@ pub struct SiteState {
     pub placement: PlacementId,
     pub name: PlacementName,
     pub claims: BTreeSet<String>,
+    /// The VolumeGroupReplication of all claims, where they are replicated as one group.
+    pub group: Option<String>,
     /// Only grows, and is durable before any action of that epoch.
     pub epoch_seen: Epoch,
     pub role: Role,
@@ -70,6 +72,7 @@ impl SiteState {
             placement,
             name,
             claims: BTreeSet::new(),
+            group: None,
             epoch_seen: Epoch(0),
             role: Role::Unknown,
             operation: None,

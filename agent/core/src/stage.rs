@@ -11,6 +11,7 @@ use crate::capacity;
 use crate::decision::Effect;
 use crate::desired::{Next, View};
 use crate::fence;
+use crate::group;
 use crate::objects;
 use crate::parse::{STAGED_ANNOTATION, text};
 use crate::volumes::{self, Staged};
@@ -43,12 +44,9 @@ pub fn stage(view: &View<'_>, inventory: Option<&Inventory>) -> Next {
 
 /// What an operation that was given up has left behind: at a standby nothing may throw a copy away by itself (rule 8).
 fn end_resyncs(view: &View<'_>, next: &mut Next) {
-    for volume in &view.survey.volumes {
-        if let Some((name, object)) = view.world.replication_of(view.namespace(), &volume.claim)
-            && object.auto_resync
-            && object.replication.desired == "secondary"
-        {
-            next.effects.push(fence::demotion(view, name));
+    for (target, object) in view.replications() {
+        if object.auto_resync && object.replication.desired == "secondary" {
+            next.effects.push(fence::demotion(view, target));
         }
     }
 }
@@ -95,6 +93,8 @@ fn stage_class(view: &View<'_>, class: &Value, next: &mut Next) {
     let present = match kind {
         "StorageClass" => view.world.storage_class(name),
         "VolumeReplicationClass" => view.world.replication_class(name),
+        "VolumeGroupReplicationClass" => view.world.group_class(name),
+        "VolumeGroupReplicationContent" => return group::stage_content(view, class, next),
         _ => {
             return conflict(
                 format!("{kind} {name} is not a kind that may be restored: check its cluster"),
@@ -152,7 +152,7 @@ fn marked_as_copy(claim: &Value) -> Value {
     copy
 }
 
-fn conflict(message: String, next: &mut Next) {
+pub fn conflict(message: String, next: &mut Next) {
     next.fail(reason::STAGING_CONFLICT, message.clone());
     next.ailments.push(ailment(reason::STAGING_CONFLICT, message));
 }

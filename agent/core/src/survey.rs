@@ -8,6 +8,7 @@ use proto::{
 };
 
 use crate::ailments;
+use crate::group;
 use crate::objects;
 use crate::reconcilers::{self, Reconciler};
 use crate::site_state::SiteState;
@@ -58,10 +59,12 @@ pub fn survey(
     let objects = objects::of_application(world, assignment);
     let mut ailments = ailments::of_cluster(world, assignment, &claims, &workloads);
     ailments.extend(objects.ailments);
-    let knows_inventory = world.knows_inventory(namespace) && objects::are_known(world, assignment);
+    let knows_group = assignment.group().is_none() || world.knows_group_inventory();
+    let knows_inventory =
+        knows_group && world.knows_inventory(namespace) && objects::are_known(world, assignment);
     let users = world.pods(namespace).filter(|(_, pod)| !pod.finished && !pod.claims.is_disjoint(&claims));
     Survey {
-        volumes: claims.iter().map(|claim| volume_state(world, namespace, claim)).collect(),
+        volumes: claims.iter().map(|claim| volume_state(world, assignment, claim)).collect(),
         pods: u32::try_from(users.count()).unwrap_or(u32::MAX),
         inventory: knows_inventory
             .then(|| volumes::inventory(world, assignment, &claims, &workloads, &objects.manifests, site))
@@ -115,11 +118,11 @@ pub fn uses(workload: &Workload, claim: &str) -> bool {
     workload.claims.contains(claim) || workload.claim_prefixes.iter().any(|prefix| claim.starts_with(prefix))
 }
 
-fn volume_state(world: &World, namespace: &str, claim: &str) -> VolumeState {
-    let seen = world.claim(namespace, claim);
+fn volume_state(world: &World, assignment: &Assignment, claim: &str) -> VolumeState {
+    let seen = world.claim(&assignment.name.namespace, claim);
     let name = seen.and_then(|claim| claim.volume.as_deref());
     let volume = name.and_then(|name| world.volume(name));
-    let replication = world.replication_of(namespace, claim);
+    let replication = group::replication_of(world, assignment, claim);
     VolumeState {
         claim: claim.to_owned(),
         handle: volume.and_then(|volume| volume.handle.clone()),

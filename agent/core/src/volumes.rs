@@ -7,6 +7,7 @@ use proto::{Assignment, Inventory, Role, VolumeManifest};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::group;
 use crate::parse::text;
 use crate::reconcilers;
 use crate::site_state::SiteState;
@@ -55,10 +56,13 @@ pub fn inventory(
         class_names.into_iter().filter_map(|name| world.storage_class(name)).map(clean_class);
     let replication_class =
         world.replication_class(&assignment.replication_class).map(clean_replication_class);
+    let group_class = assignment.group_class.as_ref().and_then(|name| world.group_class(name));
+    let group =
+        group_class.map(clean_group_class).into_iter().chain(group::content_manifest(world, assignment));
     let mut inventory = Inventory {
         version: String::new(),
         volumes,
-        classes: storage_classes.chain(replication_class).collect(),
+        classes: storage_classes.chain(replication_class).chain(group).collect(),
         workloads: workloads.iter().map(|workload| wanted(workload, site)).collect(),
         objects: objects.to_vec(),
     };
@@ -139,12 +143,17 @@ fn clean_replication_class(object: &Value) -> Value {
     clean(api_version, "VolumeReplicationClass", object, false, Some(part(object, "spec")))
 }
 
+fn clean_group_class(object: &Value) -> Value {
+    let api_version = "replication.storage.openshift.io/v1alpha1";
+    clean(api_version, "VolumeGroupReplicationClass", object, false, Some(part(object, "spec")))
+}
+
 fn part(object: &Value, field: &str) -> Map<String, Value> {
     object.get(field).and_then(Value::as_object).cloned().unwrap_or_default()
 }
 
 /// Name, labels and the user's annotations only: no uid, finalizer, owner or status of this cluster.
-fn clean(
+pub(crate) fn clean(
     api_version: &str,
     kind: &str,
     object: &Value,

@@ -97,7 +97,7 @@ pub fn resume(view: &View<'_>, remembered: &[WorkloadReplicas]) -> Next {
 /// Only what was primary at this epoch already, and was demoted by the own fence: a VolumeReplication that this agent has not set at this epoch is promoted only by a command that names its claim.
 fn promote_again(view: &View<'_>) -> Next {
     let of_this_epoch = |claim: &&String| {
-        let replication = view.world.replication_of(view.namespace(), claim);
+        let replication = view.replication_of(claim);
         replication.is_some_and(|(_, object)| object.replication.epoch == Some(view.site.epoch_seen))
     };
     let claims: Vec<String> = view.site.claims.iter().filter(of_this_epoch).cloned().collect();
@@ -151,17 +151,14 @@ pub fn release(view: &View<'_>) -> Next {
         let workload = workload.workload.clone();
         next.effects.push(Effect::UnmarkReplicas { namespace: namespace.to_owned(), workload });
     }
-    for volume in &view.survey.volumes {
-        if let Some((name, object)) = view.world.replication_of(namespace, &volume.claim)
-            && object.annotated
-        {
+    for (target, object) in view.replications() {
+        if object.annotated {
             if object.auto_resync {
                 // What nobody looks after must not throw a copy away by itself.
-                next.effects.push(fence::demotion(view, name));
+                next.effects.push(fence::demotion(view, target));
                 continue;
             }
-            let name = name.to_owned();
-            next.effects.push(Effect::UnmarkReplication { namespace: namespace.to_owned(), name });
+            next.effects.push(target.unmarking(namespace));
         }
     }
     if !next.effects.is_empty() {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::{Moment, Replication, WorkloadRef};
 use serde_json::Value;
 
+use crate::group::{GroupContent, GroupObject};
 use crate::parse;
 use crate::reconcilers::{self, Present, Reconciler};
 
@@ -28,6 +29,9 @@ pub enum Kind {
     StorageClass,
     Replication,
     ReplicationClass,
+    Group,
+    GroupClass,
+    GroupContent,
     Attachment,
     Pod,
     AddonsNode,
@@ -115,9 +119,17 @@ pub struct Workload {
     pub reconcilers: BTreeSet<Reconciler>,
 }
 
+/// What a VolumeReplication replicates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    Claim(String),
+    /// Made by csi-addons for a VolumeGroupReplication.
+    Group(String),
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReplicationObject {
-    pub claim: String,
+    pub source: Source,
     pub replication: Replication,
     /// Of the condition Completed.
     pub reason: Option<String>,
@@ -224,6 +236,9 @@ pub struct World {
     storage_classes: Shelf<Value>,
     replications: Shelf<ReplicationObject>,
     replication_classes: Shelf<Value>,
+    groups: Shelf<GroupObject>,
+    group_classes: Shelf<Value>,
+    group_contents: Shelf<GroupContent>,
     attachments: Shelf<Attachment>,
     pods: Shelf<Pod>,
     addons_nodes: Shelf<AddonsNode>,
@@ -245,6 +260,9 @@ impl World {
             Kind::StorageClass => self.storage_classes.take(change, |object| Some(object.clone())),
             Kind::Replication => self.replications.take(change, parse::replication),
             Kind::ReplicationClass => self.replication_classes.take(change, |object| Some(object.clone())),
+            Kind::Group => self.groups.take(change, parse::group),
+            Kind::GroupClass => self.group_classes.take(change, |object| Some(object.clone())),
+            Kind::GroupContent => self.group_contents.take(change, parse::group_content),
             Kind::Attachment => self.attachments.take(change, parse::attachment),
             Kind::Pod => self.pods.take(change, parse::pod),
             Kind::AddonsNode => self.addons_nodes.take(change, parse::addons_node),
@@ -270,6 +288,7 @@ impl World {
         let is_followed = |namespace: &str| namespaces.contains(namespace);
         self.claims.keep_only(is_followed);
         self.replications.keep_only(is_followed);
+        self.groups.keep_only(is_followed);
         self.pods.keep_only(is_followed);
         self.workloads.values_mut().for_each(|shelf| shelf.keep_only(is_followed));
         for (kind, shelf) in &mut self.objects {
@@ -304,6 +323,16 @@ impl World {
             && self.attachments.listed("").is_some()
             && self.knows_workload("apps/v1", "Deployment", namespace)
             && self.knows_workload("apps/v1", "StatefulSet", namespace)
+    }
+
+    /// Whether what replicates the claims of this placement as one group has been read once: a fence must not miss it.
+    pub fn knows_group(&self, namespace: &str) -> bool {
+        self.groups.listed(namespace).is_some()
+    }
+
+    /// Whether what an inventory has of a group has been read once, too.
+    pub fn knows_group_inventory(&self) -> bool {
+        self.group_classes.listed("").is_some() && self.group_contents.listed("").is_some()
     }
 
     /// Whether everything that goes into an inventory has been read once, too: a fence must not wait for it, and a copy
@@ -369,14 +398,44 @@ impl World {
         self.replication_classes.get("", name)
     }
 
-    /// The VolumeReplication of a claim, whatever its name.
+    pub fn group_class(&self, name: &str) -> Option<&Value> {
+        self.group_classes.get("", name)
+    }
+
+    pub fn group(&self, namespace: &str, name: &str) -> Option<&GroupObject> {
+        self.groups.get(namespace, name)
+    }
+
+    pub fn group_content(&self, name: &str) -> Option<&GroupContent> {
+        self.group_contents.get("", name)
+    }
+
+    pub fn group_contents(&self) -> impl Iterator<Item = (&str, &GroupContent)> {
+        self.group_contents.of("")
+    }
+
+    /// The VolumeReplication of a claim alone, whatever its name.
     pub fn replication_of(&self, namespace: &str, claim: &str) -> Option<(&str, &ReplicationObject)> {
+        self.replication_with(namespace, |source| matches!(source, Source::Claim(name) if name == claim))
+    }
+
+    /// The VolumeReplication that csi-addons has made for a group.
+    pub fn replication_of_group(&self, namespace: &str, group: &str) -> Option<&ReplicationObject> {
+        let of_group = |source: &Source| matches!(source, Source::Group(name) if name == group);
+        self.replication_with(namespace, of_group).map(|(_, object)| object)
+    }
+
+    fn replication_with(
+        &self,
+        namespace: &str,
+        is_meant: impl Fn(&Source) -> bool,
+    ) -> Option<(&str, &ReplicationObject)> {
         self.replications
             .things
             .range((namespace.to_owned(), String::new())..)
             .take_while(|(key, _)| key.0 == namespace)
             .map(|(key, (_, thing))| (key.1.as_str(), thing))
-            .find(|(_, object)| object.claim == claim)
+            .find(|(_, object)| is_meant(&object.source))
     }
 
     pub fn is_attached(&self, volume: &str) -> bool {

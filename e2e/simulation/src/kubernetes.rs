@@ -217,6 +217,7 @@ impl Kubernetes {
             Effect::UnmarkReplication { name, .. } => {
                 self.annotate(&Kind::Replication, name, "understudy.dev/epoch", None)
             }
+            Effect::Group { .. } => panic!("no placement asks for a group here"),
             Effect::Create { object } => self.create(object),
             Effect::Replace { .. } => panic!("no placement lists objects here"),
             Effect::EnlargeVolume { volume, size } => self.change(&Kind::Volume, volume, |object| {

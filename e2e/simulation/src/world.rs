@@ -323,6 +323,9 @@ impl World {
                 | Kind::Attachment
                 | Kind::StorageClass
                 | Kind::ReplicationClass
+                | Kind::Group
+                | Kind::GroupClass
+                | Kind::GroupContent
                 | Kind::AddonsNode
                 | Kind::Object(_)
                 | Kind::Reconciler(_),

@@ -19,6 +19,9 @@ const FILE: &str = "calls.log";
 pub struct Call {
     pub method: String,
     pub handle: String,
+    /// The images of the group, if the handle is a group's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<String>,
     pub force: bool,
     pub arrived: Timestamp,
     pub took_milliseconds: u64,
@@ -28,6 +31,11 @@ pub struct Call {
 }
 
 impl Call {
+    /// The images that the call was about.
+    pub fn images(&self) -> &[String] {
+        if self.images.is_empty() { std::slice::from_ref(&self.handle) } else { &self.images }
+    }
+
     pub fn succeeded(&self) -> bool {
         self.answer == name(Code::Ok)
     }
@@ -68,6 +76,7 @@ impl CallLog {
             log: self.clone(),
             method,
             handle,
+            images: Vec::new(),
             force,
             arrived: Timestamp::now(),
             since: Instant::now(),
@@ -80,6 +89,7 @@ pub(super) struct OpenCall {
     log: CallLog,
     method: &'static str,
     handle: String,
+    images: Vec<String>,
     force: bool,
     arrived: Timestamp,
     since: Instant,
@@ -87,6 +97,11 @@ pub(super) struct OpenCall {
 }
 
 impl OpenCall {
+    /// It is about a group of these.
+    pub fn concerns(&mut self, images: &[String]) {
+        self.images = images.to_vec();
+    }
+
     pub fn answer<T>(mut self, result: Result<T, Status>) -> Result<T, Status> {
         match &result {
             Ok(_) => self.write(Code::Ok, ""),
@@ -100,6 +115,7 @@ impl OpenCall {
         let call = Call {
             method: self.method.to_owned(),
             handle: self.handle.clone(),
+            images: std::mem::take(&mut self.images),
             force: self.force,
             arrived: self.arrived,
             took_milliseconds: u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX),

@@ -7,10 +7,13 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use tonic::{Request, Response, Status};
 
 use super::{
-    image::{MirrorState, Refusal, Sync},
+    calls::OpenCall,
+    groups,
+    image::{Image, MirrorState, Moment, Refusal, Sync},
     serve::Site,
     settings::{Handles, Settings},
     shelf::{Shelf, Slot},
@@ -61,9 +64,11 @@ impl Identity for Driver {
         let replication = capability::VolumeReplication {
             r#type: capability::volume_replication::Type::VolumeReplication.into(),
         };
+        let group = capability::VolumeGroup { r#type: capability::volume_group::Type::VolumeGroup.into() };
         let capabilities = vec![
             Capability { r#type: Some(capability::Type::Service(service)) },
             Capability { r#type: Some(capability::Type::VolumeReplication(replication)) },
+            Capability { r#type: Some(capability::Type::VolumeGroup(group)) },
         ];
         let answer = GetCapabilitiesResponse { capabilities };
         self.site.calls.arrived("GetCapabilities", "", false).answer(Ok(Response::new(answer)))
@@ -82,9 +87,9 @@ impl Controller for Driver {
         request: Request<EnableVolumeReplicationRequest>,
     ) -> Result<Response<EnableVolumeReplicationResponse>, Status> {
         let request = request.into_inner();
-        let handle = volume_handle(request.replication_source, request.volume_id);
-        let call = self.site.calls.arrived("EnableVolumeReplication", &handle, false);
-        let enabled = self.enable(&handle, &request.parameters).await;
+        let source = (request.replication_source, request.volume_id);
+        let (call, subject) = self.arrived("EnableVolumeReplication", source, false).await;
+        let enabled = async { self.enable(&subject?, &request.parameters).await }.await;
         call.answer(enabled.map(|()| Response::new(EnableVolumeReplicationResponse {})))
     }
 
@@ -93,9 +98,9 @@ impl Controller for Driver {
         request: Request<DisableVolumeReplicationRequest>,
     ) -> Result<Response<DisableVolumeReplicationResponse>, Status> {
         let request = request.into_inner();
-        let handle = volume_handle(request.replication_source, request.volume_id);
-        let call = self.site.calls.arrived("DisableVolumeReplication", &handle, false);
-        let disabled = self.disable(&handle).await;
+        let source = (request.replication_source, request.volume_id);
+        let (call, subject) = self.arrived("DisableVolumeReplication", source, false).await;
+        let disabled = async { self.disable(&subject?).await }.await;
         call.answer(disabled.map(|()| Response::new(DisableVolumeReplicationResponse {})))
     }
 
@@ -104,9 +109,9 @@ impl Controller for Driver {
         request: Request<PromoteVolumeRequest>,
     ) -> Result<Response<PromoteVolumeResponse>, Status> {
         let request = request.into_inner();
-        let handle = volume_handle(request.replication_source, request.volume_id);
-        let call = self.site.calls.arrived("PromoteVolume", &handle, request.force);
-        let promoted = self.promote(&handle, request.force, &request.parameters).await;
+        let source = (request.replication_source, request.volume_id);
+        let (call, subject) = self.arrived("PromoteVolume", source, request.force).await;
+        let promoted = async { self.promote(&subject?, request.force, &request.parameters).await }.await;
         call.answer(promoted.map(|()| Response::new(PromoteVolumeResponse {})))
     }
 
@@ -115,9 +120,9 @@ impl Controller for Driver {
         request: Request<DemoteVolumeRequest>,
     ) -> Result<Response<DemoteVolumeResponse>, Status> {
         let request = request.into_inner();
-        let handle = volume_handle(request.replication_source, request.volume_id);
-        let call = self.site.calls.arrived("DemoteVolume", &handle, request.force);
-        let demoted = self.demote(&handle).await;
+        let source = (request.replication_source, request.volume_id);
+        let (call, subject) = self.arrived("DemoteVolume", source, request.force).await;
+        let demoted = async { self.demote(&subject?).await }.await;
         call.answer(demoted.map(|()| Response::new(DemoteVolumeResponse {})))
     }
 
@@ -126,9 +131,9 @@ impl Controller for Driver {
         request: Request<ResyncVolumeRequest>,
     ) -> Result<Response<ResyncVolumeResponse>, Status> {
         let request = request.into_inner();
-        let handle = volume_handle(request.replication_source, request.volume_id);
-        let call = self.site.calls.arrived("ResyncVolume", &handle, request.force);
-        let resynced = self.resync(&handle, request.force).await;
+        let source = (request.replication_source, request.volume_id);
+        let (call, subject) = self.arrived("ResyncVolume", source, request.force).await;
+        let resynced = async { self.resync(&subject?, request.force).await }.await;
         call.answer(resynced.map(|ready| Response::new(ResyncVolumeResponse { ready })))
     }
 
@@ -137,113 +142,146 @@ impl Controller for Driver {
         request: Request<GetVolumeReplicationInfoRequest>,
     ) -> Result<Response<GetVolumeReplicationInfoResponse>, Status> {
         let request = request.into_inner();
-        let handle = volume_handle(request.replication_source, request.volume_id);
-        let call = self.site.calls.arrived("GetVolumeReplicationInfo", &handle, false);
-        let info = self.info(&handle).await;
+        let source = (request.replication_source, request.volume_id);
+        let (call, subject) = self.arrived("GetVolumeReplicationInfo", source, false).await;
+        let info = async { self.info(&subject?).await }.await;
         call.answer(info.map(Response::new))
     }
 }
 
-impl Driver {
-    async fn enable(&self, handle: &str, parameters: &HashMap<String, String>) -> Result<(), Status> {
-        let _lock = self.busy.acquire(handle)?;
-        let mut shelf = self.site.shelf.lock().await;
-        let slot = existing(&mut shelf, handle)?;
-        let moment = slot.moment();
-        let enabled = slot.change(|image| {
-            image.scheduling_interval = parameters.get(SCHEDULING_INTERVAL).cloned();
-            image.enable_mirroring(&self.site.name, &moment);
-            Ok(())
-        });
-        answer(enabled)
+/// What a call is about: one image, or all of a group.
+struct Subject {
+    id: String,
+    images: Vec<String>,
+}
+
+impl Subject {
+    /// A habit is set for an image or for a group.
+    fn names(&self) -> impl Iterator<Item = &String> {
+        std::iter::once(&self.id).chain(&self.images)
     }
 
-    async fn disable(&self, handle: &str) -> Result<(), Status> {
-        let _lock = self.busy.acquire(handle)?;
-        let settings = self.settings()?;
+    fn is_in(&self, listed: &Handles) -> bool {
+        self.names().any(|name| listed.contain(name))
+    }
+}
+
+impl Driver {
+    async fn arrived(
+        &self,
+        method: &'static str,
+        (source, volume_id): (Option<ReplicationSource>, String),
+        force: bool,
+    ) -> (OpenCall, Result<Subject, Status>) {
+        let (id, is_group) = match source.and_then(|source| source.r#type) {
+            Some(replication_source::Type::Volume(volume)) => (volume.volume_id, false),
+            Some(replication_source::Type::Volumegroup(group)) => (group.volume_group_id, true),
+            None => (volume_id, false),
+        };
+        let mut call = self.site.calls.arrived(method, &id, force);
+        if !is_group {
+            let images = vec![id.clone()];
+            return (call, Ok(Subject { id, images }));
+        }
+        let images = match self.site.shelf.lock().await.groups.get(&id) {
+            Some(images) => images.iter().cloned().collect::<Vec<_>>(),
+            None => return (call, Err(groups::not_found(&id))),
+        };
+        call.concerns(&images);
+        (call, Ok(Subject { id, images }))
+    }
+
+    async fn enable(&self, subject: &Subject, parameters: &HashMap<String, String>) -> Result<(), Status> {
+        let _lock = self.busy.acquire(subject)?;
         let mut shelf = self.site.shelf.lock().await;
-        let state = state_of(&shelf, handle, &settings)?;
-        answer(existing(&mut shelf, handle)?.change(|image| image.disable_mirroring(state)))
+        change_all(&mut shelf, subject, &self.settings()?, |image, at| {
+            image.scheduling_interval = parameters.get(SCHEDULING_INTERVAL).cloned();
+            image.enable_mirroring(&self.site.name, &at.moment);
+            Ok(())
+        })
+    }
+
+    async fn disable(&self, subject: &Subject) -> Result<(), Status> {
+        let _lock = self.busy.acquire(subject)?;
+        let mut shelf = self.site.shelf.lock().await;
+        change_all(&mut shelf, subject, &self.settings()?, |image, at| image.disable_mirroring(at.state))
     }
 
     async fn promote(
         &self,
-        handle: &str,
+        subject: &Subject,
         force: bool,
         parameters: &HashMap<String, String>,
     ) -> Result<(), Status> {
-        let _lock = self.busy.acquire(handle)?;
-        self.while_listed(handle, |settings| &settings.promote_hangs).await?;
+        let _lock = self.busy.acquire(subject)?;
+        self.while_listed(subject, |settings| &settings.promote_hangs).await?;
         let settings = self.settings()?;
         tokio::time::sleep(settings.promote_delay).await;
-        if let Some(message) = settings.promotion_failure(handle) {
+        if let Some(message) = subject.names().find_map(|name| settings.promotion_failure(name)) {
             return Err(Status::internal(message));
         }
         let mut shelf = self.site.shelf.lock().await;
         if !force
-            && settings.busy_first_promote.contain(handle)
-            && shelf.busy_answered.insert(handle.to_owned())
+            && subject.is_in(&settings.busy_first_promote)
+            && shelf.busy_answered.insert(subject.id.clone())
         {
-            existing(&mut shelf, handle)?;
-            return Err(refused(&Refusal::Busy(handle.to_owned())));
+            subject.images.iter().try_for_each(|handle| existing(&mut shelf, handle).map(drop))?;
+            return Err(refused(&Refusal::Busy(subject.id.clone())));
         }
-        let slot = existing(&mut shelf, handle)?;
-        let moment = slot.moment();
-        let promoted = slot.change(|image| {
-            image.promote(&self.site.name, force, &moment)?;
+        change_all(&mut shelf, subject, &settings, |image, at| {
+            image.promote(&self.site.name, force, &at.moment)?;
             if let Some(interval) = parameters.get(SCHEDULING_INTERVAL) {
                 image.scheduling_interval = Some(interval.clone());
             }
             Ok(())
-        });
-        answer(promoted)
+        })
     }
 
-    async fn demote(&self, handle: &str) -> Result<(), Status> {
-        let _lock = self.busy.acquire(handle)?;
+    async fn demote(&self, subject: &Subject) -> Result<(), Status> {
+        let _lock = self.busy.acquire(subject)?;
         let settings = self.settings()?;
         tokio::time::sleep(settings.demote_delay).await;
-        if let Some(message) = settings.demotion_refusal(handle) {
+        if let Some(message) = subject.names().find_map(|name| settings.demotion_refusal(name)) {
             return Err(Status::failed_precondition(message));
         }
         let mut shelf = self.site.shelf.lock().await;
-        shelf.busy_answered.remove(handle);
-        let slot = existing(&mut shelf, handle)?;
-        let (moment, attachments) = (slot.moment(), slot.attachments);
-        answer(slot.change(|image| image.demote(attachments, &moment)))
+        shelf.busy_answered.remove(&subject.id);
+        change_all(&mut shelf, subject, &settings, |image, at| image.demote(at.attachments, &at.moment))
     }
 
-    async fn resync(&self, handle: &str, force: bool) -> Result<bool, Status> {
-        let _lock = self.busy.acquire(handle)?;
+    /// The one change of which a part stands although it is refused: what has to be made anew is noted.
+    async fn resync(&self, subject: &Subject, force: bool) -> Result<bool, Status> {
+        let _lock = self.busy.acquire(subject)?;
         let settings = self.settings()?;
         let mut shelf = self.site.shelf.lock().await;
-        let state = state_of(&shelf, handle, &settings)?;
-        let ready = answer(existing(&mut shelf, handle)?.change(|image| image.resync(force, state)))?;
-        Ok(ready && !settings.never_ready.contain(handle))
+        let mut answers = Vec::new();
+        for handle in &subject.images {
+            let state = state_of(&shelf, handle, &settings)?;
+            answers.push(answer(existing(&mut shelf, handle)?.change(|image| image.resync(force, state))));
+        }
+        let ready = answers.into_iter().collect::<Result<Vec<bool>, Status>>()?;
+        Ok(ready.into_iter().all(|ready| ready) && !subject.is_in(&settings.never_ready))
     }
 
-    async fn info(&self, handle: &str) -> Result<GetVolumeReplicationInfoResponse, Status> {
-        let _lock = self.busy.acquire(handle)?;
+    /// Of a group the oldest copy counts, and there is none before every image has one.
+    async fn info(&self, subject: &Subject) -> Result<GetVolumeReplicationInfoResponse, Status> {
+        let _lock = self.busy.acquire(subject)?;
         let settings = self.settings()?;
         let mut shelf = self.site.shelf.lock().await;
-        let slot = existing(&mut shelf, handle)?;
-        let sync = slot.image.last_sync().map_err(|refusal| match refusal {
-            // The controller takes NotFound as "nothing to tell yet" and looks again after the interval.
-            Refusal::NoSnapshotDetails(..) => Status::not_found(refusal.to_string()),
-            Refusal::NotMirrored(_)
-            | Refusal::Busy(_)
-            | Refusal::InUse { .. }
-            | Refusal::IsPrimary(_)
-            | Refusal::NotPrimary(_)
-            | Refusal::UnhealthySecondary(..)
-            | Refusal::NeedsToBeRecreated(_) => refused(&refusal),
-        })?;
-        replication_info(slot, sync, &settings)
+        let mut oldest: Option<Sync> = None;
+        for handle in &subject.images {
+            let sync = last_sync(existing(&mut shelf, handle)?)?;
+            if oldest.as_ref().is_none_or(|oldest| sync.snapshot.taken < oldest.snapshot.taken) {
+                oldest = Some(sync.clone());
+            }
+        }
+        let oldest = oldest.ok_or_else(|| Status::not_found(format!("group {} is empty", subject.id)))?;
+        replication_info(&subject.id, &oldest, &settings)
     }
 
-    /// Waits for as long as the volume is listed; the caller's own deadline, or its patience, ends the wait.
-    async fn while_listed(&self, handle: &str, list: fn(&Settings) -> &Handles) -> Result<(), Status> {
-        while list(&self.settings()?).contain(handle) {
+    /// Waits for as long as the subject is listed; the caller's own deadline, or its patience, ends the wait.
+    async fn while_listed(&self, subject: &Subject, list: fn(&Settings) -> &Handles) -> Result<(), Status> {
+        while subject.is_in(list(&self.settings()?)) {
             tokio::time::sleep(HANG_RECHECK).await;
         }
         Ok(())
@@ -254,8 +292,57 @@ impl Driver {
     }
 }
 
+/// What is true of an image when it is changed.
+struct At {
+    moment: Moment,
+    attachments: usize,
+    state: MirrorState,
+}
+
+/// Changes all images of a subject at one moment; if one refuses, none is changed.
+fn change_all(
+    shelf: &mut Shelf,
+    subject: &Subject,
+    settings: &Settings,
+    change: impl Fn(&mut Image, &At) -> Result<(), Refusal>,
+) -> Result<(), Status> {
+    let now = Timestamp::now();
+    let mut changed = Vec::new();
+    for handle in &subject.images {
+        let state = state_of(shelf, handle, settings)?;
+        let slot = existing(shelf, handle)?;
+        let moment = Moment { now, length: slot.length() };
+        let mut image = slot.image.clone();
+        change(&mut image, &At { moment, attachments: slot.attachments, state })
+            .map_err(|refusal| refused(&refusal))?;
+        changed.push(image);
+    }
+    for image in changed {
+        let slot = existing(shelf, &image.handle)?;
+        answer(slot.change(|present| {
+            *present = image.clone();
+            Ok(())
+        }))?;
+    }
+    Ok(())
+}
+
+fn last_sync(slot: &Slot) -> Result<&Sync, Status> {
+    slot.image.last_sync().map_err(|refusal| match refusal {
+        // The controller takes NotFound as "nothing to tell yet" and looks again after the interval.
+        Refusal::NoSnapshotDetails(..) => Status::not_found(refusal.to_string()),
+        Refusal::NotMirrored(_)
+        | Refusal::Busy(_)
+        | Refusal::InUse { .. }
+        | Refusal::IsPrimary(_)
+        | Refusal::NotPrimary(_)
+        | Refusal::UnhealthySecondary(..)
+        | Refusal::NeedsToBeRecreated(_) => refused(&refusal),
+    })
+}
+
 fn replication_info(
-    slot: &Slot,
+    id: &str,
     sync: &Sync,
     settings: &Settings,
 ) -> Result<GetVolumeReplicationInfoResponse, Status> {
@@ -270,16 +357,8 @@ fn replication_info(
         last_sync_duration: Some(duration),
         last_sync_bytes: i64::try_from(sync.bytes).unwrap_or(i64::MAX),
         status: reported.into(),
-        status_message: format!("{} is primary", slot.image.handle),
+        status_message: format!("{id} is primary"),
     })
-}
-
-fn volume_handle(source: Option<ReplicationSource>, volume_id: String) -> String {
-    match source.and_then(|source| source.r#type) {
-        Some(replication_source::Type::Volume(volume)) => volume.volume_id,
-        Some(replication_source::Type::Volumegroup(group)) => group.volume_group_id,
-        None => volume_id,
-    }
 }
 
 fn existing<'a>(shelf: &'a mut Shelf, handle: &str) -> Result<&'a mut Slot, Status> {
@@ -321,21 +400,25 @@ pub struct VolumeLocks(Arc<Mutex<BTreeSet<String>>>);
 
 pub struct VolumeLock {
     locks: VolumeLocks,
-    handle: String,
+    names: BTreeSet<String>,
 }
 
 impl VolumeLocks {
-    fn acquire(&self, handle: &str) -> Result<VolumeLock, Status> {
-        if self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(handle.to_owned()) {
-            Ok(VolumeLock { locks: self.clone(), handle: handle.to_owned() })
-        } else {
-            Err(Status::aborted(format!("an operation on volume {handle} is under way already")))
+    /// A group and each of its images.
+    fn acquire(&self, subject: &Subject) -> Result<VolumeLock, Status> {
+        let names: BTreeSet<String> = subject.names().cloned().collect();
+        let mut busy = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(name) = names.intersection(&busy).next() {
+            return Err(Status::aborted(format!("an operation on volume {name} is under way already")));
         }
+        busy.extend(names.iter().cloned());
+        Ok(VolumeLock { locks: self.clone(), names })
     }
 }
 
 impl Drop for VolumeLock {
     fn drop(&mut self) {
-        self.locks.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.handle);
+        let mut busy = self.locks.0.lock().unwrap_or_else(PoisonError::into_inner);
+        busy.retain(|name| !self.names.contains(name));
     }
 }

@@ -21,6 +21,7 @@ use tokio::{
 };
 
 use super::{
+    groups::{self, GroupOffer},
     image::{Image, Offer, Report, Role, Snapshot, Sync},
     serve::Site,
     settings::Settings,
@@ -39,7 +40,7 @@ enum Question {
 
 #[derive(Serialize, Deserialize)]
 enum Answer {
-    Offers(Vec<Offer>),
+    Offers(Vec<Offer>, Vec<GroupOffer>),
     Bytes(u64),
     Heard,
     NoSuchSnapshot,
@@ -70,7 +71,10 @@ async fn answer_round(site: &Site, stream: TcpStream) -> Result<(), io::Error> {
     while let Some(question) = link.receive::<Question>().await? {
         let mut bytes = Vec::new();
         let answer = match question {
-            Question::Offers => Answer::Offers(site.shelf.lock().await.offers()),
+            Question::Offers => {
+                let shelf = site.shelf.lock().await;
+                Answer::Offers(shelf.offers(), shelf.groups.offers())
+            }
             Question::Bytes { handle, snapshot, from } => {
                 match bytes_of(&*site.shelf.lock().await, &handle, &snapshot, from)? {
                     Some(found) => {
@@ -123,23 +127,23 @@ pub async fn follow(site: Arc<Site>, peer: String) -> Result<(), io::Error> {
     }
 }
 
-/// The snapshot of each image that is under way, and when it arrives: one at a time, however many are offered.
+/// The snapshots that are under way, of an image alone or of all of a group, and when they arrive: one at a time, however
+/// many are offered.
 #[derive(Default)]
-struct Transfers(BTreeMap<String, (Offer, Instant)>);
+struct Transfers(BTreeMap<String, (Vec<Offer>, Instant)>);
 
 impl Transfers {
     /// Begins a transfer unless one is under way; gives it out when its time is over.
-    fn arrived(&mut self, offer: &Offer, delay: Duration) -> Option<(Offer, Instant)> {
-        let begun =
-            self.0.entry(offer.handle.clone()).or_insert_with(|| (offer.clone(), Instant::now())).clone();
+    fn arrived(&mut self, id: &str, offers: &[Offer], delay: Duration) -> Option<(Vec<Offer>, Instant)> {
+        let begun = self.0.entry(id.to_owned()).or_insert_with(|| (offers.to_vec(), Instant::now())).clone();
         (begun.1.elapsed() >= delay).then(|| {
-            self.0.remove(&offer.handle);
+            self.0.remove(id);
             begun
         })
     }
 
-    fn forget(&mut self, handle: &str) {
-        self.0.remove(handle);
+    fn forget(&mut self, id: &str) {
+        self.0.remove(id);
     }
 }
 
@@ -151,19 +155,22 @@ async fn ask_round(
 ) -> Result<(), io::Error> {
     let stream = timeout(DEADLINE, TcpStream::connect(peer)).await.map_err(|_| silent("connecting"))??;
     let mut link = Link(BufStream::new(stream));
-    let Answer::Offers(offers) = link.ask(&Question::Offers).await? else { return Err(unexpected("offers")) };
+    let Answer::Offers(offers, groups) = link.ask(&Question::Offers).await? else {
+        return Err(unexpected("offers"));
+    };
     {
         let mut shelf = site.shelf.lock().await;
         shelf.remember_offers(offers.clone());
         discard_what_must_go(&mut shelf, &offers, settings)?;
+        groups::follow(&mut shelf, groups.clone(), &offers)?;
     }
-    for offer in &offers {
-        copy_if_due(site, &mut link, offer, settings, transfers).await?;
+    for (id, parcel) in &parcels(&offers, &groups) {
+        copy_if_due(site, &mut link, (id, parcel), settings, transfers).await?;
     }
     let reports = site.shelf.lock().await.reports(settings);
     match link.ask(&Question::Hear(reports)).await? {
         Answer::Heard => Ok(()),
-        Answer::Offers(_) | Answer::Bytes(_) | Answer::NoSuchSnapshot => Err(unexpected("to be heard")),
+        Answer::Offers(..) | Answer::Bytes(_) | Answer::NoSuchSnapshot => Err(unexpected("to be heard")),
     }
 }
 
@@ -190,37 +197,88 @@ fn discard_what_must_go(shelf: &mut Shelf, offers: &[Offer], settings: &Settings
     Ok(())
 }
 
+/// The offers of one group together, and each of the others alone.
+fn parcels(offers: &[Offer], groups: &[GroupOffer]) -> BTreeMap<String, Vec<Offer>> {
+    let mut parcels: BTreeMap<String, Vec<Offer>> = BTreeMap::new();
+    for offer in offers {
+        let group = groups.iter().find(|group| group.images.contains(&offer.handle));
+        let id = group.map_or(&offer.handle, |group| &group.id);
+        parcels.entry(id.clone()).or_default().push(offer.clone());
+    }
+    parcels
+}
+
+/// Copies what is due of a parcel; it is taken over as a whole, so that a group is never seen at two moments.
 async fn copy_if_due(
     site: &Site,
     link: &mut Link,
-    offer: &Offer,
+    (id, offers): (&str, &[Offer]),
     settings: &Settings,
     transfers: &mut Transfers,
 ) -> Result<(), io::Error> {
-    let wanted = from_where(&*site.shelf.lock().await, offer);
-    let stalled = settings.stall_replication.contain(&offer.handle);
-    let (Some(from), true, false) = (wanted, offer.mirroring, stalled) else {
-        transfers.forget(&offer.handle);
-        return Ok(());
+    let wanted = {
+        let shelf = site.shelf.lock().await;
+        offers.iter().any(|offer| offer.mirroring && from_where(&shelf, offer).is_some())
     };
-    let Some((offer, begun)) = transfers.arrived(offer, settings.sync_delay) else { return Ok(()) };
-    let Some(snapshot) = offer.head.clone() else { return Ok(()) };
+    if !wanted || is_stalled(settings, id, offers) {
+        transfers.forget(id);
+        return Ok(());
+    }
+    let Some((offers, begun)) = transfers.arrived(id, offers, settings.sync_delay) else { return Ok(()) };
+    let mut copies = Vec::new();
+    for offer in &offers {
+        match copy(site, link, offer, begun).await? {
+            Fetched::Nothing => {}
+            Fetched::Replica(replica) => copies.push(*replica),
+            Fetched::Gone => return Ok(()),
+        }
+    }
+    let mut shelf = site.shelf.lock().await;
+    // A test that has just set a stall may rely on it: no snapshot under way slips through.
+    let settings = Settings::read(&site.directory)?;
+    let changed = copies.iter().any(|copy| from_where(&shelf, &copy.offer) != Some(copy.from));
+    if is_stalled(&settings, id, &offers) || changed {
+        return Ok(());
+    }
+    copies.into_iter().try_for_each(|copy| take_over(&mut shelf, copy, &settings))
+}
+
+fn is_stalled(settings: &Settings, id: &str, offers: &[Offer]) -> bool {
+    let stalled = &settings.stall_replication;
+    stalled.contain(id) || offers.iter().any(|offer| stalled.contain(&offer.handle))
+}
+
+/// A snapshot with the bytes that were missing here.
+struct Replica {
+    offer: Offer,
+    sync: Sync,
+    from: u64,
+    bytes: Vec<u8>,
+}
+
+enum Fetched {
+    /// It is here already.
+    Nothing,
+    Replica(Box<Replica>),
+    /// The peer does not have it any more.
+    Gone,
+}
+
+async fn copy(site: &Site, link: &mut Link, offer: &Offer, begun: Instant) -> Result<Fetched, io::Error> {
+    let from = from_where(&*site.shelf.lock().await, offer);
+    let (Some(from), Some(snapshot), true) = (from, offer.head.clone(), offer.mirroring) else {
+        return Ok(Fetched::Nothing);
+    };
     let question = Question::Bytes { handle: offer.handle.clone(), snapshot: snapshot.clone(), from };
     let length = match link.ask(&question).await? {
         Answer::Bytes(length) => length,
-        Answer::NoSuchSnapshot => return Ok(()),
-        Answer::Offers(_) | Answer::Heard => return Err(unexpected("bytes")),
+        Answer::NoSuchSnapshot => return Ok(Fetched::Gone),
+        Answer::Offers(..) | Answer::Heard => return Err(unexpected("bytes")),
     };
     let bytes = link.bytes(length).await?;
     let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     let sync = Sync { snapshot, bytes: length, milliseconds };
-    let mut shelf = site.shelf.lock().await;
-    // A test that has just set a stall may rely on it: no snapshot under way slips through.
-    let settings = Settings::read(&site.directory)?;
-    if settings.stall_replication.contain(&offer.handle) {
-        return Ok(());
-    }
-    take_over(&mut shelf, &offer, sync, from, &bytes, &settings)
+    Ok(Fetched::Replica(Box::new(Replica { offer: offer.clone(), sync, from, bytes })))
 }
 
 /// From which byte on the peer's snapshot is wanted here, if it is.
@@ -231,23 +289,13 @@ fn from_where(shelf: &Shelf, offer: &Offer) -> Option<u64> {
     }
 }
 
-/// The image may have changed while its bytes were on the way: then they are of no use.
-fn take_over(
-    shelf: &mut Shelf,
-    offer: &Offer,
-    sync: Sync,
-    from: u64,
-    bytes: &[u8],
-    settings: &Settings,
-) -> Result<(), io::Error> {
-    if from_where(shelf, offer) != Some(from) {
-        return Ok(());
-    }
+fn take_over(shelf: &mut Shelf, replica: Replica, settings: &Settings) -> Result<(), io::Error> {
+    let Replica { offer, sync, from: _, bytes } = replica;
     match shelf.slot_mut(&offer.handle) {
-        Some(slot) => slot.replay(offer, sync, bytes),
+        Some(slot) => slot.replay(&offer, sync, &bytes),
         None => {
-            let image = Image::copied(offer, sync, Timestamp::now());
-            shelf.put_anew(image, bytes, Instant::now() + settings.resync_delay)
+            let image = Image::copied(&offer, sync, Timestamp::now());
+            shelf.put_anew(image, &bytes, Instant::now() + settings.resync_delay)
         }
     }
 }

@@ -5,12 +5,13 @@
 //! codes and bad habits are those of RBD snapshot mirroring behind ceph-csi, each adjustable in
 //! `DIR/settings.json`, which is read anew at every call.
 //!
-//! Reading order: `image` decides (values only), `shelf` keeps, and `csi_addons`, `data`, `mirror` and
-//! `schedule` each hold one conversation.
+//! Reading order: `image` decides (values only), `shelf` keeps, and `csi_addons`, `groups`, `data`, `mirror`
+//! and `schedule` each hold one conversation.
 
 mod calls;
 mod csi_addons;
 mod data;
+mod groups;
 pub mod image;
 mod mirror;
 mod schedule;

@@ -22,7 +22,10 @@ use super::{
     data, mirror, schedule,
     settings::Settings,
     shelf::Shelf,
-    wire::{identity::identity_server::IdentityServer, replication::controller_server::ControllerServer},
+    wire::{
+        identity::identity_server::IdentityServer, replication::controller_server::ControllerServer,
+        volumegroup::controller_server::ControllerServer as GroupServer,
+    },
 };
 
 /// The data plane's socket inside an array's folder.
@@ -95,7 +98,8 @@ pub async fn serve(options: ArrayOptions, stop: impl Future<Output = ()>) -> any
     let driver = Driver { site: site.clone(), name: options.driver, busy: VolumeLocks::default() };
     let csi_addons = Server::builder()
         .add_service(IdentityServer::new(driver.clone()))
-        .add_service(ControllerServer::new(driver))
+        .add_service(ControllerServer::new(driver.clone()))
+        .add_service(GroupServer::new(driver))
         .serve_with_incoming(UnixListenerStream::new(csi_socket));
     let follow = async {
         match options.peer {

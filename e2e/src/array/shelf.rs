@@ -15,6 +15,7 @@ use std::{
 use jiff::Timestamp;
 
 use super::{
+    groups::Groups,
     image::{Image, ImageStatus, MirrorState, Moment, Offer, Report, Role, Sync},
     settings::{Settings, write_atomically},
 };
@@ -50,10 +51,6 @@ impl Slot {
         self.data.set_len(self.length)
     }
 
-    pub fn moment(&self) -> Moment {
-        Moment { now: Timestamp::now(), length: self.length }
-    }
-
     pub fn append(&mut self, bytes: &[u8]) -> Result<u64, io::Error> {
         self.data.write_all(bytes)?;
         self.length += bytes.len() as u64;
@@ -87,8 +84,8 @@ impl Slot {
         Ok(result)
     }
 
-    pub fn take_snapshot(&mut self) -> Result<(), io::Error> {
-        let moment = self.moment();
+    pub fn take_snapshot(&mut self, now: Timestamp) -> Result<(), io::Error> {
+        let moment = Moment { now, length: self.length };
         self.change(|image| image.take_snapshot(&moment, false))
     }
 
@@ -104,6 +101,7 @@ pub struct Shelf {
     root: PathBuf,
     slots: BTreeMap<String, Slot>,
     offers: BTreeMap<String, Offer>,
+    pub groups: Groups,
     /// Images that a resync discarded, and until when they stay away.
     away_until: BTreeMap<String, Instant>,
     /// Images whose promotion was answered "busy" out of habit; the next time it is granted.
@@ -131,6 +129,7 @@ impl Shelf {
             root,
             slots,
             offers: BTreeMap::new(),
+            groups: Groups::open(directory)?,
             away_until: BTreeMap::new(),
             busy_answered: BTreeSet::new(),
         })

@@ -6,6 +6,10 @@ pub mod identity {
     tonic::include_proto!("identity");
 }
 
+pub mod volumegroup {
+    tonic::include_proto!("volumegroup");
+}
+
 pub mod replication {
     tonic::include_proto!("replication");
 }

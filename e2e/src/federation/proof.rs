@@ -61,7 +61,7 @@ impl Federation {
     pub fn forced_per_volume(&self, cluster: &str) -> Result<BTreeMap<String, usize>> {
         let mut counts = BTreeMap::new();
         for call in self.site(cluster)?.forced_promotions()? {
-            *counts.entry(call.handle).or_default() += 1;
+            call.images().iter().for_each(|image| *counts.entry(image.clone()).or_default() += 1);
         }
         Ok(counts)
     }

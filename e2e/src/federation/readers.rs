@@ -16,6 +16,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use tokio::time::timeout;
 
 use super::{EAST, Federation, SLOW, WEST};
+use crate::array::Call;
 use crate::history::{self, History, Survivors, Verdict};
 use crate::patience::within;
 
@@ -187,7 +188,7 @@ impl Federation {
     /// No image has been promoted by force but the application's own, each at least once.
     pub fn ensure_all_were_forced(&self, cluster: &str) -> Result<()> {
         let forced = self.site(cluster)?.forced_promotions()?;
-        let promoted: BTreeSet<&str> = forced.iter().map(|call| call.handle.as_str()).collect();
+        let promoted: BTreeSet<&str> = forced.iter().flat_map(Call::images).map(String::as_str).collect();
         let handles = self.options.application.volume_handles();
         let wanted: BTreeSet<&str> = handles.iter().map(String::as_str).collect();
         ensure!(promoted == wanted, "forced promotions at {cluster} were {promoted:?}, not {wanted:?}");

@@ -67,6 +67,7 @@ impl Federation {
                 },
                 replication: ReplicationSpec {
                     volume_replication_class: application.replication_class.clone(),
+                    volume_group_replication_class: application.group_class.clone(),
                 },
                 failover: self.options.failover.clone(),
                 migration: self.options.migration.clone(),
@@ -103,7 +104,7 @@ fn standby(application: &Application, options: &Options) -> Result<String> {
         kinds.push("Deployment");
     }
     if options.classes_at_standby {
-        kinds.extend(["StorageClass", "VolumeReplicationClass"]);
+        kinds.extend(["StorageClass", "VolumeReplicationClass", "VolumeGroupReplicationClass"]);
     }
     let everything = [idle.replication_manifest(), idle.manifest()].join("\n---\n");
     let documents: Vec<Value> =

@@ -2,6 +2,7 @@
 
 mod application;
 mod failover;
+mod groups;
 mod habits;
 mod planned;
 mod sites;

@@ -6,7 +6,9 @@ use e2e::array::{
     DataError, Handles, Role, Settings, forced_promotions,
     wire::identity::{
         GetCapabilitiesRequest, GetIdentityRequest, ProbeRequest,
-        capability::{Service, Type, VolumeReplication, service, volume_replication},
+        capability::{
+            Service, Type, VolumeGroup, VolumeReplication, service, volume_group, volume_replication,
+        },
     },
 };
 use tonic::Code;
@@ -14,7 +16,7 @@ use tonic::Code;
 use crate::sites::{Sites, VOLUME, until};
 
 #[tokio::test]
-async fn the_sidecar_finds_a_ready_driver_that_replicates_volumes() {
+async fn the_sidecar_finds_a_ready_driver_that_replicates_volumes_and_groups() {
     let sites = Sites::start().await;
     let mut identity = sites.east.identity().await;
     let name = identity.get_identity(GetIdentityRequest {}).await.expect("an identity").into_inner().name;
@@ -28,7 +30,9 @@ async fn the_sidecar_finds_a_ready_driver_that_replicates_volumes() {
         .collect();
     let controller = Service { r#type: service::Type::ControllerService.into() };
     let replication = VolumeReplication { r#type: volume_replication::Type::VolumeReplication.into() };
-    assert_eq!(types, [Type::Service(controller), Type::VolumeReplication(replication)]);
+    let group = VolumeGroup { r#type: volume_group::Type::VolumeGroup.into() };
+    let wanted = [Type::Service(controller), Type::VolumeReplication(replication), Type::VolumeGroup(group)];
+    assert_eq!(types, wanted);
     let ready = identity.probe(ProbeRequest {}).await.expect("a probe").into_inner().ready;
     assert_eq!(ready, Some(true));
 }

@@ -19,7 +19,12 @@ use e2e::{
                 GetVolumeReplicationInfoRequest, GetVolumeReplicationInfoResponse, PromoteVolumeRequest,
                 ReplicationSource, ResyncVolumeRequest,
                 controller_client::ControllerClient,
-                replication_source::{Type, VolumeSource},
+                replication_source::{Type, VolumeGroupSource, VolumeSource},
+            },
+            volumegroup::{
+                ControllerGetVolumeGroupRequest, CreateVolumeGroupRequest, DeleteVolumeGroupRequest,
+                ModifyVolumeGroupMembershipRequest, VolumeGroup,
+                controller_client::ControllerClient as GroupClient,
             },
         },
     },
@@ -208,6 +213,40 @@ impl Site {
         answer.map(tonic::Response::into_inner)
     }
 
+    async fn groups(&self) -> GroupClient<Channel> {
+        GroupClient::new(self.channel().await)
+    }
+
+    /// Its id.
+    pub async fn create_group(&self, name: &str, handles: &[&str]) -> Result<String, Status> {
+        let volume_ids = handles.iter().map(|&handle| handle.to_owned()).collect();
+        let request = CreateVolumeGroupRequest { name: name.to_owned(), volume_ids, ..Default::default() };
+        let made = self.groups().await.create_volume_group(request).await?.into_inner();
+        Ok(made.volume_group.unwrap_or_default().volume_group_id)
+    }
+
+    pub async fn modify_group(&self, id: &str, handles: &[&str]) -> Result<(), Status> {
+        let volume_ids = handles.iter().map(|&handle| handle.to_owned()).collect();
+        let volume_group_id = id.to_owned();
+        let request =
+            ModifyVolumeGroupMembershipRequest { volume_group_id, volume_ids, ..Default::default() };
+        self.groups().await.modify_volume_group_membership(request).await.map(drop)
+    }
+
+    pub async fn delete_group(&self, id: &str) -> Result<(), Status> {
+        let request = DeleteVolumeGroupRequest { volume_group_id: id.to_owned(), ..Default::default() };
+        self.groups().await.delete_volume_group(request).await.map(drop)
+    }
+
+    /// The images of a group.
+    pub async fn group(&self, id: &str) -> Result<Vec<String>, Status> {
+        let request =
+            ControllerGetVolumeGroupRequest { volume_group_id: id.to_owned(), ..Default::default() };
+        let found = self.groups().await.controller_get_volume_group(request).await?.into_inner();
+        let VolumeGroup { volumes, .. } = found.volume_group.unwrap_or_default();
+        Ok(volumes.into_iter().map(|volume| volume.volume_id).collect())
+    }
+
     /// The time of the last sync, in nanoseconds.
     pub async fn last_sync(&self) -> Option<i128> {
         let time = self.info(VOLUME).await.ok()?.last_sync_time?;
@@ -256,7 +295,14 @@ fn free_address() -> SocketAddr {
     probe.local_addr().expect("its address")
 }
 
+/// The array names its groups by this prefix, and no image.
+const GROUP_PREFIX: &str = "group-";
+
 fn source(handle: &str) -> Option<ReplicationSource> {
+    if handle.starts_with(GROUP_PREFIX) {
+        let group = VolumeGroupSource { volume_group_id: handle.to_owned() };
+        return Some(ReplicationSource { r#type: Some(Type::Volumegroup(group)) });
+    }
     let volume = VolumeSource { volume_id: handle.to_owned() };
     Some(ReplicationSource { r#type: Some(Type::Volume(volume)) })
 }

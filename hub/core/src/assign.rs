@@ -32,6 +32,7 @@ pub fn assignment(
         holder,
         protect: placement.protect.clone(),
         replication_class: placement.replication_class.clone(),
+        group_class: placement.group_class.clone(),
         policy: placement.policy,
         peers,
         inventory: remembered.filter(|_| is_standby).map(|remembered| remembered.inventory.clone()),

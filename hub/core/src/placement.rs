@@ -34,6 +34,8 @@ pub struct Placement {
     pub clusters: Vec<ClusterName>,
     pub protect: Protect,
     pub replication_class: String,
+    /// Where the claims are replicated as one group.
+    pub group_class: Option<String>,
     pub mode: Mode,
     /// None: three scheduling intervals of the class.
     pub max_data_loss: Option<Duration>,
@@ -175,6 +177,7 @@ fn parse_spec(
         clusters,
         protect,
         replication_class: spec.replication.volume_replication_class.clone(),
+        group_class: spec.replication.volume_group_replication_class.clone(),
         mode,
         max_data_loss,
         max_skew: failover.max_skew.as_deref().map(|text| span("spec.failover.maxSkew", text)).transpose()?,

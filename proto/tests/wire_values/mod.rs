@@ -313,8 +313,10 @@ fn assignment() -> impl Strategy<Value = Assignment> {
     let protect = (selector(), selector(), vec(object, 0..3))
         .prop_map(|(volumes, workloads, objects)| Protect { volumes, workloads, objects });
     let ownership = (placement(), name, epoch(), of(cluster()));
-    (ownership, protect, label(), policy(), vec(peer(), 0..3), of(inventory())).prop_map(
-        |((placement, name, epoch, holder), protect, replication_class, policy, peers, inventory)| {
+    let classes = (label(), of(label()));
+    (ownership, protect, classes, policy(), vec(peer(), 0..3), of(inventory())).prop_map(
+        |((placement, name, epoch, holder), protect, classes, policy, peers, inventory)| {
+            let (replication_class, group_class) = classes;
             Assignment {
                 placement,
                 name,
@@ -322,6 +324,7 @@ fn assignment() -> impl Strategy<Value = Assignment> {
                 holder,
                 protect,
                 replication_class,
+                group_class,
                 policy,
                 peers,
                 inventory,

@@ -1,6 +1,7 @@
 //! A small cluster that carries out what the agent decides, and writes down what happens.
 
 mod carrying;
+mod groups;
 mod hub;
 mod kubernetes;
 mod objects;
@@ -17,6 +18,7 @@ use agent_core::{
 use proto::*;
 use serde_json::Value;
 
+pub use groups::GROUP;
 pub use hub::*;
 pub use objects::*;
 pub use scenes::*;
@@ -133,6 +135,9 @@ impl Cluster {
             (Kind::StorageClass, false),
             (Kind::Replication, true),
             (Kind::ReplicationClass, false),
+            (Kind::Group, true),
+            (Kind::GroupClass, false),
+            (Kind::GroupContent, false),
             (Kind::Attachment, false),
             (Kind::Pod, true),
             (deployments(), true),
@@ -148,7 +153,13 @@ impl Cluster {
     pub fn list_of(&self, kind: Kind) -> Watched {
         let cluster_wide = matches!(
             kind,
-            Kind::Volume | Kind::StorageClass | Kind::ReplicationClass | Kind::Attachment | Kind::AddonsNode
+            Kind::Volume
+                | Kind::StorageClass
+                | Kind::ReplicationClass
+                | Kind::GroupClass
+                | Kind::GroupContent
+                | Kind::Attachment
+                | Kind::AddonsNode
         );
         self.list(kind, !cluster_wide)
     }

@@ -166,7 +166,13 @@ pub fn target_has_no_ailment(o: &Observation) -> Option<Finding> {
 fn blocks_a_target(reason: &str) -> bool {
     matches!(
         reason,
-        "StagingConflict" | "ClassDiffers" | "NamespaceMissing" | "NoReplicationClass" | "TooManyClaims"
+        "StagingConflict"
+            | "ClassDiffers"
+            | "NamespaceMissing"
+            | "NoReplicationClass"
+            | "TooManyClaims"
+            | "ClaimReplicatedOtherwise"
+            | "StrangerInGroup"
     )
 }
 

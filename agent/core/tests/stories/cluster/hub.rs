@@ -59,6 +59,7 @@ pub fn assignment(epoch: u64, holder: Option<&str>, peer: &str) -> Assignment {
         holder: holder.map(cluster),
         protect: Protect { volumes: selector(), workloads: selector(), objects: Vec::new() },
         replication_class: "rbd-5m".into(),
+        group_class: None,
         policy: policy(),
         peers: vec![Peer {
             cluster: cluster(peer),

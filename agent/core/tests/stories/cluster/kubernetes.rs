@@ -60,6 +60,7 @@ impl Cluster {
             Effect::UnmarkReplication { name, .. } => self.change(Kind::Replication, &name, |object| {
                 object["metadata"]["annotations"] = json!({});
             }),
+            Effect::Group { name, change, .. } => self.change_group(&name, change),
             Effect::Create { object } => self.create(object),
             Effect::Replace { object } => self.replace(object),
             Effect::EnlargeVolume { volume, size } => self.change(Kind::Volume, &volume, |object| {
@@ -112,6 +113,8 @@ impl Cluster {
             "PersistentVolumeClaim" => Kind::Claim,
             "StorageClass" => Kind::StorageClass,
             "VolumeReplicationClass" => Kind::ReplicationClass,
+            "VolumeGroupReplicationClass" => Kind::GroupClass,
+            "VolumeGroupReplicationContent" => Kind::GroupContent,
             _ => Kind::Object(object_kind(&object)),
         };
         let mut more = Vec::new();

@@ -74,7 +74,7 @@ impl Cluster {
     }
 }
 
-fn status(object: &Value, array: Array) -> Value {
+pub(super) fn status(object: &Value, array: Array) -> Value {
     if object["spec"]["replicationState"] == json!("primary") {
         return json!({"state": "Primary", "conditions": conditions("Promoted", "True", "False", "False")});
     }

@@ -48,6 +48,7 @@ pub fn placement() -> Placement {
         clusters: vec![cluster("east"), cluster("west")],
         protect: Protect { volumes: shop(), workloads: shop(), objects: Vec::new() },
         replication_class: "rbd-5m".to_owned(),
+        group_class: None,
         mode: Mode::Automatic,
         max_data_loss: Some(Duration::from_secs(600)),
         max_skew: None,
