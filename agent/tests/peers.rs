@@ -42,12 +42,17 @@ impl Drop for West {
 
 impl West {
     async fn start(credentials: Arc<Credentials>) -> Self {
+        West::whose_driver_has(PATIENCE, credentials).await
+    }
+
+    /// The driver has so long to answer a hold.
+    async fn whose_driver_has(answer: Duration, credentials: Arc<Credentials>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let endpoint = listener.local_addr().expect("an address").to_string();
         let (_, known) = watch::channel(BTreeMap::from([("u-east".to_owned(), cluster("east"))]));
         let (asked, holds) = mpsc::channel(8);
         let stop = CancellationToken::new();
-        let settings = PeerSettings { answer: Duration::from_millis(200), ..PeerSettings::default() };
+        let settings = PeerSettings { answer, ..PeerSettings::default() };
         tokio::spawn(peer::serve(listener, credentials, known, asked, settings, stop.clone()));
         West { endpoint, holds, stop }
     }
@@ -128,7 +133,7 @@ async fn a_hold_is_never_asked_of_whoever_answers_in_the_targets_place() {
 #[tokio::test]
 async fn a_driver_that_does_not_answer_leaves_the_holder_without_a_promise_in_time() {
     let federation = Federation::new();
-    let west = West::start(federation.agent("west")).await;
+    let west = West::whose_driver_has(Duration::from_millis(200), federation.agent("west")).await;
     let answer = peer::hold(&west.peer(), &federation.agent("east"), request("east"), PATIENCE).await;
     let Err(HoldError::Status(status)) = answer else { panic!("{answer:?}") };
     assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
@@ -185,11 +190,11 @@ async fn a_connection_that_is_accepted_and_never_answered_is_silence_at_the_dead
     let endpoint = mute.local_addr().expect("an address").to_string();
     let peer = Peer { probe_endpoints: vec![endpoint.clone()], ..neighbour("west", Some(endpoint)) };
     let deadline = Duration::from_millis(200);
-    let started = std::time::Instant::now();
-    let found = probe(&peer, &federation.agent("east"), deadline).await;
+    let east = federation.agent("east");
+    let probed = probe(&peer, &east, deadline);
+    let found = tokio::time::timeout(PATIENCE, probed).await.expect("an end, though nobody answers");
     assert_eq!(found.len(), 2, "{found:?}");
     assert!(found.iter().all(|one| matches!(one.found, Found::Silent { .. })), "{found:?}");
-    assert!(started.elapsed() < deadline * 5, "{:?}", started.elapsed());
 }
 
 #[tokio::test]

@@ -36,8 +36,8 @@ const POD: &str = "array-0";
 /// Bears the array's pod and nothing else.
 const NODE: &str = "array";
 
-const POD_DEADLINE: Duration = Duration::from_secs(30);
-const CONNECT_DEADLINE: Duration = Duration::from_secs(60);
+const POD_DEADLINE: Duration = Duration::from_secs(120);
+const CONNECT_DEADLINE: Duration = Duration::from_secs(120);
 const CONNECT_POLL: Duration = Duration::from_millis(50);
 const START_ATTEMPTS: u32 = 3;
 

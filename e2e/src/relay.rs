@@ -281,7 +281,7 @@ mod tests {
 
     use super::*;
 
-    const DEADLINE: Duration = Duration::from_secs(10);
+    const DEADLINE: Duration = Duration::from_secs(60);
     /// Far longer than loopback takes; a black hole is told from a slow link by it.
     const SILENCE: Duration = Duration::from_millis(150);
 
@@ -370,8 +370,10 @@ mod tests {
         relay.cut_reset();
         let reset = answer(&mut client, DEADLINE).await.expect("in time").expect_err("a reset");
         assert_eq!(reset.kind(), std::io::ErrorKind::ConnectionReset);
-        let mut late = TcpStream::connect(relay.address()).await.expect("a connection");
-        assert!(answer(&mut late, DEADLINE).await.expect("in time").is_err(), "a refusing link answered");
+        // The reset may come before this side knows that it is connected.
+        if let Ok(mut late) = TcpStream::connect(relay.address()).await {
+            assert!(answer(&mut late, DEADLINE).await.expect("in time").is_err(), "a refusing link answered");
+        }
         relay.heal();
         let mut later = TcpStream::connect(relay.address()).await.expect("a connection");
         assert_eq!(ask(&mut later, 7).await, 7);

@@ -21,7 +21,7 @@ use kube::runtime::wait::await_condition;
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(20);
 
 #[tokio::test]

@@ -18,7 +18,7 @@ use kube::runtime::wait::await_condition;
 use tokio::time::timeout;
 
 /// Longer than a hand-over takes until it waits for what does not come.
-const DEADLINE: &str = "8s";
+const DEADLINE: &str = "12s";
 /// So slow that no demotion crosses before it is given up.
 const NEVER: Duration = Duration::from_secs(600);
 

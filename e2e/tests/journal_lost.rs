@@ -120,7 +120,7 @@ async fn stays(what: &str, span: Duration, look: impl AsyncFn() -> Result<()>) -
 }
 
 async fn is_gone(federation: &Federation, placement: &str) -> Result<()> {
-    let gone = within(Duration::from_secs(30), "the DRPlacement is gone", async || {
+    let gone = within(SLOW, "the DRPlacement is gone", async || {
         Ok(federation.placements().get_opt(placement).await?.is_none().then_some(()))
     });
     match gone.await {

@@ -2,7 +2,7 @@
 //! and its own API server refuses whoever would start it again.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use e2e::array::Call;
@@ -37,7 +37,7 @@ fn progress() -> Progress {
 /// When east's own API server shows no pod of the application any more.
 async fn pods_are_gone(federation: &Federation) -> Result<Timestamp> {
     let pods: Api<Pod> = Api::namespaced(federation.east.control_plane.client(), "shop");
-    within(Duration::from_secs(30), "east's pods are gone", async || {
+    within(SLOW, "east's pods are gone", async || {
         let left = pods.list(&ListParams::default().labels("app=shop")).await?;
         Ok(left.items.is_empty().then(Timestamp::now))
     })

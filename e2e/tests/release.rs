@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 const NAMESPACE: &str = "shop";
 /// It takes some tenths of a second, and more when this machine builds.
-const LETTING_GO: Duration = Duration::from_secs(30);
+const LETTING_GO: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_placement_leaves_the_application_as_it_is_and_a_new_one_adopts_it() -> Result<()> {

@@ -244,7 +244,8 @@ async fn a_newer_session_replaces_the_older_and_is_not_ended_by_its_end() {
 
 #[tokio::test]
 async fn a_stream_that_does_not_say_hello_replaces_nothing_and_ends() {
-    let mut hub = TestHub::start().await;
+    // The talking one must have said it by then.
+    let mut hub = TestHub::with_hello(Duration::from_secs(3)).await;
     let _talking = connected(&mut hub, "u-east", "east").await;
     let mut silent = open(&hub, &hub.agent("u-east")).await.expect("a stream");
     let end = silent.end().await.expect("an end");

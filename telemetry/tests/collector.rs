@@ -33,8 +33,8 @@ const CALLS: Declaration = Declaration {
     meaning: "Calls that were made.",
 };
 
-/// Longer than any shutdown may take.
-const TOO_LONG: Duration = Duration::from_millis(5500);
+/// Longer than any shutdown may take, on a slow machine too; an exporter that nobody limits tries for ten seconds.
+const TOO_LONG: Duration = Duration::from_millis(9500);
 
 fn arguments(collector: SocketAddr) -> Arguments {
     Arguments {
@@ -185,7 +185,8 @@ async fn assert_harmless(collector: SocketAddr) {
             tracing::info_span!("step").in_scope(|| calls.add(1, &[]));
         }
     });
-    assert!(started.elapsed() < Duration::from_secs(2), "{SPANS} spans took {:?}", started.elapsed());
+    // It takes a tenth of a second; waiting for the collector at each of them would take hours.
+    assert!(started.elapsed() < Duration::from_secs(30), "{SPANS} spans took {:?}", started.elapsed());
     let started = Instant::now();
     telemetry.shutdown().await;
     assert!(started.elapsed() < TOO_LONG, "the shutdown took {:?}", started.elapsed());

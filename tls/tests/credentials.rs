@@ -130,7 +130,7 @@ async fn met(hub: &Arc<Credentials>, agent: &Path) -> Result<Identity, String> {
     tokio::select! {
         () = accepting => panic!("the loop has ended"),
         outcome = dialling => outcome,
-        () = tokio::time::sleep(Duration::from_secs(10)) => panic!("neither met nor refused in time"),
+        () = tokio::time::sleep(Duration::from_secs(60)) => panic!("neither met nor refused in time"),
     }
 }
 

@@ -9,7 +9,8 @@ use tempfile::TempDir;
 use tls::pki::{Authority, Existing, Validity};
 use tls::{Credentials, Files, Identity, TrustDomain};
 
-pub const PATIENCE: Duration = Duration::from_secs(10);
+/// Far longer than anything takes here, also on a slow machine that is busy.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub fn cluster(name: &str) -> ClusterName {
     ClusterName::parse(name).expect("a name")

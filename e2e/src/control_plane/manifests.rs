@@ -14,7 +14,7 @@ use super::definitions;
 
 pub(super) const FIELD_MANAGER: &str = "understudy-e2e";
 /// From the creation of a definition until its kind is served.
-pub(super) const DEFINITION_DEADLINE: Duration = Duration::from_secs(60);
+pub(super) const DEFINITION_DEADLINE: Duration = Duration::from_secs(120);
 pub(super) const DISCOVERY_POLL: Duration = Duration::from_millis(50);
 
 /// Applies every document, and waits until each CustomResourceDefinition among them is served.

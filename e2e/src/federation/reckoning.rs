@@ -18,7 +18,6 @@ use crate::history::{Tenure, Verdict};
 
 /// Kubernetes keeps the times of snapshots in whole seconds.
 const GRANULARITY: Duration = Duration::from_secs(1);
-const A_MOMENT: Duration = Duration::from_secs(5);
 
 /// What the placement had promised while all was well.
 #[derive(Clone, Debug)]
@@ -157,7 +156,7 @@ impl Federation {
         }
         // Short timings call a cluster silent as soon as a busy machine holds its agent up for a moment.
         let what = format!("the placement says that it is active and available at {cluster}");
-        let served = self.await_placement(&what, A_MOMENT, |placement| serves_at(placement, cluster));
+        let served = self.await_placement(&what, SLOW, |placement| serves_at(placement, cluster));
         if let Err(error) = served.await {
             wrong.push(format!("{error:#}"));
         }

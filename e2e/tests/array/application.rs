@@ -14,7 +14,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::sites::{Site, Sites, VOLUME, until};
+use crate::sites::{PATIENCE, Site, Sites, VOLUME, until};
 
 const SECOND_VOLUME: &str = "0001-0009-vol-2";
 const VOLUMES: [&str; 2] = [VOLUME, SECOND_VOLUME];
@@ -37,7 +37,7 @@ fn start_application(site: &Site, epoch: u64, log: &Path) -> Child {
 async fn terminated(mut application: Child) -> ExitStatus {
     let id = application.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)).expect("it runs");
     kill_process(id, Signal::TERM).expect("SIGTERM is sent");
-    let ended = timeout(Duration::from_secs(5), application.wait()).await;
+    let ended = timeout(PATIENCE, application.wait()).await;
     ended.expect("it ends promptly").expect("its end is seen")
 }
 
@@ -78,7 +78,7 @@ async fn a_lost_site_loses_exactly_what_had_not_crossed() {
     let crossed = survivors(&sites.west).await;
     written(&log, "east", 200).await;
     sites.east.kill().await;
-    let ended = timeout(Duration::from_secs(5), application.wait_with_output()).await;
+    let ended = timeout(PATIENCE, application.wait_with_output()).await;
     let output = ended.expect("an application without its storage ends").expect("its end is seen");
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("writing"), "{output:?}");
@@ -148,7 +148,7 @@ async fn an_application_on_a_secondary_ends_with_the_reason() {
     let sites = with_two_volumes().await;
     let log = sites.folder.path().join("writes.jsonl");
     let mut application = start_application(&sites.west, 2, &log);
-    let ended = timeout(Duration::from_secs(5), application.wait()).await;
+    let ended = timeout(PATIENCE, application.wait()).await;
     let status = ended.expect("it ends by itself").expect("its end is seen");
     let mut told = String::new();
     let mut stderr = application.stderr.take().expect("its stderr");

@@ -42,7 +42,7 @@ use tonic::{
 };
 
 pub const VOLUME: &str = "0001-0009-vol-1";
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits for a condition of the running arrays; it must come true in time.
 pub async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {

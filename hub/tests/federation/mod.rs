@@ -27,7 +27,8 @@ use understudy_hub::sessions::{
     KnownClusters, SessionCounters, SessionEvent, SessionInbox, SessionRefusal, SessionSettings, Sessions,
 };
 
-pub const PATIENCE: Duration = Duration::from_secs(10);
+/// Far longer than anything takes here, also on a slow machine that is busy.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub fn east() -> ClusterName {
     ClusterName::parse("east").expect("a name")
@@ -61,6 +62,16 @@ impl TestHub {
     }
 
     pub async fn with_handshakes(handshakes: HandshakeLimits) -> Self {
+        let hello = PATIENCE;
+        TestHub::with(SessionSettings { handshakes, hello, ..SessionSettings::default() }).await
+    }
+
+    /// Gives a new stream so long to say who it is.
+    pub async fn with_hello(hello: Duration) -> Self {
+        TestHub::with(SessionSettings { hello, ..SessionSettings::default() }).await
+    }
+
+    async fn with(settings: SessionSettings) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let authority = Authority::create(&trust_domain()).expect("an authority");
         authority.write(&folder.path().join("ca"), Existing::Keep).expect("written");
@@ -75,8 +86,6 @@ impl TestHub {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let stop = CancellationToken::new();
-        let settings =
-            SessionSettings { handshakes, hello: Duration::from_secs(1), ..SessionSettings::default() };
         tokio::spawn(sessions.clone().serve(listener, credentials, settings, stop.clone()));
         TestHub { folder, authority, counters: sessions.counters(), sessions, inbox, clusters, address, stop }
     }
