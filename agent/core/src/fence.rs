@@ -142,7 +142,8 @@ fn demote(view: &View<'_>, next: &mut Next) {
 /// True when it is seen to be demoted. What an approved resync has set is not taken back while that goes on.
 pub fn demote_one(view: &View<'_>, target: Target<'_>, object: &ReplicationObject, next: &mut Next) -> bool {
     let replication = &object.replication;
-    if replication.desired != "secondary" || (object.auto_resync && view.site.resync.is_none()) {
+    let left_on = object.auto_resync && view.site.resync.is_none();
+    if replication.desired != "secondary" || (left_on && kept(Rule::AutoResyncEndsWithTheResync)) {
         next.effects.push(demotion(view, target));
     }
     let demoted = replication.desired == "secondary"

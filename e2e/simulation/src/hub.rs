@@ -389,6 +389,11 @@ impl World {
         }
     }
 
+    /// The DRPlacement says what cannot be understood.
+    pub(crate) fn is_refused(&self) -> bool {
+        matches!(self.wish_event(), Some(Event::PlacementRefused(_)))
+    }
+
     fn wish_event(&self) -> Option<Event> {
         let parsed = Placement::parse(self.hub.wish.as_ref()?);
         match parsed {

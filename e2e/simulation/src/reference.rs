@@ -50,6 +50,13 @@ pub fn running(lines: &[Line]) -> Option<&Intent> {
     intents(lines).last().filter(|intent| !has_ended(lines, &intent.operation))
 }
 
+/// An operation runs, or has burned an epoch that nobody owns.
+pub fn is_unsettled(lines: &[Line]) -> bool {
+    let owned = owner(lines).map(|(epoch, _)| epoch);
+    let burned = intents(lines).any(|intent| intent.kind.enters_an_epoch() && Some(intent.epoch) > owned);
+    running(lines).is_some() || burned
+}
+
 pub fn is_released(lines: &[Line]) -> bool {
     lines.iter().any(|line| matches!(line.entry, Entry::Released { .. }))
 }

@@ -84,6 +84,8 @@ pub fn all() -> Vec<Trap> {
         trap("a standby is scaled up by others", standby_scaled),
         trap("a planned move whose last writes cross slowly", slow_crossing),
         trap("the holder answers when it is too late", too_late),
+        trap("the hub starts while the wish cannot be understood", wish_not_understood),
+        trap("the new holder is lost before it is told to start", lost_before_the_start),
     ];
     traps.push(Trap {
         name: "two of three sites are silent",
@@ -360,7 +362,7 @@ fn old_journal_alone(random: &mut Random) -> Plan {
 }
 
 fn resync_given_up(random: &mut Random) -> Plan {
-    let cut = random.within(&(27_000..=31_000));
+    let cut = random.within(&(33_000..=37_000));
     Plan::of(
         60_000,
         vec![
@@ -397,4 +399,18 @@ fn too_late(random: &mut Random) -> Plan {
             (back + 300, Fault::Heal),
         ],
     )
+}
+
+/// The hub that starts knows no wish of before, and nobody can promise to wait.
+fn wish_not_understood(_: &mut Random) -> Plan {
+    Plan::of(
+        14_000,
+        vec![(0, Fault::Prefer(cluster("north"))), (500, Fault::CutPeers), (1_000, Fault::KillHub)],
+    )
+}
+
+/// Its own replicas are none, and must not be taken for what the user wants.
+fn lost_before_the_start(random: &mut Random) -> Plan {
+    let lost = random.within(&(8_000..=8_600));
+    Plan::of(20_000, vec![(0, Fault::Dies(east())), (lost, Fault::HubIsMute(west()))])
 }

@@ -365,13 +365,11 @@ impl Hub {
         };
         for renewal in &heartbeat.renewals {
             let id = &renewal.placement;
-            let answer = lease::answer(
-                self.placements.get(id),
-                self.ledger.of(id),
-                self.memories.get(id),
-                cluster,
-                renewal,
-            );
+            let (placement, progress) = (self.placements.get(id), self.ledger.of(id));
+            let answer = match progress.filter(|_| placement.is_none() && self.refused.contains_key(id)) {
+                Some(progress) => lease::answer_by_the_journal(progress, cluster, renewal),
+                None => lease::answer(placement, progress, self.memories.get(id), cluster, renewal),
+            };
             for entry in answer.record {
                 self.record(now, entry, decision);
             }

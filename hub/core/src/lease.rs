@@ -72,6 +72,24 @@ pub fn answer(
     granted(placement, progress, renewal)
 }
 
+/// A hub that was started while the DRPlacement says what cannot be understood knows the journal only: the owner goes on by
+/// what was granted last, as it would if the hub had not been started anew. Nothing is moved meanwhile.
+pub fn answer_by_the_journal(progress: &Progress, cluster: &ClusterName, renewal: &Renewal) -> Answer {
+    let trusted = progress.needs_human.is_none() && !progress.released && progress.running().is_none();
+    let owns = progress.ownership.as_ref().is_some_and(|ownership| {
+        ownership.holder == *cluster && ownership.epoch == renewal.epoch && progress.highest == renewal.epoch
+    });
+    let placement = renewal.placement.clone();
+    let verdict = match progress.policies.last().filter(|_| trusted && owns) {
+        Some(policy) => Ok(Grant { placement, epoch: renewal.epoch, policy: *policy }),
+        None => {
+            let (epoch, holder, reason) = (Epoch(0), None, DenialReason::NotNow);
+            Err(Denial { placement, epoch, holder, reason })
+        }
+    };
+    Answer { record: Vec::new(), verdict }
+}
+
 /// Whether the running operation ends the epoch of the present owner (R2).
 pub fn is_leaving(progress: &Progress) -> bool {
     let owned = progress.ownership.as_ref().map(|ownership| ownership.epoch);

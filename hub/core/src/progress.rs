@@ -147,6 +147,14 @@ impl Progress {
         self.operation.as_ref().filter(|operation| operation.is_running())
     }
 
+    /// The last operation made this cluster the owner, and was cut short before it could start the application.
+    pub fn never_started(&self) -> bool {
+        self.operation.as_ref().is_some_and(|operation| {
+            let cut = matches!(operation.ended, Some((Ending::Cut { .. }, _)));
+            cut && operation.step(StepKind::ScaleUp).acknowledged.is_none()
+        })
+    }
+
     fn begin(&mut self, intent: &Intent, at: WallTime) {
         if intent.epoch > self.highest {
             self.highest = intent.epoch;

@@ -408,7 +408,7 @@ fn promote(_: &Observation, operation: &Operation) -> Vec<(ClusterName, Action)>
 }
 
 fn promoted(o: &Observation, operation: &Operation) -> Standing {
-    if !kept(Safety::AllVolumesOrNoPods) {
+    if operation.intent.kind.takes_away() && !kept(Safety::AllVolumesOrNoPods) {
         return Standing::Done(Vec::new());
     }
     answered(o, operation, StepKind::Promote, &operation.intent.to)

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crds::conditions::Reason;
 use crds::span::format as shown;
-use proto::{ClusterName, Divergence, Role, Rule, StepKind, kept};
+use proto::{ClusterName, Divergence, Role, Rule, kept};
 
 use crate::checks;
 use crate::decide::intent;
@@ -15,7 +15,7 @@ use crate::journal::{Entry, Intent, OperationKind};
 use crate::lease::expiry_wait;
 use crate::observation::{Observation, SiteView};
 use crate::placement::Mode;
-use crate::progress::{Ending, Ownership};
+use crate::progress::Ownership;
 use crate::propose;
 
 #[derive(Debug, PartialEq)]
@@ -35,7 +35,7 @@ pub fn wish(o: &Observation, ownership: &Ownership) -> Wish {
     if is_silent(o) {
         return fail_over(o);
     }
-    if o.progress.highest > ownership.epoch || never_started(o) {
+    if o.progress.highest > ownership.epoch || o.progress.never_started() {
         return readopt(o, &ownership.holder);
     }
     match planned_move(o, ownership) {
@@ -48,14 +48,6 @@ pub fn wish(o: &Observation, ownership: &Ownership) -> Wish {
 
 pub fn is_silent(o: &Observation) -> bool {
     o.holder().is_some_and(SiteView::is_silent)
-}
-
-/// The last operation made this cluster the owner, and was cut short before it could start the application.
-fn never_started(o: &Observation) -> bool {
-    o.progress.operation.as_ref().is_some_and(|operation| {
-        let cut = matches!(operation.ended, Some((Ending::Cut { .. }, _)));
-        cut && operation.step(StepKind::ScaleUp).acknowledged.is_none()
-    })
 }
 
 /// An epoch was burned by an abort: the holder, which was told to stop, gets a fresh one.

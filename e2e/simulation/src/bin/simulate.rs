@@ -83,13 +83,34 @@ fn many_seeds(first: u64, seeds: u64) -> bool {
     let mut figures = Figures::default();
     let began = Instant::now();
     let mut failed: Vec<(u64, String)> = Vec::new();
-    for seed in first..first + seeds {
-        let run = adversity(seed);
-        figures.add(&run);
-        if let Err(wrong) = run.outcome {
-            println!("seed {seed}: {wrong}; see it with: cargo simulate --seed {seed}");
-            failed.push((seed, wrong));
+    let workers =
+        std::thread::available_parallelism().map_or(1, |workers| u64::try_from(workers.get()).unwrap_or(1));
+    let work = |worker: u64| {
+        let mut figures = Figures::default();
+        let mut failed = Vec::new();
+        for seed in (first + worker..first + seeds).step_by(usize::try_from(workers).unwrap_or(1)) {
+            let run = adversity(seed);
+            figures.add(&run);
+            failed.extend(run.outcome.err().map(|wrong| (seed, wrong)));
         }
+        (figures, failed)
+    };
+    // Each seed has one thread to itself; which one changes nothing.
+    let done = std::thread::scope(|scope| {
+        let working: Vec<_> = (0..workers).map(|worker| scope.spawn(move || work(worker))).collect();
+        working.into_iter().map(|worker| worker.join()).collect::<Vec<_>>()
+    });
+    for worker in done {
+        let Ok((part, wrong)) = worker else {
+            eprintln!("a seed has panicked; see above");
+            return false;
+        };
+        figures.merge(part);
+        failed.extend(wrong);
+    }
+    failed.sort();
+    for (seed, wrong) in &failed {
+        println!("seed {seed}: {wrong}; see it with: cargo simulate --seed {seed}");
     }
     if let Some((seed, wrong)) = failed.first() {
         tell_shrunk(*seed, wrong);
@@ -168,6 +189,20 @@ impl Figures {
         }
     }
 
+    fn merge(&mut self, other: Figures) {
+        let Figures { simulated, events, faults, begun, completed, coverage } = other;
+        self.simulated += simulated;
+        self.events += events;
+        self.coverage.add(&coverage);
+        for (of, counts) in
+            [(&mut self.faults, faults), (&mut self.begun, begun), (&mut self.completed, completed)]
+        {
+            for (kind, count) in counts {
+                *of.entry(kind).or_default() += count;
+            }
+        }
+    }
+
     fn moved(&self, kind: &str) -> u64 {
         self.completed.get(kind).copied().unwrap_or(0)
     }
@@ -205,26 +240,34 @@ fn mutants(seeds: u64, only: Option<&str>) -> bool {
     use proto::rule::Rule;
     use simulation::mutants::hunt;
 
-    let mut survivors = 0;
-    let rules = Rule::ALL.iter().filter(|rule| only.is_none_or(|only| rule.as_str() == only));
+    let rules: Vec<Rule> =
+        Rule::ALL.iter().copied().filter(|rule| only.is_none_or(|only| rule.as_str() == only)).collect();
     println!("{:28} {:22} caught by", "rule switched off", "of the protocol");
-    for rule in rules {
-        let line = format!("{:28} {:22}", rule.as_str(), rule.names());
-        match hunt(*rule, seeds) {
-            Some(caught) => {
-                let by = caught.by.split(": ").next().unwrap_or_default();
-                let (place, seed, faults, events) = (caught.place, caught.seed, caught.faults, caught.events);
-                println!("{line} {by}  ({place}, seed {seed}: {faults} faults, {events} events)");
-                if only.is_some() {
-                    println!("{}", caught.told);
-                }
-            }
-            None => {
-                survivors += 1;
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let survivors = std::sync::atomic::AtomicUsize::new(0);
+    let work = || {
+        while let Some(rule) = rules.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
+            let line = format!("{:28} {:22}", rule.as_str(), rule.names());
+            let Some(caught) = hunt(*rule, seeds) else {
+                survivors.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 println!("{line} NOBODY: {}", rule.meaning());
+                continue;
+            };
+            let by = caught.by.split(": ").next().unwrap_or_default();
+            let (place, seed, faults, events) = (&caught.place, caught.seed, caught.faults, caught.events);
+            println!("{line} {by}  ({place}, seed {seed}: {faults} faults, {events} events)");
+            if only.is_some() {
+                println!("{}", caught.told);
             }
         }
-    }
-    println!("{} rules, {survivors} not missed by anybody", Rule::ALL.len());
+    };
+    std::thread::scope(|scope| {
+        let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        (0..workers).for_each(|_| {
+            scope.spawn(work);
+        });
+    });
+    let survivors = survivors.into_inner();
+    println!("{} rules, {survivors} not missed by anybody", rules.len());
     survivors == 0
 }

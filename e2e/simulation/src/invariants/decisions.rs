@@ -1,5 +1,7 @@
 //! What the hub may write down and send, held against the world as it is.
 
+use std::collections::BTreeSet;
+
 use crds::placement::FailoverMode;
 use hub_core::journal::{Entry, Intent, OperationKind, StepRecord};
 use proto::{ClusterName, Epoch, FenceProof, FromHub, OperationId, PathKind, StepKind};
@@ -137,18 +139,28 @@ impl World {
         self.now >= since + SUSPECT + MARGIN
     }
 
-    /// S19, from the array and not from what the hub was told.
+    /// S19, from what the arrays hold and not from what the hub was told: how old the oldest write is that only the lost
+    /// copy has.
     fn check_loss(&mut self, intent: &Intent) {
         let bound = self.hub.wish.as_ref().and_then(|wish| wish.spec.failover.max_data_loss.clone());
         let bound = bound.and_then(|text| crds::span::parse(&text).ok());
         let (Some(from), Some(bound)) = (&intent.from, bound) else { return };
-        let lost_at = wall(self.watch.heard.get(from).copied().unwrap_or(self.now));
+        let bound = Time::try_from(bound.as_millis()).unwrap_or(Time::MAX);
+        let lost_at = self.watch.heard.get(from).copied().unwrap_or(self.now);
         for claim in CLAIMS {
-            let image = self.array.image(from, &format!("image-{claim}"));
-            let loss = image.and_then(|image| image.last_sync).map(|synced| lost_at.since(synced));
-            if loss.is_none_or(|loss| loss > bound) {
-                let what =
-                    format!("{} gives up {loss:?} of {claim}, and {bound:?} is allowed", intent.operation);
+            let log = |site: &ClusterName| {
+                let image = self.array.images.get(&(site.clone(), format!("image-{claim}")));
+                image.map(|image| image.log.as_slice()).unwrap_or_default()
+            };
+            let kept: BTreeSet<u32> = log(&intent.to).iter().copied().collect();
+            let oldest = log(from).iter().filter(|write| !kept.contains(write)).min();
+            let given_up =
+                oldest.and_then(|write| self.history.at(*write)).map(|at| lost_at.saturating_sub(at));
+            if given_up.is_some_and(|lost| lost > bound) {
+                let what = format!(
+                    "{} gives up {given_up:?} ms of {claim}, and {bound} ms are allowed",
+                    intent.operation
+                );
                 self.watch.breaks("S19 loss bound", what);
             }
         }

@@ -43,16 +43,18 @@ impl Hub {
             return None;
         }
         let known = self.remembered.get(id);
-        // While it is being moved, the application's replicas at the new place are not yet what the user wants.
+        // While it is being moved, the application's replicas at the new place are not yet what the user wants; nor are they
+        // when the move was cut before it could start there.
         let settled = hands_over
-            || progress.running().is_none_or(|operation| match operation.intent.kind {
-                OperationKind::Deploy | OperationKind::Resync => true,
-                OperationKind::Readopt
-                | OperationKind::FailOver
-                | OperationKind::Migrate
-                | OperationKind::FailBack
-                | OperationKind::Release => false,
-            });
+            || !progress.never_started()
+                && progress.running().is_none_or(|operation| match operation.intent.kind {
+                    OperationKind::Deploy | OperationKind::Resync => true,
+                    OperationKind::Readopt
+                    | OperationKind::FailOver
+                    | OperationKind::Migrate
+                    | OperationKind::FailBack
+                    | OperationKind::Release => false,
+                });
         let inventory = report
             .inventory
             .as_ref()
