@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crds::conditions::Reason;
 use crds::span::format as shown;
-use proto::{ClusterName, Divergence, Role, Rule, kept};
+use proto::{ClusterName, Divergence, Role, Rule, StepKind, kept};
 
 use crate::checks;
 use crate::decide::intent;
@@ -15,7 +15,7 @@ use crate::journal::{Entry, Intent, OperationKind};
 use crate::lease::expiry_wait;
 use crate::observation::{Observation, SiteView};
 use crate::placement::Mode;
-use crate::progress::Ownership;
+use crate::progress::{Ending, Ownership};
 use crate::propose;
 
 #[derive(Debug, PartialEq)]
