@@ -175,10 +175,11 @@ impl Federation {
         let [hub, east, west] = ground.control_planes().await?;
         let links = ground.links(&east, &west).await?;
         progress("starting the hub, and at east and west csi-addons, a storage array, nodes and an agent");
+        // On the heap: a thread of a test has a small stack, on which futures within futures take much room.
         let (hub, east, west) = tokio::try_join!(
-            ground.hub(hub),
-            ground.site(east, WEST, &links),
-            ground.site(west, EAST, &links)
+            Box::pin(ground.hub(hub)),
+            Box::pin(ground.site(east, WEST, &links)),
+            Box::pin(ground.site(west, EAST, &links))
         )?;
         let writes = ground.writes();
         let federation = Federation { options, links, hub, east, west, writes, folder, _turn: turn };
@@ -189,7 +190,7 @@ impl Federation {
 
     /// The same, and the application runs at east, protected, with a copy at west that holds some of its writes.
     pub async fn protected(options: Options, progress: Progress) -> Result<Federation> {
-        let federation = Federation::start(options, progress.clone()).await?;
+        let federation = Box::pin(Federation::start(options, progress.clone())).await?;
         progress("deploying the application at east");
         federation.deploy().await?;
         progress("asking for its protection");
@@ -344,7 +345,8 @@ impl<'a> Ground<'a> {
             let options = ControlPlaneOptions::at(self.block.address(name));
             ControlPlane::start(self.assets, name, self.folder, options).await
         };
-        let (hub, east, west) = tokio::try_join!(start(HUB), start(EAST), start(WEST))?;
+        let (hub, east, west) =
+            tokio::try_join!(Box::pin(start(HUB)), Box::pin(start(EAST)), Box::pin(start(WEST)))?;
         Ok([hub, east, west])
     }
 

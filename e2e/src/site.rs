@@ -88,7 +88,7 @@ impl Site {
             let installed = control_plane.apply_yaml(&installation::without_workloads(AGENT)?).await;
             installed.context("installing the agent")
         };
-        let (csi_addons, ()) = tokio::try_join!(csi_addons, agent_installed)?;
+        let (csi_addons, ()) = tokio::try_join!(Box::pin(csi_addons), Box::pin(agent_installed))?;
         let nodes = nodes_service(&control_plane, &setting, &folders)?;
         nodes.start()?;
         let agent = agent_service(&control_plane, &setting).await?;

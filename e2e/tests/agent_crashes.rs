@@ -70,7 +70,7 @@ async fn the_holders_agent_may_die_and_come_back() -> Result<()> {
     }
     // Longer than a lease, at 20 ms between two writes.
     federation.await_writes(EAST, before + 1_000, SLOW).await?;
-    let log = federation.east.agent.log_tail(10_000);
+    let log = federation.east.agent.whole_log()?;
     ensure!(!log.contains("Fenced"), "the application was stopped for nothing:\n{log}");
     ensure!(federation.operations().await?.len() == 1, "nothing but the deployment has happened");
     Ok(())

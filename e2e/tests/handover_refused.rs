@@ -12,6 +12,7 @@ use e2e::federation::moves::story;
 use e2e::federation::readers::condition_of;
 use e2e::federation::{EAST, Federation, Options, Progress, SLOW, WEST};
 use e2e::nodes;
+use e2e::patience::within;
 use kube::ResourceExt;
 use kube::runtime::conditions::is_deleted;
 use kube::runtime::wait::await_condition;
@@ -98,7 +99,9 @@ async fn a_placement_that_is_deleted_in_the_middle_leaves_the_application_runnin
     };
     say("it is gone");
     writes_on_at_east(&federation).await?;
-    ensure!(federation.role(EAST).await?.is_none(), "east was not let go");
+    let let_go =
+        within(SLOW, "east is let go", async || Ok(federation.role(EAST).await?.is_none().then_some(())));
+    federation.or_diagnosis(let_go).await?;
     proven_at(&federation, EAST).await
 }
 
@@ -121,7 +124,7 @@ async fn demoting(federation: &Federation, say: &Progress) -> Result<()> {
     let (kind, running) = (OperationKind::Migrate, StepState::Running);
     let operation = federation.await_step(kind, 2, "Demote", running, SLOW).await?;
     say(&story(&operation));
-    let demoted = e2e::patience::within(SLOW, "east's array has demoted", async || {
+    let demoted = within(SLOW, "east's array has demoted", async || {
         let calls = federation.east.calls()?;
         Ok(calls.iter().any(|call| call.method == "DemoteVolume" && call.succeeded()).then_some(()))
     });

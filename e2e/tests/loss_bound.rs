@@ -128,7 +128,12 @@ async fn nothing_moves(federation: &Federation, loss: &Loss) -> Result<()> {
     tokio::time::sleep(LONG_ENOUGH.saturating_sub(loss.at.elapsed())).await;
     ensure!(loss.promotions.seen().is_empty(), "promoted at west: {:?}", loss.promotions.seen());
     // A human may decide otherwise, so it is proposed, and nothing more.
-    let offered = federation.operation(OperationKind::FailOver).await?.context("a proposal")?;
+    let offered = federation
+        .await_operation("a failover is offered", SLOW, |operation| {
+            let phase = operation.status.as_ref().and_then(|status| status.phase);
+            operation.spec.kind == OperationKind::FailOver && phase.is_some()
+        })
+        .await?;
     let phase = offered.status.as_ref().and_then(|status| status.phase);
     ensure!(phase == Some(OperationPhase::Proposed), "a failover was begun: {offered:?}");
     let status = federation.placement().await?.status.context("a status")?;

@@ -74,7 +74,7 @@ async fn ten_volumes_are_told_to_become_primary_at_once_when_the_wait_is_over() 
 
 /// How long it took, and how long it may take: no machine writes faster than it can.
 async fn ten_are_written() -> Result<(Duration, Duration)> {
-    let (reckoning, by_itself) = a_lost_site_is_replaced(Options::short(10)).await?;
+    let (reckoning, by_itself) = Box::pin(a_lost_site_is_replaced(Options::short(10))).await?;
     let (written, allowed) = (reckoning.phases.written, OVERHEAD + AS_SLOW_AS_ITSELF * by_itself);
     eprintln!("ten VolumeReplications took {written:?} of {allowed:?}; ten ConfigMaps took {by_itself:?}");
     Ok((written, allowed))

@@ -1,9 +1,10 @@
 //! One program of the federation that can be killed and started again with the same command line.
 
+use std::fs;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::process::{Launch, Process, last_lines};
 
@@ -88,6 +89,11 @@ impl Service {
 
     pub fn log_tail(&self, lines: usize) -> String {
         last_lines(&self.log, lines)
+    }
+
+    /// All that it has ever said, where a test counts or denies.
+    pub fn whole_log(&self) -> Result<String> {
+        fs::read_to_string(&self.log).with_context(|| format!("reading the log {}", self.log.display()))
     }
 
     fn running<T>(&self, act: impl FnOnce(&Process) -> Result<T>) -> Result<T> {
