@@ -262,7 +262,7 @@ fn second_loss(random: &mut Random) -> Plan {
             (0, Fault::HumanComes(Human::Careful)),
             (0, Fault::Dies(east())),
             (16_000, Fault::Returns(east())),
-            (second - 200, Fault::HumanComes(Human::Absent)),
+            (28_000, Fault::HumanComes(Human::Absent)),
             (second, Fault::Isolate(west())),
         ],
     )
