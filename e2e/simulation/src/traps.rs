@@ -334,7 +334,15 @@ fn mute_holder(_: &mut Random) -> Plan {
 }
 
 fn mute_and_unheard(_: &mut Random) -> Plan {
-    let mut plan = Plan::of(24_000, vec![(0, Fault::ApiStops(east())), (6_000, Fault::CutFromHub(east()))]);
+    let mut plan = Plan::of(
+        24_000,
+        vec![
+            (0, Fault::ApiStops(east())),
+            (1_000, Fault::CutPeers),
+            (4_000, Fault::HealPeers),
+            (6_000, Fault::CutFromHub(east())),
+        ],
+    );
     plan.beyond_cover = true;
     plan
 }
