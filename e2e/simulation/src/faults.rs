@@ -27,6 +27,10 @@ pub enum Fault {
     FreezeAgent(ClusterName, Time),
     /// The agent's machine is suspended, and its clock has not counted that.
     Suspend(ClusterName, Time),
+    /// The hub's clock is as fast as the bound allows, and everybody else's as slow.
+    ClocksApart,
+    /// Every command is followed by that of another hub, for the same epoch and another operation.
+    SecondHub,
     /// Somebody sets the wall clock of the agent's machine, by so many seconds forward.
     WallJump(ClusterName, i64),
 
@@ -133,6 +137,8 @@ impl Fault {
             Fault::KillAgent(_) => "agent killed",
             Fault::FreezeAgent(..) => "agent frozen",
             Fault::Suspend(..) => "agent's machine suspended",
+            Fault::ClocksApart => "clock rates at their bounds",
+            Fault::SecondHub => "second hub",
             Fault::WallJump(..) => "wall clock set",
             Fault::CutFromHub(_) => "site cut from hub",
             Fault::HubIsMute(_) => "one way: hub to site cut",
@@ -191,6 +197,8 @@ impl Fault {
 
 /// Longer than a keep-alive needs to find a connection dead.
 const KEEP_ALIVE: std::ops::RangeInclusive<u64> = 1_000..=1_800;
+/// Parts per million; the bound is one percent.
+const FASTEST: i64 = 9_900;
 /// The agent comes first; kubelets that are faster are what the fencing level SelfFence does not cover.
 const NODES_AFTER_AGENT: Time = 9_000;
 
@@ -216,8 +224,12 @@ impl World {
             Fault::Suspend(site, span) => {
                 self.freeze_agent(&site, span);
                 let until = self.now + span;
-                self.site_mut(&site).clock.miss(until, span);
+                let here = self.site_mut(&site);
+                here.slept = true;
+                here.clock.miss(until, span);
             }
+            Fault::ClocksApart => self.part_the_clocks(),
+            Fault::SecondHub => self.hub.twin = true,
             Fault::WallJump(site, seconds) => self.site_mut(&site).wall_ahead += seconds * 1000,
             Fault::CutFromHub(_)
             | Fault::HubIsMute(_)
@@ -259,6 +271,12 @@ impl World {
             | Fault::Delete
             | Fault::HumanComes(_) => self.people_do(fault),
         }
+    }
+
+    fn part_the_clocks(&mut self) {
+        let now = self.now;
+        self.hub.clock.run_at(now, FASTEST);
+        self.sites.values_mut().for_each(|site| site.clock.run_at(now, -FASTEST));
     }
 
     fn hub_fails(&mut self, fault: Fault) {
@@ -454,6 +472,7 @@ impl World {
         self.pod_delay = 0;
         self.crossing_delay = 0;
         self.storage_ails = Default::default();
+        self.hub.twin = false;
         for site in self.sites.values_mut() {
             site.conflicts = 0;
             site.watch_lag = 0;

@@ -19,6 +19,8 @@ use crate::world::{Clock, Human, World, wall};
 const TICK: Time = 50;
 /// A process that has died is started again after this long.
 pub const RESTART: Time = 700;
+/// The other hub is a little behind.
+const TWIN: Time = 300;
 /// A human is no machine.
 const READING: Time = 900;
 /// Stands for the ten minutes of protocol §7.
@@ -43,6 +45,8 @@ pub struct HubMachine {
     pub proposed: Option<Box<Intent>>,
     /// SIGSTOP: what comes waits until then.
     pub frozen_until: Time,
+    /// Another hub commands as well.
+    pub twin: bool,
     pub started: Time,
     pub approvals: Vec<Approval>,
     /// The hub is not started again by itself.
@@ -66,6 +70,7 @@ impl HubMachine {
             human: Human::Absent,
             proposed: None,
             frozen_until: 0,
+            twin: false,
             started: 0,
             approvals: Vec::new(),
             stays_down: false,
@@ -326,6 +331,12 @@ impl World {
         {
             let message = Box::new(message.clone());
             self.queue.push(self.now + late, Happening::SaidAgainToAgent { site: to.clone(), message });
+        }
+        if let (FromHub::Command(command), true) = (&message, self.hub.twin) {
+            let mut other = command.clone();
+            other.id.operation.0.push_str("-of-the-other");
+            let message = Box::new(FromHub::Command(other));
+            self.queue.push(self.now + TWIN, Happening::SaidAgainToAgent { site: to.clone(), message });
         }
         stream.to_agent.push_back(message);
         let delay = self.network.delay(End::Hub, End::Agent(to.clone()), &mut self.random);

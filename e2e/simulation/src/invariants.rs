@@ -101,6 +101,10 @@ impl World {
 
     /// S4, seen from the array: no image becomes primary while pods run elsewhere.
     fn fenced_before_promoted(&mut self) {
+        let now = self.array.images.iter().filter(|(_, image)| image.primary).map(|(key, _)| key);
+        if now.eq(&self.watch.primaries) {
+            return;
+        }
         let primaries: BTreeSet<(ClusterName, String)> =
             self.array.images.iter().filter(|(_, image)| image.primary).map(|(key, _)| key.clone()).collect();
         for (site, handle) in primaries.difference(&self.watch.primaries) {

@@ -109,6 +109,7 @@ fn agent(random: &mut Random, site: ClusterName) -> Group {
     match random.within(&(0..=5)) {
         0 => vec![(0, Fault::FreezeAgent(site, random.within(&(200..=12_000))))],
         1 => vec![(0, Fault::Suspend(site, random.within(&(2_100..=5_000))))],
+        2 if random.percent(50) => vec![(0, Fault::ClocksApart)],
         2 => {
             let seconds = *random.one_of(&[-3_600, -7, 5, 90, 3_600]);
             vec![(0, Fault::WallJump(site, seconds))]

@@ -53,6 +53,8 @@ pub fn all() -> Vec<Trap> {
     let mut traps = vec![
         trap("the hub dies as the holder is cut off", hub_dies),
         trap("answers come late, and then not at all", late_answers),
+        trap("the clocks are as far apart as they may be", clocks_apart),
+        trap("a second hub commands with the same epochs", second_hub),
         trap("the holder lives by a promise, and then by nothing", promise),
         trap("whoever has promised is started anew", promise_forgotten),
         trap("whoever has promised starts cold", promise_of_another_boot),
@@ -74,6 +76,7 @@ pub fn all() -> Vec<Trap> {
         trap("a human says yes to something else", careless),
         trap("the next holder is lost while the copy is split", split_copy),
         trap("the holder's API server stops before it is cut off", mute_holder),
+        trap("the holder's API server stops, and the hub hears no more of it", mute_and_unheard),
         trap("the holder is started again while it stops", started_again),
         trap("the holder's machine sleeps while it is cut off", sleeps),
         trap("the holder is back from a power failure", cold_start),
@@ -104,13 +107,28 @@ fn hub_dies(random: &mut Random) -> Plan {
 }
 
 fn late_answers(random: &mut Random) -> Plan {
-    let by = random.within(&(500..=2_400));
-    let faults = vec![
-        (0, Fault::Slow { site: east(), by }),
-        (6_000, Fault::Isolate(east())),
-        (6_000, Fault::SlowPods(SLOW_STOP)),
-    ];
-    Plan::of(24_000, faults)
+    let by = random.within(&(600..=900));
+    Plan::of(
+        24_000,
+        vec![
+            (0, Fault::Slow { site: east(), by }),
+            (0, Fault::Again { percent: 80, within: 8_000 }),
+            (6_000, Fault::HubIsDeaf(east())),
+            (6_900, Fault::Isolate(east())),
+        ],
+    )
+}
+
+fn clocks_apart(random: &mut Random) -> Plan {
+    let cut = random.within(&(3_000..=3_500));
+    Plan::of(24_000, vec![(0, Fault::ClocksApart), (cut, Fault::Isolate(east()))])
+}
+
+fn second_hub(_: &mut Random) -> Plan {
+    Plan::of(
+        30_000,
+        vec![(0, Fault::SecondHub), (100, Fault::SlowCrossing(3_000)), (200, Fault::Prefer(west()))],
+    )
 }
 
 fn promise(random: &mut Random) -> Plan {
@@ -244,7 +262,7 @@ fn second_loss(random: &mut Random) -> Plan {
             (0, Fault::HumanComes(Human::Careful)),
             (0, Fault::Dies(east())),
             (16_000, Fault::Returns(east())),
-            (second - 200, Fault::HumanComes(Human::Absent)),
+            (28_000, Fault::HumanComes(Human::Absent)),
             (second, Fault::Isolate(west())),
         ],
     )
@@ -311,6 +329,20 @@ fn split_copy(random: &mut Random) -> Plan {
 
 fn mute_holder(_: &mut Random) -> Plan {
     let mut plan = Plan::of(30_000, vec![(0, Fault::ApiStops(east())), (8_000, Fault::Isolate(east()))]);
+    plan.beyond_cover = true;
+    plan
+}
+
+fn mute_and_unheard(_: &mut Random) -> Plan {
+    let mut plan = Plan::of(
+        24_000,
+        vec![
+            (0, Fault::ApiStops(east())),
+            (1_000, Fault::CutPeers),
+            (4_000, Fault::HealPeers),
+            (6_000, Fault::CutFromHub(east())),
+        ],
+    );
     plan.beyond_cover = true;
     plan
 }

@@ -47,6 +47,11 @@ impl Clock {
         Clock { base: random.within(&(1_000..=500_000)), since, rate }
     }
 
+    /// From now on faster or slower.
+    pub fn run_at(&mut self, now: Time, rate: i64) {
+        *self = Clock { base: self.read(now).0, since: now, rate };
+    }
+
     /// What passes until `at` is not counted, for so long.
     pub fn miss(&mut self, at: Time, span: Time) {
         let before = self.read(at.saturating_sub(span));
@@ -97,6 +102,8 @@ pub struct Site {
     pub watch_lag: Time,
     /// The agent's process is stopped until then, and goes on after.
     pub frozen_until: Time,
+    /// Its clock has not counted all time.
+    pub slept: bool,
     /// The wall clock of the agent's machine, against everybody else's.
     pub wall_ahead: i64,
     /// When the lease ends that the agent lives by, or ended, by its clock.
@@ -298,7 +305,9 @@ impl World {
 
     /// Watches and controllers hear of what has changed in the clusters.
     fn tell_changes(&mut self) {
-        let names: Vec<ClusterName> = self.sites.keys().cloned().collect();
+        let changed = |site: &&Site| !site.kubernetes.changes.is_empty();
+        let names: Vec<ClusterName> =
+            self.sites.values().filter(changed).map(|site| site.name.clone()).collect();
         for site in names {
             for watched in std::mem::take(&mut self.site_mut(&site).kubernetes.changes) {
                 self.wake(&site, &watched);
@@ -355,6 +364,7 @@ impl Site {
             conflicts: 0,
             watch_lag: 0,
             frozen_until: 0,
+            slept: false,
             wall_ahead: 0,
             lease_end: None,
             granted: None,

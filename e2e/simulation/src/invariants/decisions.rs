@@ -14,7 +14,7 @@ use crate::world::{World, wall};
 /// A fresh read is four calls old at most, and takes one; then the hub looks again.
 const READ_IS_FRESH: Time = 2_600;
 /// Suspicion, a probe in each renewal, and its way to the hub.
-const SEEN_BY_NOW: Time = 4_000;
+const SEEN_BY_NOW: Time = 3_000;
 const SUSPECT: Time = 1_500;
 const MARGIN: Time = 600;
 
