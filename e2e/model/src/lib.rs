@@ -1,0 +1,8 @@
+//! The safety protocol, searched through: every order of what the hub, the sites, the network and time may do, judged by
+//! the invariants of protocol.md, section 8. The decisions are the product's own functions.
+
+pub mod protocol;
+pub mod real;
+pub mod rule;
+pub mod scope;
+pub mod state;

@@ -1,0 +1,180 @@
+//! One moment of the protocol, as small as it can be told: one placement, the hub, two sites, and what is on the wire.
+//!
+//! All times are spans from now, in ticks, and end where they stop to matter. So the same situation at another hour is the
+//! same state, and the search closes.
+
+use std::collections::BTreeSet;
+
+pub const SITES: [usize; 2] = [0, 1];
+
+pub fn other(site: usize) -> usize {
+    1 - site
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct State {
+    pub hub: Hub,
+    pub sites: [Site; 2],
+    pub wire: BTreeSet<Message>,
+    /// The generation of the DRPlacement.
+    pub generation: u8,
+}
+
+/// What the hub knows. All but `since` is in its journal.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Hub {
+    pub facts: Facts,
+    /// Since it last granted to the holder, heard it, or started.
+    pub since: u8,
+}
+
+/// The journal of one placement, without what no longer matters.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Facts {
+    pub owner: usize,
+    pub epoch: u8,
+    /// The highest epoch that was entered or burned.
+    pub highest: u8,
+    /// Generations granted since the last echo, oldest first.
+    pub granted: Vec<u8>,
+    pub echoed: u8,
+    pub operation: Option<Operation>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    FailOver,
+    Migrate,
+    /// Back to a holder that was told to stop, after an abort.
+    Readopt,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Proof {
+    NeverHeld,
+    Acknowledged,
+    LeaseExpired,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Operation {
+    pub kind: Kind,
+    pub to: usize,
+    pub epoch: u8,
+    pub proof: Option<Proof>,
+    /// Its promotion is issued: the point of no return.
+    pub issued: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    Holder,
+    Promoting,
+    Standby,
+    Fenced,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum App {
+    Stopped,
+    Runs,
+    /// It was told to stop, and has stopped for certain after so many ticks of its site's clock.
+    Stops(u8),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Site {
+    pub role: Role,
+    pub epoch: u8,
+    /// The epoch of the command that is carried out.
+    pub commanded: Option<u8>,
+    pub lease: Span,
+    /// A renewal was granted at this epoch.
+    pub granted: bool,
+    /// For how long the other site waits for this one.
+    pub promised: u8,
+    /// For how long this site has promised to wait for the other one.
+    pub owes: u8,
+    /// The generation that it lives by.
+    pub lives_by: u8,
+    pub app: App,
+    /// Ticks until its clock may miss another one.
+    pub steady: u8,
+}
+
+/// The hub's part of a lease: how long ago the renewal was sent that it was granted for, and how long it lasts still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Span {
+    pub sent: u8,
+    pub left: u8,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Message {
+    /// A heartbeat, with a renewal if the site asks for one: its epoch and what it lives by.
+    Heartbeat { from: usize, age: u8, renewal: Option<(u8, u8)> },
+    Grant { to: usize, age: u8, epoch: u8, generation: u8 },
+    /// An answer that grants nothing and denies nothing for good.
+    Reply { to: usize, age: u8 },
+    Superseded { to: usize, asked: u8, epoch: u8 },
+    Assignment { to: usize, holder: usize, epoch: u8, generation: u8 },
+    Fence { to: usize, age: u8, epoch: u8 },
+    Promote { to: usize, age: u8, epoch: u8, proof: Proof },
+    Stopped { from: usize, epoch: u8 },
+    Promoted { from: usize, epoch: u8 },
+    Ask { from: usize, age: u8, epoch: u8 },
+    Promise { to: usize, age: u8, epoch: u8 },
+}
+
+impl Message {
+    /// How long ago, by its site's clock, the heartbeat or the question was sent that this message is about.
+    pub fn age_mut(&mut self) -> Option<(usize, &mut u8)> {
+        match self {
+            Message::Heartbeat { from: site, age, .. }
+            | Message::Grant { to: site, age, .. }
+            | Message::Reply { to: site, age }
+            | Message::Fence { to: site, age, .. }
+            | Message::Promote { to: site, age, .. }
+            | Message::Ask { from: site, age, .. }
+            | Message::Promise { to: site, age, .. } => Some((*site, age)),
+            Message::Superseded { .. }
+            | Message::Assignment { .. }
+            | Message::Stopped { .. }
+            | Message::Promoted { .. } => None,
+        }
+    }
+}
+
+impl State {
+    /// East holds the placement at epoch 1, and nobody has been granted anything yet.
+    pub fn beginning() -> State {
+        let site = |role| Site {
+            role,
+            epoch: 1,
+            commanded: None,
+            lease: Span { sent: 0, left: 0 },
+            granted: false,
+            promised: 0,
+            owes: 0,
+            lives_by: 1,
+            app: App::Stopped,
+            steady: 0,
+        };
+        State {
+            hub: Hub {
+                facts: Facts {
+                    owner: 0,
+                    epoch: 1,
+                    highest: 1,
+                    granted: Vec::new(),
+                    echoed: 0,
+                    operation: None,
+                },
+                since: 0,
+            },
+            sites: [site(Role::Holder), site(Role::Standby)],
+            wire: BTreeSet::new(),
+            generation: 1,
+        }
+    }
+}
