@@ -4,7 +4,8 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
-use std::rc::Rc;
+use std::hash::Hash;
+use std::thread::LocalKey;
 use std::time::Duration;
 
 use agent_core::guard::{self, Verdict};
@@ -14,8 +15,8 @@ use hub_core::placement::{Failback, Mode, Placement};
 use hub_core::progress::{Ledger, Progress};
 use proto::{
     Action, ClusterName, Command, CommandId, DenialReason, Epoch, FenceProof, Fencing, Generation, Moment,
-    Nonce, OnSilence, OperationId, PlacementId, PlacementName, Policy, Protect, Renewal, Selector, StepKind,
-    Timing, WallTime,
+    Nonce, OnSilence, OperationId, Outcome, PlacementId, PlacementName, Policy, Protect, Renewal, Selector,
+    StepKind, Timing, WallTime,
 };
 
 use crate::state::{Facts, Kind, Proof, Role, Site, Span};
@@ -24,6 +25,10 @@ use crate::state::{Facts, Kind, Proof, Role, Site, Span};
 const NOW: u64 = 1_000;
 /// How many ticks a command lives.
 pub const LIFETIME: u8 = 2;
+/// The largest that a policy may say.
+const CLOCK_RATE_ERROR_PPM: u32 = 100_000;
+/// How many ticks a promise holds.
+const HOLD: u8 = 2;
 
 /// What a generation of the DRPlacement says, in ticks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,16 +37,30 @@ pub struct Terms {
     pub stops: bool,
 }
 
-pub const STOP: u8 = 1;
-pub const HOLD: u8 = 2;
+/// What all policies of a search say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Setting {
+    pub first: Terms,
+    /// After the user's edit, if there is one.
+    pub second: Terms,
+    pub stop: u8,
+    /// The clocks may be as wrong as a policy can say.
+    pub slow_clocks: bool,
+}
+
+impl Setting {
+    pub fn terms(&self, generation: u8) -> Terms {
+        if generation == 1 { self.first } else { self.second }
+    }
+}
 
 /// One tick is a millisecond to the product.
 fn ticks(count: u8) -> Duration {
     Duration::from_millis(u64::from(count))
 }
 
-pub fn policy(terms: &[Terms], generation: u8, slow_clocks: bool) -> Policy {
-    let Terms { ttl, stops } = terms[usize::from(generation) - 1];
+fn policy(setting: &Setting, generation: u8) -> Policy {
+    let Terms { ttl, stops } = setting.terms(generation);
     Policy {
         generation: Generation(u64::from(generation)),
         timing: Timing {
@@ -50,8 +69,8 @@ pub fn policy(terms: &[Terms], generation: u8, slow_clocks: bool) -> Policy {
             ttl: ticks(ttl),
             hold: ticks(HOLD),
             grace: ticks(0),
-            stop: ticks(STOP),
-            clock_rate_error_ppm: if slow_clocks { 100_000 } else { 0 },
+            stop: ticks(setting.stop),
+            clock_rate_error_ppm: if setting.slow_clocks { CLOCK_RATE_ERROR_PPM } else { 0 },
             suspect: ticks(1),
             unreachable: ticks(1),
         },
@@ -110,15 +129,15 @@ fn proof(proof: Proof) -> FenceProof {
 }
 
 /// The journal that a hub with these facts has on its disk.
-fn journal(facts: &Facts, terms: &[Terms], slow_clocks: bool) -> Vec<Entry> {
+fn journal(facts: &Facts, setting: &Setting) -> Vec<Entry> {
     let mut entries = vec![Entry::Ownership {
         placement: id(),
         name: name(),
         epoch: Epoch(u64::from(facts.epoch)),
         holder: cluster(facts.owner),
     }];
-    for generation in &facts.granted {
-        let policy = policy(terms, *generation, slow_clocks);
+    for generation in facts.granted.iter() {
+        let policy = policy(setting, generation);
         let clusters = vec![cluster(0), cluster(1)];
         entries.push(Entry::Policy { placement: id(), policy, clusters });
     }
@@ -149,50 +168,72 @@ fn journal(facts: &Facts, terms: &[Terms], slow_clocks: bool) -> Vec<Entry> {
 }
 
 /// What a hub is asked with: the fold of its journal.
-pub struct Folded(Rc<Progress>);
-
-type Known = HashMap<(Facts, Vec<(u8, bool)>, bool), Rc<Progress>>;
-
-thread_local! {
-    /// The same journal is met very often.
-    static FOLDED: RefCell<Known> = RefCell::new(HashMap::new());
+fn fold(facts: &Facts, setting: &Setting) -> Progress {
+    let mut ledger = Ledger::default();
+    for entry in journal(facts, setting) {
+        ledger.fold(WallTime(0), &entry);
+    }
+    ledger.of(&id()).cloned().unwrap_or_default()
 }
 
-pub fn fold(facts: &Facts, terms: &[Terms], slow_clocks: bool) -> Folded {
-    let key = (facts.clone(), terms.iter().map(|it| (it.ttl, it.stops)).collect(), slow_clocks);
-    FOLDED.with_borrow_mut(|known| {
-        let folded = known.entry(key).or_insert_with(|| {
-            let mut ledger = Ledger::default();
-            for entry in journal(facts, terms, slow_clocks) {
-                ledger.fold(WallTime(0), &entry);
-            }
-            Rc::new(ledger.of(&id()).cloned().unwrap_or_default())
-        });
-        Folded(folded.clone())
-    })
+/// The same is asked very often: every answer of the product's is kept.
+type Kept<Question, Answer> = RefCell<HashMap<Question, Answer>>;
+
+fn kept<Question: Copy + Eq + Hash, Answer: Copy>(
+    answers: &'static LocalKey<Kept<Question, Answer>>,
+    question: Question,
+    ask: impl FnOnce(Question) -> Answer,
+) -> Answer {
+    if let Some(known) = answers.with_borrow(|answers| answers.get(&question).copied()) {
+        return known;
+    }
+    let answer = ask(question);
+    answers.with_borrow_mut(|answers| answers.insert(question, answer));
+    answer
 }
 
+#[derive(Clone, Copy)]
 pub enum Answer {
     Granted { records_policy: bool, records_echo: bool },
     Superseded { epoch: u8 },
     NotNow,
 }
 
-impl Folded {
-    /// How many ticks after the last grant the holder is certainly stopped, if waiting proves anything.
-    pub fn expiry_wait(&self) -> Option<u8> {
-        hub_core::lease::expiry_wait(&self.0).map(|wait| span(wait.as_millis()))
-    }
+/// One renewal: who sends it, and what it says.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Asked {
+    pub site: usize,
+    pub epoch: u8,
+    pub echo: u8,
+    /// Of the DRPlacement, as the hub has it.
+    pub newest: u8,
+}
 
-    pub fn answer(&self, site: usize, epoch: u8, echo: u8, newest: Policy) -> Answer {
+/// How many ticks after the last grant the holder is certainly stopped, if waiting proves anything.
+pub fn expiry_wait(facts: &Facts, setting: &Setting) -> Option<u8> {
+    thread_local! {
+        static ANSWERS: Kept<(Facts, Setting), Option<u8>> = RefCell::default();
+    }
+    kept(&ANSWERS, (*facts, *setting), |(facts, setting)| {
+        hub_core::lease::expiry_wait(&fold(&facts, &setting)).map(|wait| span(wait.as_millis()))
+    })
+}
+
+/// What the hub says to a renewal.
+pub fn answer(facts: &Facts, setting: &Setting, asked: Asked) -> Answer {
+    thread_local! {
+        static ANSWERS: Kept<(Facts, Setting, Asked), Answer> = RefCell::default();
+    }
+    kept(&ANSWERS, (*facts, *setting, asked), |(facts, setting, asked)| {
         let renewal = Renewal {
             placement: id(),
-            epoch: Epoch(u64::from(epoch)),
-            echo: Generation(u64::from(echo)),
+            epoch: Epoch(u64::from(asked.epoch)),
+            echo: Generation(u64::from(asked.echo)),
         };
-        let placement = placement(newest);
+        let placement = placement(policy(&setting, asked.newest));
+        let progress = fold(&facts, &setting);
         let answer =
-            hub_core::lease::answer(Some(&placement), Some(&self.0), None, &cluster(site), &renewal);
+            hub_core::lease::answer(Some(&placement), Some(&progress), None, &cluster(asked.site), &renewal);
         match answer.verdict {
             Ok(_) => Answer::Granted {
                 records_policy: answer.record.iter().any(|entry| matches!(entry, Entry::Policy { .. })),
@@ -203,7 +244,7 @@ impl Folded {
                 DenialReason::NotNow | DenialReason::NotYours => Answer::NotNow,
             },
         }
-    }
+    })
 }
 
 fn span(ticks: u128) -> u8 {
@@ -240,72 +281,135 @@ fn placement(policy: Policy) -> Placement {
     }
 }
 
-/// The lease of a site as the agent has it.
-fn lease(site: &Site, peer: usize) -> Lease {
-    let Span { sent, left } = site.lease;
-    let accounted =
-        Accounted { sent: Moment(NOW - u64::from(sent)), until: Moment(NOW + u64::from(left)) };
+/// The two parts of a site's lease, in spans from now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Parts {
+    pub hubs: Span,
+    /// What the other site has promised.
+    pub promised: u8,
+}
+
+/// What may happen to a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Extension {
+    /// A renewal of this age was granted for `ttl`; the site lives by `lived_by`.
+    Granted { age: u8, ttl: u8, lived_by: u8 },
+    /// A heartbeat of this age was answered while an epoch is entered.
+    Heard { age: u8, ttl: u8 },
+    /// The other site was asked so long ago, and promises.
+    Promised { age: u8 },
+}
+
+fn lease(parts: Parts) -> Lease {
+    let Parts { hubs: Span { sent, left }, promised } = parts;
+    let accounted = Accounted { sent: past(sent), until: Moment(NOW + u64::from(left)) };
     let mut lease = Lease::remembered(Some(accounted), None);
-    if site.promised > 0 {
-        let until = BTreeMap::from([(cluster(peer), Moment(NOW + u64::from(site.promised)))]);
+    if promised > 0 {
+        let until = BTreeMap::from([(cluster(1), Moment(NOW + u64::from(promised)))]);
         lease.recall(Promised { epoch: Epoch(1), until }, Epoch(1));
     }
     lease
 }
 
-fn keep(site: &mut Site, lease: &Lease, peer: usize) {
-    if let Some(Accounted { sent, until }) = lease.accounted() {
-        site.lease = Span { sent: span((NOW - sent.0.min(NOW)).into()), left: span(until.0.saturating_sub(NOW).into()) };
-    }
-    let promised = lease.promised(Epoch(1)).and_then(|promised| promised.until.get(&cluster(peer)).copied());
-    site.promised = promised.map_or(0, |until| span(until.0.saturating_sub(NOW).into()));
+fn past(age: u8) -> Moment {
+    Moment(NOW - u64::from(age))
+}
+
+fn from_now(until: Moment) -> u8 {
+    span(u128::from(until.0.saturating_sub(NOW)))
 }
 
 /// How long the site may go on.
-pub fn left(site: &Site, peer: usize) -> u8 {
-    let deadline = lease(site, peer).deadline([&cluster(peer)].into_iter());
-    deadline.map_or(0, |deadline| span(deadline.0.saturating_sub(NOW).into()))
+pub fn left(parts: Parts) -> u8 {
+    thread_local! {
+        static ANSWERS: Kept<Parts, u8> = RefCell::default();
+    }
+    kept(&ANSWERS, parts, |parts| lease(parts).deadline([&cluster(1)].into_iter()).map_or(0, from_now))
 }
 
-pub fn grant(site: &mut Site, peer: usize, age: u8, ttl: u8, lived_by: u8) {
-    let mut lease = lease(site, peer);
-    lease.grant(Moment(NOW - u64::from(age)), ticks(ttl), ticks(lived_by));
-    keep(site, &lease, peer);
-    site.granted = true;
-}
-
-pub fn hear(site: &mut Site, peer: usize, age: u8, ttl: u8) {
-    let mut lease = lease(site, peer);
-    lease.hear(Moment(NOW - u64::from(age)), ticks(ttl));
-    keep(site, &lease, peer);
-}
-
-pub fn promise(site: &mut Site, peer: usize, age: u8) {
-    let mut lease = lease(site, peer);
-    lease.promise(cluster(peer), Moment(NOW - u64::from(age)), ticks(HOLD));
-    keep(site, &lease, peer);
+pub fn extended(parts: Parts, by: Extension) -> Parts {
+    thread_local! {
+        static ANSWERS: Kept<(Parts, Extension), Parts> = RefCell::default();
+    }
+    kept(&ANSWERS, (parts, by), |(parts, by)| {
+        let mut lease = lease(parts);
+        match by {
+            Extension::Granted { age, ttl, lived_by } => lease.grant(past(age), ticks(ttl), ticks(lived_by)),
+            Extension::Heard { age, ttl } => lease.hear(past(age), ticks(ttl)),
+            Extension::Promised { age } => lease.promise(cluster(1), past(age), ticks(HOLD)),
+        }
+        let hubs = lease.accounted().map_or(parts.hubs, |Accounted { sent, until }| Span {
+            sent: span(u128::from(NOW - sent.0.min(NOW))),
+            left: from_now(until),
+        });
+        let promised = lease.promised(Epoch(1)).and_then(|promised| promised.until.get(&cluster(1)).copied());
+        Parts { hubs, promised: promised.map_or(0, from_now) }
+    })
 }
 
 /// How long a target waits for a holder that it has promised to wait for.
-pub fn target_wait(policy: &Policy) -> u8 {
-    span(policy.timing.target_wait_for(ticks(STOP)).as_millis())
+pub fn target_wait(setting: &Setting, generation: u8) -> u8 {
+    let timing = policy(setting, generation).timing;
+    span(timing.target_wait_for(timing.stop).as_millis())
 }
 
-/// What the guard says to a command that answers a heartbeat of this age.
-pub fn is_admitted(site: &Site, promotes: Option<Proof>, epoch: u8, age: u8) -> bool {
-    let (action, step) = match promotes {
+/// A command as it reaches its site.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Commanded {
+    pub epoch: u8,
+    /// Of the heartbeat that it answers.
+    pub age: u8,
+    /// None: it is a fence.
+    pub promotes: Option<Proof>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Judged {
+    Admitted,
+    /// It was carried out before, and is answered again.
+    Replayed,
+    Refused,
+}
+
+/// What the guard of commands knows of a site.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Guarded {
+    role: Role,
+    epoch: u8,
+    commanded: Option<u8>,
+    answered: Option<u8>,
+    owes: u8,
+}
+
+impl Guarded {
+    pub fn of(site: &Site) -> Guarded {
+        let Site { role, epoch, commanded, answered, owes, .. } = *site;
+        Guarded { role, epoch, commanded, answered, owes }
+    }
+}
+
+pub fn judge(site: &Site, commanded: Commanded) -> Judged {
+    thread_local! {
+        static ANSWERS: Kept<(Guarded, Commanded), Judged> = RefCell::default();
+    }
+    kept(&ANSWERS, (Guarded::of(site), commanded), |(guarded, commanded)| ask_the_guard(guarded, commanded))
+}
+
+fn ask_the_guard(site: Guarded, commanded: Commanded) -> Judged {
+    let (action, step) = match commanded.promotes {
         Some(known) => (Action::Promote { proof: proof(known), claims: Vec::new() }, StepKind::Promote),
         None => (Action::Fence, StepKind::Fence),
     };
     let command = Command {
-        id: CommandId { placement: id(), operation: operation_id(epoch), step },
-        epoch: Epoch(u64::from(epoch)),
+        id: CommandId { placement: id(), operation: operation_id(commanded.epoch), step },
+        epoch: Epoch(u64::from(commanded.epoch)),
         nonce: Nonce(1),
         lifetime: ticks(LIFETIME),
         action,
         trace_parent: None,
     };
     let operation = site.commanded.map(operation_id);
+    let was_answered = commanded.promotes.is_some() && site.answered == Some(commanded.epoch);
     let known = guard::Known {
         assigned: true,
         epoch_seen: Epoch(u64::from(site.epoch)),
@@ -318,8 +422,12 @@ pub fn is_admitted(site: &Site, promotes: Option<Proof>, epoch: u8, age: u8) -> 
         held_elsewhere: false,
         operation: operation.as_ref(),
         promised_until: (site.owes > 0).then(|| Moment(NOW + u64::from(site.owes))),
-        nonce_sent: Some(Moment(NOW - u64::from(age))),
-        answered: None,
+        nonce_sent: Some(past(commanded.age)),
+        answered: was_answered.then_some(&Outcome::Done),
     };
-    guard::judge(&command, known, Moment(NOW)) == Verdict::Admitted
+    match guard::judge(&command, known, Moment(NOW)) {
+        Verdict::Admitted => Judged::Admitted,
+        Verdict::Replayed(_) => Judged::Replayed,
+        Verdict::Refused(_) => Judged::Refused,
+    }
 }

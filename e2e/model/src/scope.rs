@@ -1,43 +1,65 @@
 //! What is searched: each scope closes by itself, and together they cover every rule.
 
-use crate::protocol::Scope;
-use crate::real::Terms;
+use crate::protocol::{STOP, Scope};
+use crate::real::{Setting, Terms};
 
-const PLAIN: &[Terms] = &[Terms { ttl: 2, stops: true }];
-const CONTINUES_LATER: &[Terms] = &[Terms { ttl: 2, stops: true }, Terms { ttl: 2, stops: false }];
-const STOPS_LATER: &[Terms] = &[Terms { ttl: 2, stops: false }, Terms { ttl: 2, stops: true }];
-const LONGER_LATER: &[Terms] = &[Terms { ttl: 2, stops: true }, Terms { ttl: 3, stops: true }];
-const SHORTER_LATER: &[Terms] = &[Terms { ttl: 3, stops: true }, Terms { ttl: 2, stops: true }];
+const STOPS: Terms = Terms { ttl: 2, stops: true };
+const CONTINUES: Terms = Terms { ttl: 2, stops: false };
+const LONGER: Terms = Terms { ttl: 3, stops: true };
+
+const PLAIN: Setting = edit(STOPS, STOPS);
+
+const fn edit(first: Terms, second: Terms) -> Setting {
+    Setting { first, second, stop: STOP, slow_clocks: false }
+}
 
 const BASE: Scope = Scope {
     name: "leases",
-    about: "grants, waits, failovers there and back, with restarts",
-    terms: PLAIN,
-    epochs: 3,
+    about: "grants, waits and a failover, with restarts",
+    setting: PLAIN,
+    generations: 1,
+    epochs: 2,
     wire: 2,
     holds: false,
     moves: false,
     aborts: false,
     restarts: true,
-    slow_clocks: false,
 };
 
-pub const SCOPES: [Scope; 9] = [
+pub const SCOPES: &[Scope] = &[
     BASE,
-    Scope { name: "moves", about: "planned moves, failovers and aborts", moves: true, aborts: true, ..BASE },
-    Scope { name: "holds", about: "the hub is silent, and the sites promise", holds: true, epochs: 2, ..BASE },
-    Scope { name: "slow clocks", about: "clocks at the bound of their rate", slow_clocks: true, epochs: 2, ..BASE },
+    Scope { name: "there and back", about: "a failover, and one back", epochs: 3, restarts: false, ..BASE },
+    Scope { name: "aborts", about: "operations are given up", aborts: true, epochs: 3, ..BASE },
+    Scope { name: "moves", about: "planned moves and failovers", moves: true, epochs: 3, restarts: false, ..BASE },
+    Scope { name: "holds", about: "the hub is silent, and the sites promise", holds: true, ..BASE },
+    Scope {
+        name: "slow clocks",
+        about: "clocks at the bound of their rate",
+        setting: Setting { slow_clocks: true, ..PLAIN },
+        restarts: false,
+        ..BASE
+    },
     Scope {
         name: "slow clocks and holds",
         about: "promises by clocks at the bound of their rate",
-        slow_clocks: true,
+        setting: Setting { slow_clocks: true, ..PLAIN },
         holds: true,
         restarts: false,
-        epochs: 2,
         ..BASE
     },
-    Scope { name: "edit: continue", about: "onSilence becomes Continue", terms: CONTINUES_LATER, epochs: 2, ..BASE },
-    Scope { name: "edit: stop", about: "onSilence becomes Stop", terms: STOPS_LATER, epochs: 2, ..BASE },
-    Scope { name: "edit: longer", about: "the ttl becomes longer", terms: LONGER_LATER, epochs: 2, ..BASE },
-    Scope { name: "edit: shorter", about: "the ttl becomes shorter", terms: SHORTER_LATER, epochs: 2, ..BASE },
+    Scope { name: "edit: continue", about: "onSilence becomes Continue", setting: edit(STOPS, CONTINUES), generations: 2, ..BASE },
+    Scope { name: "edit: stop", about: "onSilence becomes Stop", setting: edit(CONTINUES, STOPS), generations: 2, ..BASE },
+    Scope { name: "edit: longer", about: "the ttl becomes longer", setting: edit(STOPS, LONGER), generations: 2, ..BASE },
+    Scope { name: "edit: shorter", about: "the ttl becomes shorter", setting: edit(LONGER, STOPS), generations: 2, ..BASE },
+    Scope {
+        name: "edit and abort",
+        about: "onSilence becomes Stop while a failover is given up",
+        setting: edit(CONTINUES, STOPS),
+        generations: 2,
+        epochs: 4,
+        wire: 1,
+        aborts: true,
+        restarts: false,
+        ..BASE
+    },
 ];
