@@ -38,7 +38,8 @@ impl Protocol {
         match real::answer(&facts, &self.scope.setting, asked) {
             Answer::Granted { records_policy, records_echo } => {
                 let facts = &mut state.hub.facts;
-                if records_policy && self.keeps(Rule::PolicyBeforeGrant) {
+                let is_first = facts.granted.iter().next().is_none();
+                if records_policy && (is_first || self.keeps(Rule::PolicyBeforeGrant)) {
                     facts.granted.insert(generation);
                 }
                 if records_echo {
@@ -197,9 +198,8 @@ impl Protocol {
         if operation.issued {
             steps.push(Step::CommandPromotion);
         }
-        let may_abort = !operation.issued
-            || operation.kind == Kind::Readopt
-            || !self.keeps(Rule::ForwardPastNoReturn);
+        let may_abort =
+            !operation.issued || operation.kind == Kind::Readopt || !self.keeps(Rule::ForwardPastNoReturn);
         if self.scope.aborts && may_abort {
             steps.push(Step::Abort);
         }

@@ -9,3 +9,4 @@ pub mod scope;
 pub mod search;
 mod site;
 pub mod state;
+pub mod tell;

@@ -9,6 +9,7 @@ use stateright::{Model, Property};
 
 use crate::real::{Commanded, LIFETIME, Setting};
 use crate::rule::Rule;
+use crate::site::denied;
 use crate::state::{App, FORGOTTEN, Kind, Message, Role, SITES, State};
 
 /// How many ticks an application may take to stop.
@@ -104,7 +105,7 @@ impl Protocol {
                 self.granted(&mut sites[to], age, epoch, generation);
             }
             Message::Reply { to, age } => self.replied(&mut sites[to], age),
-            Message::Superseded { to, age: _, asked, epoch } => self.denied(&mut sites[to], asked, epoch),
+            Message::Superseded { to, age: _, asked, epoch } => denied(&mut sites[to], asked, epoch),
             Message::Assignment { to, holder, epoch, generation } => {
                 self.assigned(&mut sites[to], holder == to, epoch, generation);
             }

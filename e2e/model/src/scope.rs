@@ -26,16 +26,28 @@ const BASE: Scope = Scope {
     restarts: true,
 };
 
+/// For the tests of every day: one failover, and nothing restarts.
+pub const SMALL: Scope =
+    Scope { name: "small", about: "grants, waits and a failover", restarts: false, ..BASE };
+
 pub const SCOPES: &[Scope] = &[
     BASE,
     Scope { name: "there and back", about: "a failover, and one back", epochs: 3, restarts: false, ..BASE },
     Scope { name: "aborts", about: "operations are given up", aborts: true, epochs: 3, ..BASE },
-    Scope { name: "moves", about: "planned moves and failovers", moves: true, epochs: 3, restarts: false, ..BASE },
+    Scope {
+        name: "moves",
+        about: "planned moves and failovers",
+        moves: true,
+        epochs: 3,
+        restarts: false,
+        ..BASE
+    },
     Scope { name: "holds", about: "the hub is silent, and the sites promise", holds: true, ..BASE },
     Scope {
         name: "slow clocks",
         about: "clocks at the bound of their rate",
         setting: Setting { slow_clocks: true, ..PLAIN },
+        wire: 1,
         restarts: false,
         ..BASE
     },
@@ -43,14 +55,40 @@ pub const SCOPES: &[Scope] = &[
         name: "slow clocks and holds",
         about: "promises by clocks at the bound of their rate",
         setting: Setting { slow_clocks: true, ..PLAIN },
+        wire: 1,
         holds: true,
         restarts: false,
         ..BASE
     },
-    Scope { name: "edit: continue", about: "onSilence becomes Continue", setting: edit(STOPS, CONTINUES), generations: 2, ..BASE },
-    Scope { name: "edit: stop", about: "onSilence becomes Stop", setting: edit(CONTINUES, STOPS), generations: 2, ..BASE },
-    Scope { name: "edit: longer", about: "the ttl becomes longer", setting: edit(STOPS, LONGER), generations: 2, ..BASE },
-    Scope { name: "edit: shorter", about: "the ttl becomes shorter", setting: edit(LONGER, STOPS), generations: 2, ..BASE },
+    Scope {
+        name: "edit: continue",
+        about: "onSilence becomes Continue",
+        setting: edit(STOPS, CONTINUES),
+        generations: 2,
+        ..BASE
+    },
+    Scope {
+        name: "edit: stop",
+        about: "onSilence becomes Stop",
+        setting: edit(CONTINUES, STOPS),
+        generations: 2,
+        ..BASE
+    },
+    Scope {
+        name: "edit: longer",
+        about: "the ttl becomes longer",
+        setting: edit(STOPS, LONGER),
+        generations: 2,
+        restarts: false,
+        ..BASE
+    },
+    Scope {
+        name: "edit: shorter",
+        about: "the ttl becomes shorter",
+        setting: edit(LONGER, STOPS),
+        generations: 2,
+        ..BASE
+    },
     Scope {
         name: "edit and abort",
         about: "onSilence becomes Stop while a failover is given up",
@@ -63,3 +101,7 @@ pub const SCOPES: &[Scope] = &[
         ..BASE
     },
 ];
+
+pub fn named(name: &str) -> Option<Scope> {
+    SCOPES.iter().copied().find(|scope| scope.name == name)
+}

@@ -34,12 +34,7 @@ impl Violation {
 pub fn search(scope: Scope, without: Option<Rule>) -> Found {
     let began = Instant::now();
     let model = Protocol { scope, without };
-    let checker = model
-        .checker()
-        .threads(1)
-        .finish_when(HasDiscoveries::AnyFailures)
-        .spawn_bfs()
-        .join();
+    let checker = model.checker().threads(1).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
     let discoveries = checker.discoveries();
     let violation = discoveries
         .iter()

@@ -35,6 +35,12 @@ fn enter(site: &mut Site, epoch: u8, role: Role) {
     };
 }
 
+pub(crate) fn denied(site: &mut Site, asked: u8, epoch: u8) {
+    if site.epoch == asked && epoch >= site.epoch {
+        superseded(site, epoch);
+    }
+}
+
 fn superseded(site: &mut Site, epoch: u8) {
     let role = match site.role {
         Role::Holder | Role::Promoting | Role::Fenced => Role::Fenced,
@@ -57,15 +63,10 @@ impl Protocol {
         let Commanded { epoch, age, promotes } = commanded;
         let before = state.sites[to];
         let mut asked = before;
-        if !self.keeps(Rule::StaleEpochsAreRefused) {
-            asked.epoch = asked.epoch.min(epoch);
-            asked.commanded = asked.commanded.filter(|commanded| *commanded == epoch);
-        }
         if !self.keeps(Rule::PromiseIsHonoured) {
             asked.owes = 0;
         }
-        let lived = if self.keeps(Rule::CommandsDie) { age } else { 0 };
-        match real::judge(&asked, Commanded { age: lived, ..commanded }) {
+        match real::judge(&asked, commanded) {
             Judged::Refused => return,
             Judged::Replayed => return self.send(state, Message::Promoted { from: to, epoch }),
             Judged::Admitted => {}
@@ -93,8 +94,7 @@ impl Protocol {
     }
 
     pub(crate) fn replied(&self, site: &mut Site, age: u8) {
-        let holds = site.role == Role::Holder && !self.keeps(Rule::OnlyGrantsExtendAHolder);
-        if site.role == Role::Promoting || holds {
+        if site.role == Role::Promoting {
             self.hear(site, age);
         }
     }
@@ -120,12 +120,6 @@ impl Protocol {
         }
     }
 
-    pub(crate) fn denied(&self, site: &mut Site, asked: u8, epoch: u8) {
-        if site.epoch == asked && epoch >= site.epoch && self.keeps(Rule::SupersededStops) {
-            superseded(site, epoch);
-        }
-    }
-
     pub(crate) fn assigned(&self, site: &mut Site, here: bool, epoch: u8, generation: u8) {
         if epoch < site.epoch {
             return;
@@ -145,9 +139,7 @@ impl Protocol {
     pub(crate) fn asked(&self, state: &mut State, from: usize, age: u8, epoch: u8) {
         let to = other(from);
         let site = &mut state.sites[to];
-        let standby = site.role == Role::Standby || !self.keeps(Rule::PromiseOnlyByAStandby);
-        let its_epoch = site.epoch == epoch || !self.keeps(Rule::PromiseOnlyToTheEpochSeen);
-        if !(standby && its_epoch) {
+        if site.role != Role::Standby || site.epoch != epoch {
             return;
         }
         let mut setting = self.scope.setting;
@@ -162,8 +154,7 @@ impl Protocol {
     }
 
     pub(crate) fn promised(&self, site: &mut Site, age: u8, epoch: u8) {
-        let this_one = site.epoch == epoch || !self.keeps(Rule::PromisesAreForTheirEpoch);
-        if site.role == Role::Holder && this_one {
+        if site.role == Role::Holder && site.epoch == epoch {
             let age = if self.keeps(Rule::PromiseCountsFromAsking) { age } else { 0 };
             extend(site, Extension::Promised { age });
         }
@@ -185,9 +176,10 @@ impl Protocol {
         if !self.keeps(Rule::RestartExtendsNothing) && left(it) > 0 {
             it.lease.left = self.ttl(it.lives_by);
         }
-        if self.keeps(Rule::NoncesDieWithTheProcess) {
-            state.wire.pass(|message| forgotten_by(site, message));
-        }
+        let keeps = self.keeps(Rule::NoncesDieWithTheProcess);
+        state
+            .wire
+            .pass(|message| if keeps { forgotten_by(site, message) } else { mistaken_by(site, message) });
     }
 
     /// What the site may do now.
@@ -203,7 +195,7 @@ impl Protocol {
             steps.push(Step::Ask(site));
         }
         let live = it.granted && left > 0;
-        if holds && it.app == App::Stopped && (live || !self.keeps(Rule::StartsOnlyWithALease)) {
+        if holds && it.app == App::Stopped && live {
             steps.push(Step::Starts(site));
         }
         if matches!(it.app, App::Stops(_)) {
@@ -216,7 +208,8 @@ impl Protocol {
         if it.role == Role::Promoting && it.commanded == Some(it.epoch) {
             steps.push(Step::SaysPromoted(site));
         }
-        if it.epoch < facts.epoch || (it.role == Role::Promoting && facts.owner == site) {
+        let new_terms = it.lives_by < state.generation;
+        if it.epoch < facts.epoch || new_terms || (it.role == Role::Promoting && facts.owner == site) {
             steps.push(Step::Assign(site));
         }
         let returned = facts.owner != site && facts.operation.is_none() && it.epoch == facts.epoch;
@@ -255,4 +248,15 @@ fn forgotten_by(site: usize, message: Message) -> Option<Message> {
         }
         other => (other.answers() != Some(site)).then_some(other),
     }
+}
+
+/// A nonce of the process before is taken for one that this one has just sent.
+fn mistaken_by(site: usize, mut message: Message) -> Option<Message> {
+    let answers = message.answers() == Some(site);
+    if let Some((_, age)) = message.age_mut()
+        && answers
+    {
+        *age = 0;
+    }
+    Some(message)
 }

@@ -140,18 +140,63 @@ pub const FORGOTTEN: u8 = u8::MAX;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Message {
     /// A heartbeat, with a renewal if the site asks for one: its epoch and what it lives by.
-    Heartbeat { from: usize, age: u8, renewal: Option<(u8, u8)> },
-    Grant { to: usize, age: u8, epoch: u8, generation: u8 },
+    Heartbeat {
+        from: usize,
+        age: u8,
+        renewal: Option<(u8, u8)>,
+    },
+    Grant {
+        to: usize,
+        age: u8,
+        epoch: u8,
+        generation: u8,
+    },
     /// An answer that grants nothing and denies nothing for good.
-    Reply { to: usize, age: u8 },
-    Superseded { to: usize, age: u8, asked: u8, epoch: u8 },
-    Assignment { to: usize, holder: usize, epoch: u8, generation: u8 },
-    Fence { to: usize, age: u8, epoch: u8 },
-    Promote { to: usize, age: u8, epoch: u8, proof: Proof },
-    Stopped { from: usize, epoch: u8 },
-    Promoted { from: usize, epoch: u8 },
-    Ask { from: usize, age: u8, epoch: u8 },
-    Promise { to: usize, age: u8, epoch: u8 },
+    Reply {
+        to: usize,
+        age: u8,
+    },
+    Superseded {
+        to: usize,
+        age: u8,
+        asked: u8,
+        epoch: u8,
+    },
+    Assignment {
+        to: usize,
+        holder: usize,
+        epoch: u8,
+        generation: u8,
+    },
+    Fence {
+        to: usize,
+        age: u8,
+        epoch: u8,
+    },
+    Promote {
+        to: usize,
+        age: u8,
+        epoch: u8,
+        proof: Proof,
+    },
+    Stopped {
+        from: usize,
+        epoch: u8,
+    },
+    Promoted {
+        from: usize,
+        epoch: u8,
+    },
+    Ask {
+        from: usize,
+        age: u8,
+        epoch: u8,
+    },
+    Promise {
+        to: usize,
+        age: u8,
+        epoch: u8,
+    },
 }
 
 impl Message {
