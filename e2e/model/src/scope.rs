@@ -28,7 +28,7 @@ const BASE: Scope = Scope {
 
 /// For the tests of every day: one failover, and nothing restarts.
 pub const SMALL: Scope =
-    Scope { name: "small", about: "grants, waits and a failover", restarts: false, ..BASE };
+    Scope { name: "small", about: "grants, waits and a failover", wire: 1, restarts: false, ..BASE };
 
 pub const SCOPES: &[Scope] = &[
     BASE,

@@ -238,16 +238,16 @@ impl Protocol {
 }
 
 /// What is on the wire when the process ends that sent it, or waits for it.
-fn forgotten_by(site: usize, message: Message) -> Option<Message> {
-    match message {
-        Message::Heartbeat { from, age: _, renewal } if from == site => {
-            Some(Message::Heartbeat { from, age: FORGOTTEN, renewal })
-        }
-        Message::Ask { from, age: _, epoch } if from == site => {
-            Some(Message::Ask { from, age: FORGOTTEN, epoch })
-        }
-        other => (other.answers() != Some(site)).then_some(other),
+fn forgotten_by(site: usize, mut message: Message) -> Option<Message> {
+    if message.answers() == Some(site) {
+        return None;
     }
+    if let Some((from, age)) = message.age_mut()
+        && from == site
+    {
+        *age = FORGOTTEN;
+    }
+    Some(message)
 }
 
 /// A nonce of the process before is taken for one that this one has just sent.

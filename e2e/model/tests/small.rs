@@ -13,7 +13,7 @@ fn a_small_scope_closes_without_a_violation_and_reaches_a_completed_failover() {
         found.violation.map(|it| model::tell::tell(&it)).unwrap_or_default()
     );
     assert!(found.completed);
-    assert!(found.states > 1_000, "{} states", found.states);
+    assert!(found.states > 8_000, "{} states", found.states);
 }
 
 #[test]
