@@ -10,7 +10,7 @@
 //! begin, give up and repeat whatever its journal allows; so each of its checks, timers, modes, approvals and orders of steps
 //! only takes behaviours away from what is searched here. Kubernetes and the storage are one number: how long stopping may
 //! take. The time to stop is believed (fencing level SelfFence). Not modelled: a journal that is lost, a site that forgets
-//! its DRSiteState, jumps of a clock, a dead agent whose application lives on, and effects; the simulation covers these.
+//! its DRSiteState, a death between deciding something and writing it down, jumps of a clock, a dead agent whose application lives on, and effects; the simulation covers these.
 
 mod hub;
 pub mod protocol;

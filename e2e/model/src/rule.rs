@@ -1,5 +1,5 @@
 //! The rules of the protocol that can be switched off in the model, one at a time: a model that no mutant can break
-//! checks nothing. A rule that another one covers has no counterexample here, and is not listed.
+//! checks nothing. A rule for which no counterexample was found here is not listed.
 
 /// One rule. Its mutant is the model without it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
