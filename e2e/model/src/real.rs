@@ -263,6 +263,7 @@ fn placement(policy: Policy) -> Placement {
         clusters: vec![cluster(0), cluster(1)],
         protect: Protect { volumes: nothing(), workloads: nothing(), objects: Vec::new() },
         replication_class: String::new(),
+        group_class: None,
         mode: Mode::Automatic,
         max_data_loss: None,
         max_skew: None,
