@@ -94,7 +94,7 @@ impl Agent {
         // A policy that is not taken is never echoed, so the hub goes on waiting by the one that is lived by.
         let granted = if policy.timing.check().is_ok() { policy.timing.ttl } else { lived_by };
         let since = if kept(Rule::DeadlineCountsFromSending) { sent.at } else { self.now };
-        placement.lease.grant(since, granted, lived_by);
+        placement.lease.grant(self.now, since, granted, lived_by);
         let live = placement.lease.is_granted(self.now, placement.targets());
         if placement.role() == Role::Fenced && live {
             placement.enter_role(id, *epoch, Role::Holder, self.now, self.wall);

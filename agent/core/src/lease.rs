@@ -61,12 +61,14 @@ impl Lease {
     /// The hub has granted the renewal that was sent at `sent` for `ttl`; `lived_by` is the ttl of the policy that this
     /// cluster lives by, that grant's included. A hub that has heard the echo of a shorter ttl waits no longer than that
     /// (R6), so a shorter one also shortens what was granted before, and a longer one of a grant that came late, or of
-    /// an older policy, lengthens nothing.
-    pub fn grant(&mut self, sent: Moment, ttl: Duration, lived_by: Duration) {
+    /// an older policy, lengthens nothing. One that is over when it comes is no right to start anything.
+    pub fn grant(&mut self, now: Moment, sent: Moment, ttl: Duration, lived_by: Duration) {
         self.accounted = self.accounted.map(|accounted| accounted.shortened_to(lived_by));
         self.account(sent, ttl.min(lived_by));
-        self.granted = true;
-        self.suspended = false;
+        if now < sent + ttl.min(lived_by) {
+            self.granted = true;
+            self.suspended = false;
+        }
     }
 
     /// While an epoch is being entered the hub cannot grant yet; its answer to the heartbeat sent at `sent` shows that
@@ -172,8 +174,8 @@ mod tests {
     #[test]
     fn a_late_grant_counts_from_the_instant_its_renewal_was_sent() {
         let mut lease = Lease::default();
-        lease.grant(Moment(10_000), TTL, TTL);
-        lease.grant(Moment(4_000), TTL, TTL);
+        lease.grant(Moment(10_000), Moment(10_000), TTL, TTL);
+        lease.grant(Moment(4_000), Moment(4_000), TTL, TTL);
         assert_eq!(lease.deadline([].iter()), Some(Moment(30_000)));
     }
 
@@ -181,10 +183,10 @@ mod tests {
     fn a_shorter_ttl_shortens_what_was_granted_before_and_a_late_longer_one_lengthens_nothing() {
         let long = Duration::from_secs(600);
         let mut lease = Lease::default();
-        lease.grant(Moment(10_000), long, long);
-        lease.grant(Moment(4_000), TTL, TTL);
+        lease.grant(Moment(10_000), Moment(10_000), long, long);
+        lease.grant(Moment(4_000), Moment(4_000), TTL, TTL);
         assert_eq!(lease.until(), Some(Moment(30_000)), "counted from the newest answered renewal");
-        lease.grant(Moment(11_000), long, TTL);
+        lease.grant(Moment(11_000), Moment(11_000), long, TTL);
         assert_eq!(lease.until(), Some(Moment(31_000)), "the answer of an older policy");
     }
 
@@ -192,16 +194,27 @@ mod tests {
     fn a_longer_ttl_counts_from_the_renewal_that_brought_it() {
         let long = Duration::from_secs(600);
         let mut lease = Lease::default();
-        lease.grant(Moment(10_000), TTL, TTL);
-        lease.grant(Moment(4_000), long, long);
+        lease.grant(Moment(10_000), Moment(10_000), TTL, TTL);
+        lease.grant(Moment(4_000), Moment(4_000), long, long);
         assert_eq!(lease.until(), Some(Moment(604_000)));
+    }
+
+    /// What lasts may come from a heartbeat that was heard while an epoch was entered; that is no right to start.
+    #[test]
+    fn a_grant_that_is_over_when_it_comes_starts_nothing() {
+        let mut lease = Lease::default();
+        lease.hear(Moment(25_000), TTL);
+        lease.grant(Moment(30_000), Moment(10_000), TTL, TTL);
+        assert!(!lease.is_granted(Moment(30_000), [].into_iter()));
+        lease.grant(Moment(30_000), Moment(29_000), TTL, TTL);
+        assert!(lease.is_granted(Moment(30_000), [].into_iter()));
     }
 
     #[test]
     fn the_promise_of_one_of_two_targets_extends_nothing() {
         let (west, north) = (name("west"), name("north"));
         let mut lease = Lease::default();
-        lease.grant(Moment(0), TTL, TTL);
+        lease.grant(Moment(0), Moment(0), TTL, TTL);
         lease.promise(west.clone(), Moment(15_000), Duration::from_secs(15));
         assert_eq!(lease.deadline([&west, &north].into_iter()), Some(Moment(20_000)));
         lease.promise(north.clone(), Moment(14_000), Duration::from_secs(15));
@@ -211,7 +224,7 @@ mod tests {
     #[test]
     fn without_any_target_no_promise_can_extend() {
         let mut lease = Lease::default();
-        lease.grant(Moment(0), TTL, TTL);
+        lease.grant(Moment(0), Moment(0), TTL, TTL);
         assert_eq!(lease.deadline([].into_iter()), Some(Moment(20_000)));
     }
 
@@ -219,7 +232,7 @@ mod tests {
     fn a_jump_of_the_clock_takes_as_much_from_the_deadline_and_leaves_time_for_one_call() {
         let rpc = Duration::from_secs(2);
         let mut lease = Lease::default();
-        lease.grant(Moment(10_000), TTL, TTL);
+        lease.grant(Moment(10_000), Moment(10_000), TTL, TTL);
         lease.suspend(Moment(11_000), Duration::from_secs(5), rpc);
         assert_eq!(lease.until(), Some(Moment(25_000)));
         assert!(!lease.is_granted(Moment(11_000), [].into_iter()));

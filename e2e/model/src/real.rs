@@ -335,7 +335,9 @@ pub fn extended(parts: Parts, by: Extension) -> Parts {
     kept(&ANSWERS, (parts, by), |(parts, by)| {
         let mut lease = lease(parts);
         match by {
-            Extension::Granted { age, ttl, lived_by } => lease.grant(past(age), ticks(ttl), ticks(lived_by)),
+            Extension::Granted { age, ttl, lived_by } => {
+                lease.grant(past(0), past(age), ticks(ttl), ticks(lived_by))
+            }
             Extension::Heard { age, ttl } => lease.hear(past(age), ticks(ttl)),
             Extension::Promised { age } => lease.promise(cluster(1), past(age), ticks(HOLD)),
         }

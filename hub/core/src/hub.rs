@@ -268,8 +268,8 @@ impl Hub {
         let known = self.placements.get_mut(&id);
         if let (Some(known), true) = (known, refused.deleting) {
             known.deleting = true;
-        } else if refused.deleting {
-            // Never understood, so never owned: nothing to let go of.
+        } else if refused.deleting && !self.owns(&id) {
+            // Nothing to let go of. What the journal owns waits until it is understood, and can be let go of.
             decision.explain.push(crate::decision::Explanation::Released(id.clone(), refused.name.clone()));
             return Vec::new();
         }
@@ -278,10 +278,13 @@ impl Hub {
         vec![id]
     }
 
+    fn owns(&self, id: &PlacementId) -> bool {
+        self.ledger.of(id).is_some_and(|progress| progress.ownership.is_some() && !progress.released)
+    }
+
     fn placement_gone(&mut self, id: PlacementId) -> Vec<PlacementId> {
         self.refused.remove(&id);
-        let owned =
-            self.ledger.of(&id).is_some_and(|progress| progress.ownership.is_some() && !progress.released);
+        let owned = self.owns(&id);
         match self.placements.get_mut(&id) {
             // Somebody took the finalizer away: let go all the same.
             Some(placement) if owned => placement.deleting = true,

@@ -310,6 +310,24 @@ fn a_hub_that_was_away_for_long_in_the_middle_of_a_failover_finishes_it() {
     assert_eq!((story.holder().as_deref(), story.epoch()), (Some("west"), 2), "{}", story.told());
 }
 
+/// A hub that has just started cannot build the release of what it does not understand; the owner goes on meanwhile.
+#[test]
+fn a_placement_that_is_deleted_while_its_wording_is_refused_is_let_go_of_once_it_is_understood() {
+    let mut story = Story::protected();
+    story.kill_hub();
+    story.refused = Some("spec.preferredCluster atlantis is not in spec.clusters".to_owned());
+    story.placement.deleting = true;
+    story.restart_hub();
+    story.pass(20_000);
+    assert!(!story.told().contains("let go"), "{}", story.told());
+    story.say("the user mends the wording");
+    story.refused = None;
+    story.edit(|_| {});
+    story.pass(5000);
+    assert!(story.told().contains("let go"), "{}", story.told());
+    assert!(story.told().contains("/Release"), "{}", story.told());
+}
+
 #[test]
 fn an_older_wish_that_arrives_late_changes_nothing() {
     let mut story = Story::protected();

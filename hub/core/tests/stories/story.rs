@@ -11,7 +11,7 @@ use std::time::Duration;
 use crds::operation::OperationPhase;
 use crds::placement::DRPlacementStatus;
 use hub_core::journal::{Entry, Line, Tip};
-use hub_core::placement::Placement;
+use hub_core::placement::{Placement, Refused};
 use hub_core::{Decision, Event, Explanation, Hub, Now, Remembered, Send, Settings};
 use proto::{
     Acknowledgement, Command, Divergence, Epoch, FromHub, Generation, Heartbeat, Hello, Moment, Nonce,
@@ -41,6 +41,8 @@ pub struct Story {
     pub placement: Placement,
     pub lines: Vec<Line>,
     pub remembered: BTreeMap<PlacementId, Remembered>,
+    /// Why a hub that starts does not understand the DRPlacement, if it does not.
+    pub refused: Option<String>,
     /// Whether reads of the DRPlacement past every cache succeed.
     pub api_answers: bool,
     /// The hub is killed in the decision of this number that writes something down: before it sends, or after.
@@ -66,6 +68,7 @@ impl Story {
             placement: placement(),
             lines: Vec::new(),
             remembered: BTreeMap::new(),
+            refused: None,
             api_answers: true,
             crash: None,
             decisions: 0,
@@ -164,7 +167,17 @@ impl Story {
             self.step(Event::ClusterSeen(configured(&name)));
         }
         let placement = self.placement.clone();
-        self.step(Event::PlacementSeen(Box::new(placement)));
+        let seen = match &self.refused {
+            None => Event::PlacementSeen(Box::new(placement)),
+            Some(message) => Event::PlacementRefused(Box::new(Refused {
+                id: placement.id,
+                name: placement.name,
+                generation: placement.generation,
+                deleting: placement.deleting,
+                message: message.clone(),
+            })),
+        };
+        self.step(seen);
     }
 
     pub fn kill_hub(&mut self) {
