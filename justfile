@@ -12,6 +12,14 @@ demo *arguments:
 simulate *arguments:
     cargo simulate {{ arguments }}
 
+# Each safety rule switched off once in the simulation; fails if nobody notices.
+simulate-mutants *arguments:
+    cargo simulate-mutants {{ arguments }}
+
+# The protocol in every order of its steps, and each of its rules left out once; --show RULE tells a counterexample.
+model *arguments:
+    cargo model {{ arguments }}
+
 # Everything that must pass before a change lands.
 ci:
     .ci/run
