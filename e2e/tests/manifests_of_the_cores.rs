@@ -77,7 +77,7 @@ fn offences(manifest: &str) -> Vec<String> {
 
 #[test]
 fn the_cores_and_the_shapes_list_no_crate_that_does_input_or_output() {
-    for folder in ["hub/core", "agent/core", "crds", "e2e/simulation"] {
+    for folder in ["hub/core", "agent/core", "crds", "e2e/model", "e2e/simulation"] {
         let manifest = manifest(folder);
         assert!(dependencies(&manifest).len() > 3, "{folder}: the manifest was not understood");
         assert_eq!(offences(&manifest), Vec::<String>::new(), "{folder}/Cargo.toml lists what it must not");
