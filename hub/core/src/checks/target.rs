@@ -55,10 +55,14 @@ pub fn preferred_is_staged(o: &Observation) -> Option<Finding> {
     let report = o.site(&o.placement.preferred)?.report?;
     let known = &o.inventory()?.version;
     (report.staged.as_ref() != Some(known)).then(|| {
+        let why = report.ailments.first().map_or_else(
+            || "wait, and look at its agent's log if it does not come".to_owned(),
+            |ailment| format!("{}: {}", ailment.reason, ailment.message),
+        );
         Finding::new(
             Reason::ManifestsMissing,
             format!(
-                "{}: what belongs to {} is not all staged there; look at its agent's report",
+                "{}: what belongs to {} is not all staged there; {why}",
                 report.cluster, o.placement.name
             ),
         )
