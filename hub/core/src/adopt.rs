@@ -6,7 +6,6 @@ use proto::{Ailment, ClusterName, Report};
 use crate::checks;
 use crate::decide::{Choice, start};
 use crate::finding::Finding;
-use crate::fleet::Liveness;
 use crate::journal::OperationKind;
 use crate::observation::{Observation, SiteView, is_meant_to_be_primary};
 
@@ -45,7 +44,7 @@ fn adoptable<'a>(o: &'a Observation) -> Result<(&'a ClusterName, Vec<String>), F
     let mut owning = Vec::new();
     for site in &o.sites {
         let cluster = &site.cluster.name;
-        let Some(report) = site.report.filter(|_| site.connected && site.liveness == Liveness::Alive) else {
+        let Some(report) = site.report.filter(|_| site.is_in_contact()) else {
             return Err(Finding::new(
                 Reason::NoContact,
                 format!(

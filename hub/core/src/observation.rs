@@ -90,6 +90,11 @@ pub struct SiteView<'a> {
 }
 
 impl SiteView<'_> {
+    /// Heard lately, on a stream that stands: what it says counts, and what it is told arrives.
+    pub fn is_in_contact(&self) -> bool {
+        self.connected && self.liveness == Liveness::Alive
+    }
+
     /// Not heard for so long that it may be lost.
     pub fn is_silent(&self) -> bool {
         matches!(self.liveness, Liveness::Suspect | Liveness::Unreachable)

@@ -11,10 +11,9 @@ use proto::{
 
 use crate::checks;
 use crate::finding::Finding;
-use crate::fleet::Liveness;
 use crate::journal::{Entry, OperationKind};
 use crate::lease::expiry_wait;
-use crate::observation::{Observation, is_meant_to_be_primary, is_ready, last_sync, what_it_lacks};
+use crate::observation::{Observation, SiteView, is_meant_to_be_primary, is_ready, last_sync, what_it_lacks};
 use crate::progress::Operation;
 
 pub enum Standing {
@@ -218,8 +217,7 @@ fn is_stopped_and_secondary(o: &Observation, operation: &Operation) -> Option<Fi
 /// Only while the good copy is known to be there: a hub that has just started, or a holder that is suspected, may mean
 /// that the outdated one is the last. An agent that is not asked again takes the resync back.
 fn resync(o: &Observation, operation: &Operation) -> Vec<(ClusterName, Action)> {
-    let lives = o.holder().is_some_and(|holder| holder.connected && holder.liveness == Liveness::Alive);
-    if !lives {
+    if !o.holder().is_some_and(SiteView::is_in_contact) {
         return Vec::new();
     }
     let claims = operation.intent.claims.clone();

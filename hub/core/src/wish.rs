@@ -10,7 +10,6 @@ use crate::checks;
 use crate::decide::intent;
 use crate::explain::at_least;
 use crate::finding::Finding;
-use crate::fleet::Liveness;
 use crate::journal::{Entry, Intent, OperationKind};
 use crate::lease::expiry_wait;
 use crate::observation::{Observation, SiteView};
@@ -55,7 +54,7 @@ fn readopt(o: &Observation, holder: &ClusterName) -> Wish {
     let Some(site) = o.site(holder) else {
         return Wish::Nothing(checks::first(checks::HANDOVER, o));
     };
-    if site.liveness != Liveness::Alive || !site.connected {
+    if !site.is_in_contact() {
         let message =
             format!("{holder}: silent again after it had answered; its agent must answer to go on there");
         return Wish::Nothing(Some(Finding::new(Reason::NoContact, message)));
@@ -284,7 +283,7 @@ fn new_copy(o: &Observation, ownership: &Ownership) -> Option<Wish> {
                 && report.epoch_seen == ownership.epoch
                 && report.divergence != Divergence::No
         });
-        fenced && site.connected && site.liveness == Liveness::Alive
+        fenced && site.is_in_contact()
     })?;
     if let Some(finding) = checks::first(checks::NEW_COPY, o) {
         return Some(Wish::Hold(OperationKind::Resync, Some(finding)));

@@ -4,7 +4,7 @@ use crds::conditions::Reason;
 use proto::{Report, Role, Rule, kept};
 
 use crate::finding::Finding;
-use crate::fleet::{Heard, Liveness};
+use crate::fleet::Heard;
 use crate::lease::expiry_wait;
 use crate::observation::{Observation, is_ready, what_it_lacks};
 
@@ -15,7 +15,7 @@ pub fn holder_can_hand_over(o: &Observation) -> Option<Finding> {
     let epoch = o.progress.ownership.as_ref().map(|ownership| ownership.epoch);
     let holds =
         holder.report.is_some_and(|report| report.role == Role::Holder && Some(report.epoch_seen) == epoch);
-    let well = holder.connected && holder.liveness == Liveness::Alive && holds;
+    let well = holder.is_in_contact() && holds;
     (!well).then(|| {
         Finding::new(
             Reason::NoContact,
