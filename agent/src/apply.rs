@@ -7,7 +7,7 @@ use agent_core::{
     Change, Effect, Event, Failed, Failure, GroupChange, Kind, ObjectKind, Receipt, Reconciler, Watched,
     WorkloadKind, objects, reconcilers,
 };
-use crds::{EPOCH_ANNOTATION, FENCE_PROBE_LABEL, REPLICAS_ANNOTATION, foreign};
+use crds::{EPOCH_ANNOTATION, FENCE_PROBE_LABEL, PROTECTED_BY_ANNOTATION, REPLICAS_ANNOTATION, foreign};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
@@ -106,6 +106,11 @@ async fn once(client: &Client, placement: &PlacementId, effect: &Effect) -> Resu
             let api: Api<DynamicObject> = Api::all_with(client.clone(), &core("PersistentVolume"));
             patch(&api, Kind::Volume, volume, json!({"spec": {"capacity": {"storage": size}}})).await
         }
+        Effect::MarkVolume { volume, placement } => {
+            let api: Api<DynamicObject> = Api::all_with(client.clone(), &core("PersistentVolume"));
+            let mark = json!({"metadata": {"annotations": {PROTECTED_BY_ANNOTATION: placement}}});
+            patch(&api, Kind::Volume, volume, mark).await
+        }
         Effect::EnlargeClaim { namespace, claim, size } => {
             let api = on(namespace).api(&core("PersistentVolumeClaim"));
             let wanted = json!({"spec": {"resources": {"requests": {"storage": size}}}});
@@ -123,6 +128,11 @@ async fn once(client: &Client, placement: &PlacementId, effect: &Effect) -> Resu
     }
 }
 
+/// Only admission's own refusal counts: an agent without rights, or a wrong object, is refused by others.
+pub fn is_admissions_refusal(status: &kube::core::Status) -> bool {
+    status.code == 422 && status.message.contains("ValidatingAdmission")
+}
+
 struct Namespace<'a> {
     client: &'a Client,
     name: String,
@@ -133,7 +143,6 @@ impl Namespace<'_> {
         Api::namespaced_with(self.client.clone(), &self.name, resource)
     }
 
-    /// Only admission's own refusal counts: an agent without rights, or a wrong object, is no fence.
     async fn probe_fence(&self, placement: &PlacementId, claim: &str) -> Result<Receipt, Failed> {
         let label = if claim.len() <= LONGEST_LABEL { claim } else { placement.as_str() };
         let mut probe = ConfigMap::default();
@@ -143,11 +152,7 @@ impl Namespace<'_> {
         let dry_run = PostParams { dry_run: true, ..PostParams::default() };
         match api.create(&dry_run, &probe).await {
             Ok(_) => Ok(Receipt::FenceNotInForce),
-            Err(kube::Error::Api(status))
-                if status.code == 422 && status.message.contains("ValidatingAdmission") =>
-            {
-                Ok(Receipt::FenceInForce)
-            }
+            Err(kube::Error::Api(status)) if is_admissions_refusal(&status) => Ok(Receipt::FenceInForce),
             Err(error) => Err(failed(&error)),
         }
     }

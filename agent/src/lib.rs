@@ -6,6 +6,7 @@ pub mod crash;
 pub mod driver;
 
 pub mod apply;
+pub mod enforcement;
 pub mod memory;
 pub mod site_states;
 pub mod watches;

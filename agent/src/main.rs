@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use agent_core::{Agent, Event, Identity, MemoryRead};
+use agent_core::{Agent, Event, Identity, MemoryRead, Recorded};
 use anyhow::Context;
 use clap::Parser;
 use kube::Client;
@@ -18,7 +18,7 @@ use understudy_agent::memory::{self, Remembered};
 use understudy_agent::metrics::Metrics;
 use understudy_agent::peer::{self, PeerSettings};
 use understudy_agent::watches::{self, Watches};
-use understudy_agent::{clock, identity, site_states, telemetry};
+use understudy_agent::{clock, enforcement, identity, site_states, telemetry};
 use understudy_telemetry::{Health, serve};
 
 const _: () = assert!(!proto::rule::CAN_BE_SWITCHED_OFF, "what runs in a cluster keeps every safety rule");
@@ -68,25 +68,9 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
         () = stop.cancelled() => return Ok(()),
     };
     let (turn, remembered) = taken;
-    let sites = site_states::read_all(&client).await?;
-    tracing::info!(
-        placements = sites.len(),
-        remembered = remembered.is_some(),
-        "this agent acts for its cluster"
-    );
-    let Remembered { boot: remembered_boot, leases, promises, paths } = remembered.unwrap_or_default();
-    let first = Event::Started(MemoryRead {
-        boot,
-        wall: clock::wall(),
-        remembered_boot: Some(remembered_boot),
-        leases: leases.into_iter().collect(),
-        promises: promises.into_iter().collect(),
-        paths,
-        sites,
-    });
-
+    let first = first_event(boot, remembered, site_states::read_all(&client).await?);
     let who = Identity { cluster: arguments.cluster.clone(), version: env!("CARGO_PKG_VERSION").to_owned() };
-    let agent = Agent::new(who);
+    let agent = Agent::new(who).relying_on(enforcement::installed()?);
     let (events, events_inbox) = mpsc::channel(EVENTS);
     let (found, scalable) = mpsc::channel(1);
     let (hold, holds) = mpsc::channel(HOLDS);
@@ -100,6 +84,7 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     tasks.spawn(memory::keep_writing(turn, memories, events.clone()));
     tasks.spawn(site_states::watch(client.clone(), events.clone()));
     tasks.spawn(watches::discover(client.clone(), found));
+    tasks.spawn(enforcement::keep_trying(client.clone(), arguments.namespace.clone(), events.clone()));
     let listener = TcpListener::bind(arguments.peer_listen).await.with_context(|| {
         format!("listening on {}: choose another address with --peer-listen", arguments.peer_listen)
     })?;
@@ -149,6 +134,24 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
         Some(Err(panicked)) => Err(panicked.into()),
         Some(Ok(_)) | None => Ok(()),
     }
+}
+
+fn first_event(boot: String, remembered: Option<Remembered>, sites: Vec<Recorded>) -> Event {
+    tracing::info!(
+        placements = sites.len(),
+        remembered = remembered.is_some(),
+        "this agent acts for its cluster"
+    );
+    let Remembered { boot: remembered_boot, leases, promises, paths } = remembered.unwrap_or_default();
+    Event::Started(MemoryRead {
+        boot,
+        wall: clock::wall(),
+        remembered_boot: Some(remembered_boot),
+        leases: leases.into_iter().collect(),
+        promises: promises.into_iter().collect(),
+        paths,
+        sites,
+    })
 }
 
 /// The driver ends first, and with it its end of the memory; then the turn is given back, so that the next agent need

@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use crate::apply::failed;
+use crate::enforcement::TRIAL;
 
 /// On DRSiteStates: the assignment without its inventory, for an agent that starts while the hub is silent.
 const ASSIGNMENT_ANNOTATION: &str = "understudy.dev/assignment";
@@ -34,7 +35,7 @@ pub async fn read_all(client: &Client) -> anyhow::Result<Vec<Recorded>> {
         .await
         .context("reading DRSiteStates: the API server does not answer")?
         .context("reading DRSiteStates")?;
-    objects.into_iter().map(|object| recorded(&object)).collect()
+    objects.into_iter().filter(|object| object.name_any() != TRIAL).map(|object| recorded(&object)).collect()
 }
 
 /// Writes one, and says what is there instead if somebody else has written it.
@@ -85,6 +86,11 @@ pub async fn watch(client: Client, events: mpsc::Sender<Event>) -> anyhow::Resul
     let mut stream = std::pin::pin!(watcher(api, watcher::Config::default().timeout(60)));
     while let Some(change) = stream.next().await {
         let seen = match change {
+            Ok(
+                watcher::Event::Apply(object)
+                | watcher::Event::InitApply(object)
+                | watcher::Event::Delete(object),
+            ) if object.name_any() == TRIAL => continue,
             Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object)) => {
                 recorded(&object).map(|recorded| (recorded.state.placement.clone(), Some(Box::new(recorded))))
             }

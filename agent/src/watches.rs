@@ -49,6 +49,12 @@ fn cluster_wide() -> Vec<Source> {
         Source { kind: Kind::GroupClass, resource: foreign::volume_group_replication_class() },
         Source { kind: Kind::GroupContent, resource: foreign::volume_group_replication_content() },
         Source { kind: Kind::AddonsNode, resource: foreign::csi_addons_node() },
+        admission(Kind::Policy, "ValidatingAdmissionPolicy", "validatingadmissionpolicies"),
+        admission(
+            Kind::PolicyBinding,
+            "ValidatingAdmissionPolicyBinding",
+            "validatingadmissionpolicybindings",
+        ),
     ]
 }
 
@@ -68,6 +74,10 @@ fn namespaced() -> Vec<Source> {
 fn source(kind: Kind, group: &str, version: &str, name: &str, plural: &str) -> Source {
     let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, name), plural);
     Source { kind, resource }
+}
+
+fn admission(kind: Kind, name: &str, plural: &str) -> Source {
+    source(kind, "admissionregistration.k8s.io", "v1", name, plural)
 }
 
 fn workload(group: &str, version: &str, name: &str, plural: &str) -> Source {
@@ -207,8 +217,8 @@ async fn watch(client: Client, source: Source, namespace: Option<String>, events
                     error = &error as &dyn std::error::Error,
                     "watching"
                 );
-                // A kind that does not exist here has no objects here.
-                if absent {
+                // A kind that does not exist here has no objects here, and a policy that nobody sees is as good as none.
+                if absent || forbidden && matches!(source.kind, Kind::Policy | Kind::PolicyBinding) {
                     let change = Change::Listed {
                         namespace: namespace.clone(),
                         objects: Vec::new(),

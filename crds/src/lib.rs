@@ -38,6 +38,9 @@ pub const VERSION: &str = "v1alpha1";
 pub const EPOCH_ANNOTATION: &str = "understudy.dev/epoch";
 /// On workloads: the replicas that they had before they were stopped.
 pub const REPLICAS_ANNOTATION: &str = "understudy.dev/replicas";
+/// On PersistentVolumes of protected claims: the uid of their placement. Admission refuses to delete such a volume while it
+/// is bound.
+pub const PROTECTED_BY_ANNOTATION: &str = "understudy.dev/protected-by";
 /// On objects of an application that an agent has copied from another cluster: that cluster's name. Admission lets the
 /// agent change no other.
 pub const STAGED_FROM_ANNOTATION: &str = "understudy.dev/staged-from";

@@ -9,11 +9,16 @@ use e2e::installation::{self, AGENT, AGENT_ACCOUNT, NAMESPACE};
 use e2e::refusal;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::CronJob;
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::Client;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use kube::runtime::wait::await_condition;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::time::timeout;
+
+/// How long the controller manager may take to bind a claim to its volume.
+const BINDING: std::time::Duration = std::time::Duration::from_secs(20);
 
 #[tokio::test]
 async fn the_api_server_fences_by_the_site_state() -> Result<()> {
@@ -32,6 +37,7 @@ async fn the_api_server_fences_by_the_site_state() -> Result<()> {
     shop.a_pod_passes_only_where_the_placement_is_held().await?;
     shop.a_promotion_passes_only_at_the_recorded_epoch().await?;
     shop.a_protected_replication_is_the_agents_and_not_deleted().await?;
+    shop.a_protected_claim_and_its_volume_are_kept().await?;
     shop.a_copy_is_thrown_away_only_by_a_named_operation().await?;
     shop.a_group_is_protected_as_the_replications_of_its_claims_are(&cluster).await?;
     shop.the_agent_asks_and_restores_within_its_limits().await?;
@@ -146,7 +152,69 @@ impl Shop {
         let free = replication("scratch", "primary", "")?;
         of_the_admin.create(&dry_run(), &free).await.context("a claim of no placement")?;
         let answer = of_the_admin.delete("data", &DeleteParams::default()).await;
-        refusal::expect(answer, 422, &["not deleted", "delete the DRPlacement at the hub instead"])
+        refusal::expect(answer, 422, &["not deleted", "delete the DRPlacement at the hub instead"])?;
+        let meant =
+            Patch::Merge(json!({"metadata": {"annotations": {"understudy.dev/allow-deletion": "true"}}}));
+        of_the_admin
+            .patch("data", &PatchParams::default(), &meant)
+            .await
+            .context("saying that it is meant")?;
+        let attempt = DeleteParams { dry_run: true, ..Default::default() };
+        of_the_admin.delete("data", &attempt).await.context("a deletion that is meant")?;
+        Ok(())
+    }
+
+    /// By hand, by a StatefulSet that is scaled down, by what prunes: only where somebody says that it is meant.
+    async fn a_protected_claim_and_its_volume_are_kept(&self) -> Result<()> {
+        let claims: Api<PersistentVolumeClaim> = in_shop(&self.admin);
+        let volumes: Api<PersistentVolume> = Api::all(self.admin.clone());
+        for (claim, marks) in
+            [("scratch", json!({})), ("data", json!({crds::PROTECTED_BY_ANNOTATION: PLACEMENT_ID}))]
+        {
+            let volume = object(json!({
+                "metadata": {"name": format!("of-{claim}"), "annotations": marks},
+                "spec": {
+                    "accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "storageClassName": "",
+                    "csi": {"driver": "rbd.csi.example.org", "volumeHandle": claim},
+                    "claimRef": {"namespace": "shop", "name": claim},
+                },
+            }))?;
+            volumes
+                .create(&PostParams::default(), &volume)
+                .await
+                .with_context(|| format!("volume of {claim}"))?;
+            let made = object(json!({
+                "metadata": {"name": claim},
+                "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}},
+                         "storageClassName": "", "volumeName": format!("of-{claim}")},
+            }))?;
+            claims
+                .create(&PostParams::default(), &made)
+                .await
+                .with_context(|| format!("creating {claim}"))?;
+            let is_bound = |volume: Option<&PersistentVolume>| {
+                let status = volume.and_then(|volume| volume.status.as_ref());
+                status.is_some_and(|status| status.phase.as_deref() == Some("Bound"))
+            };
+            let name = format!("of-{claim}");
+            let bound = await_condition(volumes.clone(), &name, is_bound);
+            timeout(BINDING, bound).await.with_context(|| format!("{claim} is not bound"))??;
+        }
+        let attempt = DeleteParams { dry_run: true, ..Default::default() };
+        claims.delete("scratch", &attempt).await.context("a claim of no placement")?;
+        volumes.delete("of-scratch", &attempt).await.context("a volume of no placement")?;
+        let answer = claims.delete("data", &attempt).await;
+        refusal::expect(answer, 422, &["placement shop protects the claim data", "allow-deletion"])?;
+        let answer = volumes.delete("of-data", &attempt).await;
+        refusal::expect(answer, 422, &["protects the volume of-data", PLACEMENT_ID, "allow-deletion"])?;
+
+        let meant =
+            Patch::Merge(json!({"metadata": {"annotations": {"understudy.dev/allow-deletion": "true"}}}));
+        claims.patch("data", &PatchParams::default(), &meant).await?;
+        claims.delete("data", &attempt).await.context("a claim whose deletion is meant")?;
+        volumes.patch("of-data", &PatchParams::default(), &meant).await?;
+        volumes.delete("of-data", &attempt).await.context("a volume whose deletion is meant")?;
+        Ok(())
     }
 
     async fn a_copy_is_thrown_away_only_by_a_named_operation(&self) -> Result<()> {

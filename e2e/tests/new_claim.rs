@@ -12,11 +12,12 @@ use e2e::array::DataClient;
 use e2e::federation::readers::condition_of;
 use e2e::federation::{EAST, Federation, Options, Progress, SLOW, WEST};
 use e2e::patience::within;
+use e2e::refusal;
 use e2e::site::Site;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::Api;
-use kube::api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind};
-use serde_json::Value;
+use kube::api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams};
+use serde_json::{Value, json};
 
 const LINE: &str = "what the new volume holds";
 
@@ -51,6 +52,10 @@ async fn a_claim_that_is_deleted_stays_as_long_as_it_is_protected_and_fails_over
 
     say("deleting the new claim at east");
     let claims = later.claims(&federation, &federation.east);
+    let refused = claims.delete(&later.claim, &DeleteParams::default()).await;
+    refusal::expect(refused, 422, &["protects the claim", "understudy.dev/allow-deletion"])?;
+    let meant = Patch::Merge(json!({"metadata": {"annotations": {"understudy.dev/allow-deletion": "true"}}}));
+    claims.patch(&later.claim, &PatchParams::default(), &meant).await?;
     claims.delete(&later.claim, &DeleteParams::default()).await?;
     let mirror = await_a_sync(&federation, &later.claim).await?;
     say(&format!("it is mirrored on: {mirror}"));

@@ -91,6 +91,13 @@ impl Agent {
         }
     }
 
+    /// The admission policies that its API server has to enforce, as they were installed.
+    #[must_use]
+    pub fn relying_on(mut self, policies: Vec<serde_json::Value>) -> Agent {
+        self.world.expect_policies(policies);
+        self
+    }
+
     pub fn step(&mut self, now: Moment, event: Event) -> Decision {
         let mut decision = Decision::default();
         self.now = now.max(self.now);
@@ -134,6 +141,7 @@ impl Agent {
                 self.site_written(&placement, result.map(|it| *it), decision)
             }
             Event::SiteSeen { placement, recorded } => self.site_seen(&placement, recorded.map(|it| *it)),
+            Event::PoliciesTried(result) => self.world.see_enforcement(result),
             Event::MemoryWritten { success } => self.memory_written(success),
             Event::Finished { placement, key, result } => self.finished(&placement, &key, result, decision),
         }

@@ -39,6 +39,9 @@ pub mod reason {
     pub const STRANGER_IN_GROUP: &str = "StrangerInGroup";
     pub const RECONCILER_NOT_PAUSED: &str = "ReconcilerNotPaused";
     pub const RECONCILER_NOT_RESUMED: &str = "ReconcilerNotResumed";
+    pub const POLICY_MISSING: &str = "PolicyMissing";
+    pub const POLICY_ALTERED: &str = "PolicyAltered";
+    pub const POLICY_NOT_IN_FORCE: &str = "PolicyNotInForce";
 }
 
 pub fn ailment(reason: &str, message: String) -> Ailment {
@@ -61,6 +64,7 @@ pub fn of_cluster(
     pods(world, assignment, claims, workloads, &mut found);
     unselected(assignment, workloads, &mut found);
     refused_pods(assignment, workloads, &mut found);
+    found.extend(world.enforcement_ailments());
     found
 }
 

@@ -173,6 +173,11 @@ pub enum Effect {
         claim: String,
         size: String,
     },
+    /// Admission lets nobody delete a bound volume that names a placement; none: it names none any more.
+    MarkVolume {
+        volume: String,
+        placement: Option<PlacementId>,
+    },
     /// A Released volume is freed for its claim of the same name.
     ClearClaimReference {
         volume: String,
@@ -283,6 +288,7 @@ impl Effect {
             | Effect::Replace { .. }
             | Effect::EnlargeVolume { .. }
             | Effect::EnlargeClaim { .. }
+            | Effect::MarkVolume { .. }
             | Effect::ClearClaimReference { .. }
             | Effect::UnmarkReplicas { .. }
             | Effect::UnmarkReplication { .. }
@@ -310,6 +316,7 @@ impl Effect {
             | Effect::Replace { .. }
             | Effect::EnlargeVolume { .. }
             | Effect::EnlargeClaim { .. }
+            | Effect::MarkVolume { .. }
             | Effect::ClearClaimReference { .. }
             | Effect::UnmarkReplicas { .. }
             | Effect::UnmarkReplication { .. }
@@ -374,6 +381,8 @@ impl fmt::Display for Effect {
             Effect::EnlargeClaim { claim, size, .. } => {
                 write!(f, "enlarge PersistentVolumeClaim {claim} to {size}")
             }
+            Effect::MarkVolume { volume, placement: Some(_) } => write!(f, "mark PersistentVolume {volume}"),
+            Effect::MarkVolume { volume, placement: None } => write!(f, "unmark PersistentVolume {volume}"),
             Effect::ClearClaimReference { volume, .. } => {
                 write!(f, "clear the claim reference of PersistentVolume {volume}")
             }

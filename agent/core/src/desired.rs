@@ -13,7 +13,7 @@ use crate::group::{self, Replicated};
 use crate::site_state::SiteState;
 use crate::survey::Survey;
 use crate::world::World;
-use crate::{hand_over, promote, resync, stage, workloads};
+use crate::{hand_over, keeping, promote, resync, stage, workloads};
 
 /// All that a duty is judged by.
 #[derive(Clone, Copy)]
@@ -122,11 +122,17 @@ impl Next {
     }
 }
 
+fn protect(view: &View<'_>) -> Next {
+    let mut next = promote::protect_later_claims(view);
+    keeping::mark_volumes(view, &mut next);
+    next
+}
+
 pub fn next(view: &View<'_>, duty: Duty<'_>) -> Next {
     match duty {
         Duty::Watch => Next::waiting_for("the hub to say what this cluster is"),
         Duty::Hold => Next::done(),
-        Duty::Protect => promote::protect_later_claims(view),
+        Duty::Protect => protect(view),
         Duty::Fence => fence::fence(view),
         Duty::ScaleDown => fence::scale_down(view),
         Duty::HandOver => hand_over::hand_over(view),

@@ -55,6 +55,8 @@ pub enum Event {
         placement: PlacementId,
         recorded: Option<Box<Recorded>>,
     },
+    /// The admission policies were tried with a dry run that they must refuse; the error says what came instead.
+    PoliciesTried(Result<(), String>),
     /// The memory has been written, or not.
     MemoryWritten {
         success: bool,

@@ -21,6 +21,10 @@ pub const STAGED_ANNOTATION: &str = "understudy.dev/staged";
 /// On a VolumeGroupReplicationContent that this agent has made as a copy of another cluster's: the group it is for.
 pub const GROUP_ANNOTATION: &str = "understudy.dev/group";
 
+/// On PersistentVolumes of protected claims: the uid of their placement. Admission refuses to delete such a volume while it
+/// is bound.
+pub const PROTECTED_BY_ANNOTATION: &str = "understudy.dev/protected-by";
+
 /// Kubernetes' own default for `terminationGracePeriodSeconds`.
 const DEFAULT_GRACE_SECONDS: u64 = 30;
 
@@ -75,6 +79,7 @@ pub fn volume(object: &Value) -> Option<Volume> {
         released: matches!(text(object, "/status/phase"), Some("Released" | "Failed")),
         claim: claim.map(|(namespace, name)| (namespace.to_owned(), name.to_owned())),
         claim_uid: owned(object, "/spec/claimRef/uid"),
+        protected_by: annotation(object, PROTECTED_BY_ANNOTATION).map(str::to_owned),
         object: object.clone(),
     })
 }

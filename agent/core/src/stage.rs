@@ -12,6 +12,7 @@ use crate::decision::Effect;
 use crate::desired::{Next, View};
 use crate::fence;
 use crate::group;
+use crate::keeping;
 use crate::objects;
 use crate::parse::{STAGED_ANNOTATION, text};
 use crate::volumes::{self, Staged};
@@ -30,6 +31,7 @@ pub fn stage(view: &View<'_>, inventory: Option<&Inventory>) -> Next {
     if kept(Rule::AutoResyncEndsWithTheResync) {
         end_resyncs(view, &mut next);
     }
+    keeping::mark_volumes(view, &mut next);
     let Some(inventory) = inventory else { return next };
     let mut staging = Next::done();
     stage_volumes(view, inventory, false, &mut staging);

@@ -6,6 +6,7 @@ use proto::{Outcome, Role, Rule, WorkloadRef, WorkloadScale, kept};
 use crate::decision::Effect;
 use crate::desired::{Next, View};
 use crate::fence::{self, PROOF_BOUND};
+use crate::keeping;
 use crate::promote::{all_primary, promote, protect_later_claims};
 use crate::world::Workload;
 
@@ -161,6 +162,7 @@ pub fn release(view: &View<'_>) -> Next {
             next.effects.push(target.unmarking(namespace));
         }
     }
+    keeping::unmark_volumes(view, &mut next);
     if !next.effects.is_empty() {
         next.wait_also_for("its marks to be removed");
     } else if view.recorded.is_some() {

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proto::{Moment, Replication, WorkloadRef};
+use proto::{Ailment, Moment, Replication, WorkloadRef};
 use serde_json::Value;
 
+use crate::enforcement::Enforcement;
 use crate::group::{GroupContent, GroupObject};
 use crate::parse;
 use crate::reconcilers::{self, Present, Reconciler};
@@ -35,6 +36,9 @@ pub enum Kind {
     Attachment,
     Pod,
     AddonsNode,
+    /// A ValidatingAdmissionPolicy, of whoever.
+    Policy,
+    PolicyBinding,
     /// Anything that makes pods: with a scale subresource, or a CronJob, or a DaemonSet.
     Workload(WorkloadKind),
     /// What a placement lists to be copied; a Deployment among it is seen as a workload as well.
@@ -84,6 +88,8 @@ pub struct Volume {
     pub released: bool,
     pub claim: Option<Key>,
     pub claim_uid: Option<String>,
+    /// The uid of the placement that it is marked for.
+    pub protected_by: Option<String>,
     pub object: Value,
 }
 
@@ -242,6 +248,9 @@ pub struct World {
     attachments: Shelf<Attachment>,
     pods: Shelf<Pod>,
     addons_nodes: Shelf<AddonsNode>,
+    policies: Shelf<Value>,
+    policy_bindings: Shelf<Value>,
+    enforcement: Enforcement,
     workloads: BTreeMap<WorkloadKind, Shelf<Workload>>,
     objects: BTreeMap<ObjectKind, Shelf<Value>>,
     reconcilers: BTreeMap<Reconciler, Shelf<Present>>,
@@ -266,6 +275,8 @@ impl World {
             Kind::Attachment => self.attachments.take(change, parse::attachment),
             Kind::Pod => self.pods.take(change, parse::pod),
             Kind::AddonsNode => self.addons_nodes.take(change, parse::addons_node),
+            Kind::Policy => self.policies.take(change, |object| Some(object.clone())),
+            Kind::PolicyBinding => self.policy_bindings.take(change, |object| Some(object.clone())),
             Kind::Workload(kind) => {
                 let shelf = self.workloads.entry(kind.clone()).or_default();
                 shelf.take(change, |object| parse::workload(&kind, object));
@@ -279,6 +290,29 @@ impl World {
                 shelf.take(change, |object| reconcilers::parse(kind, object));
             }
         }
+    }
+
+    /// What the API server has to enforce.
+    pub fn expect_policies(&mut self, objects: Vec<Value>) {
+        self.enforcement.expect(objects);
+    }
+
+    /// The admission policies were tried with what they must refuse.
+    pub fn see_enforcement(&mut self, result: Result<(), String>) {
+        if self.enforcement.tried(result) {
+            self.revision += 1;
+        }
+    }
+
+    /// What is wrong with the admission policies here, once they have been read.
+    pub fn enforcement_ailments(&self) -> Vec<Ailment> {
+        if self.policies.listed("").is_none() || self.policy_bindings.listed("").is_none() {
+            return Vec::new();
+        }
+        self.enforcement.ailments(|kind, name| match kind {
+            "ValidatingAdmissionPolicy" => self.policies.get("", name),
+            _ => self.policy_bindings.get("", name),
+        })
     }
 
     /// What is not watched any more is not known any more: when it is watched again, it is read anew before anybody

@@ -226,6 +226,12 @@ impl Kubernetes {
             Effect::EnlargeClaim { claim, size, .. } => self.change(&Kind::Claim, claim, |object| {
                 object["spec"]["resources"]["requests"]["storage"] = json!(size);
             }),
+            Effect::MarkVolume { volume, placement } => self.annotate(
+                &Kind::Volume,
+                volume,
+                "understudy.dev/protected-by",
+                placement.as_ref().map(|placement| json!(placement)),
+            ),
             Effect::ClearClaimReference { volume, .. } => self.change(&Kind::Volume, volume, |object| {
                 if let Some(reference) = object["spec"]["claimRef"].as_object_mut() {
                     reference.remove("uid");

@@ -336,6 +336,8 @@ impl World {
                 | Kind::GroupClass
                 | Kind::GroupContent
                 | Kind::AddonsNode
+                | Kind::Policy
+                | Kind::PolicyBinding
                 | Kind::Object(_)
                 | Kind::Reconciler(_),
                 _,

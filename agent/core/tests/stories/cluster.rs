@@ -160,6 +160,8 @@ impl Cluster {
                 | Kind::GroupContent
                 | Kind::Attachment
                 | Kind::AddonsNode
+                | Kind::Policy
+                | Kind::PolicyBinding
         );
         self.list(kind, !cluster_wide)
     }

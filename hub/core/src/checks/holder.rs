@@ -162,13 +162,17 @@ pub fn unfenceable(o: &Observation, heard: &Heard, report: &Report) -> Option<St
 }
 
 /// What an agent reports that a self-fence cannot stop in time.
-const UNFENCEABLE: [&str; 6] = [
+const UNFENCEABLE: [&str; 9] = [
     "GraceTooLong",
     "BarePodUsesVolume",
     "DaemonSetUsesVolume",
     "JobUsesVolume",
     "UnscalableWorkloadUsesVolume",
     "TooManyClaims",
+    // Whatever makes pods there would start the application again.
+    "PolicyMissing",
+    "PolicyAltered",
+    "PolicyNotInForce",
 ];
 
 pub fn loss_bound_is_known(o: &Observation) -> Option<Finding> {

@@ -171,9 +171,15 @@ fn the_holder_is_not_unassigned_by_an_edit_and_goes_on_under_its_lease() {
 
 #[test]
 fn what_a_self_fence_cannot_stop_disarms() {
-    for reason in
-        ["BarePodUsesVolume", "DaemonSetUsesVolume", "JobUsesVolume", "UnscalableWorkloadUsesVolume"]
-    {
+    for reason in [
+        "BarePodUsesVolume",
+        "DaemonSetUsesVolume",
+        "JobUsesVolume",
+        "UnscalableWorkloadUsesVolume",
+        "PolicyMissing",
+        "PolicyAltered",
+        "PolicyNotInForce",
+    ] {
         let mut story = Story::protected();
         story.member("east").ailments = ailment(reason);
         story.pass(2000);

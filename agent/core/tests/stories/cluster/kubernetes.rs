@@ -69,6 +69,9 @@ impl Cluster {
             Effect::EnlargeClaim { claim, size, .. } => self.change(Kind::Claim, &claim, |object| {
                 object["spec"]["resources"]["requests"]["storage"] = json!(size);
             }),
+            Effect::MarkVolume { volume, placement } => self.change(Kind::Volume, &volume, |object| {
+                object["metadata"]["annotations"]["understudy.dev/protected-by"] = json!(placement);
+            }),
             Effect::ClearClaimReference { volume, .. } => self.change(Kind::Volume, &volume, |object| {
                 object["spec"]["claimRef"]["uid"] = Value::Null;
                 object["status"]["phase"] = json!("Available");
