@@ -46,6 +46,15 @@ pub struct Site {
     pub silences: Vec<(Moment, Duration)>,
     pub paths: BTreeMap<(ClusterName, PathKind), Sighting>,
     pub reports: BTreeMap<PlacementId, Report>,
+    /// The newest sync of each volume, as it was told and as it is believed.
+    pub syncs: BTreeMap<PlacementId, BTreeMap<String, Sync>>,
+}
+
+/// A sync time is of another cluster's clock.
+#[derive(Clone, Copy, Debug)]
+pub struct Sync {
+    told: WallTime,
+    believed: WallTime,
 }
 
 /// One agent's last word on a path to another cluster, and when the hub got it.
@@ -75,6 +84,7 @@ impl Fleet {
                     silences: Vec::new(),
                     paths: BTreeMap::new(),
                     reports: BTreeMap::new(),
+                    syncs: BTreeMap::new(),
                 };
                 self.sites.insert(cluster.name, site);
             }
@@ -115,8 +125,9 @@ impl Fleet {
         }
     }
 
-    pub fn report(&mut self, mut report: Report) {
+    pub fn report(&mut self, wall: WallTime, mut report: Report) {
         if let Some(site) = self.sites.get_mut(&report.cluster) {
+            site.believe_syncs(wall, &mut report);
             // An agent repeats its inventory only when it has changed.
             let known = site.reports.get_mut(&report.placement).and_then(|before| before.inventory.take());
             report.inventory = report.inventory.or(known);
@@ -140,6 +151,22 @@ const SILENCE: Duration = Duration::from_secs(1);
 const SILENCES_REMEMBERED: usize = 16;
 
 impl Site {
+    /// No sync is later than when it was first heard of: a cluster whose clock runs ahead would make its copies look younger
+    /// than they are, and so the loss smaller.
+    fn believe_syncs(&mut self, heard: WallTime, report: &mut Report) {
+        let known = self.syncs.remove(&report.placement).unwrap_or_default();
+        let mut newest = BTreeMap::new();
+        for volume in &mut report.volumes {
+            let Some(replication) = &mut volume.replication else { continue };
+            let Some(told) = replication.last_sync else { continue };
+            let before = known.get(&volume.claim).filter(|sync| sync.told == told);
+            let sync = before.copied().unwrap_or(Sync { told, believed: told.min(heard) });
+            replication.last_sync = Some(sync.believed);
+            newest.insert(volume.claim.clone(), sync);
+        }
+        self.syncs.insert(report.placement.clone(), newest);
+    }
+
     fn remember_silence(&mut self, now: Moment, awake_since: Moment) {
         let silent = self.silent_for(now, awake_since);
         if silent < SILENCE {

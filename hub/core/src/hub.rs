@@ -393,7 +393,7 @@ impl Hub {
         let id = report.placement.clone();
         self.remember_memory(&id, &report.cluster, report.epoch_seen, report.role);
         self.compare_memories(now, &id, decision);
-        self.fleet.report(report);
+        self.fleet.report(now.wall, report);
         vec![id]
     }
 

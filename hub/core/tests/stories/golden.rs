@@ -2,6 +2,7 @@
 
 use crate::story::{Crash, Story, cluster};
 use proto::{PathKind, Role, StepKind};
+use std::time::Duration;
 
 #[test]
 fn an_application_is_adopted_where_it_runs() {
@@ -110,6 +111,20 @@ fn a_loss_beyond_the_bound_moves_nothing() {
     story.pass(12_000);
     assert_eq!((story.promotions(), story.epoch()), (0, 1));
     insta::assert_snapshot!(story.told());
+}
+
+#[test]
+fn a_clock_that_runs_ahead_makes_no_copy_younger() {
+    let mut story = Story::protected();
+    story.edit(|placement| placement.max_data_loss = Some(Duration::from_secs(30)));
+    story.say("the last sync of all bears a time that comes only in an hour");
+    story.member("east").syncs = false;
+    story.member("east").last_sync = Some(story.clock().wall + Duration::from_secs(3_600));
+    story.pass(60_000);
+    story.kill("east");
+    story.pass(12_000);
+    assert_eq!((story.promotions(), story.epoch()), (0, 1), "{}", story.told());
+    assert!(story.told().contains("waits   StaleCopy"), "{}", story.told());
 }
 
 #[test]

@@ -144,7 +144,7 @@ impl Story {
         &self.text
     }
 
-    fn clock(&self) -> Now {
+    pub fn clock(&self) -> Now {
         Now { boot: self.now, wall: WallTime(WALL_ZERO + i64::try_from(self.now.0).expect("a short story")) }
     }
 
