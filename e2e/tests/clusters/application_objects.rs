@@ -14,7 +14,7 @@ use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams
 use serde_json::{Value, json};
 
 const RIGHTS: [&str; 2] =
-    [include_str!("../../deploy/agent/objects.yaml"), include_str!("../../deploy/agent/secrets.yaml")];
+    [include_str!("../../../deploy/agent/objects.yaml"), include_str!("../../../deploy/agent/secrets.yaml")];
 
 fn told() -> Progress {
     Arc::new(|doing: &str| eprintln!("{doing}"))

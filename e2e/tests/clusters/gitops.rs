@@ -18,8 +18,8 @@ use kube::Api;
 use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
-const DEFINITIONS: &str = include_str!("../manifests/gitops.yaml");
-const RIGHTS: &str = include_str!("../../deploy/agent/gitops.yaml");
+const DEFINITIONS: &str = include_str!("../../manifests/gitops.yaml");
+const RIGHTS: &str = include_str!("../../../deploy/agent/gitops.yaml");
 /// On what the agent has paused.
 const MARK: &str = "understudy.dev/paused-for";
 
