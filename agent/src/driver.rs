@@ -220,10 +220,14 @@ impl Driver {
     fn hear_link(&mut self, event: LinkEvent, running: &mut Running) {
         match event {
             LinkEvent::Up => {
+                self.metrics.connected();
                 running.backlog.clear();
                 self.step(Event::HubUp, running);
             }
-            LinkEvent::Down { reason: _ } => self.step(Event::HubDown, running),
+            LinkEvent::Down { reason: _ } => {
+                self.metrics.disconnected();
+                self.step(Event::HubDown, running);
+            }
             LinkEvent::Message(message) => self.step(Event::FromHub(message), running),
         }
     }
@@ -288,7 +292,13 @@ impl Driver {
             let age = i64::try_from(now.since(at).as_millis()).unwrap_or(i64::MAX);
             proto::WallTime(wall.0 - age)
         });
-        self.metrics.publish(Snapshot { last_api_write: written, placements: placements.collect() });
+        self.metrics.publish(Snapshot {
+            last_api_write: written,
+            certificate_ends: self.credentials.not_after(),
+            backlog: running.backlog.len(),
+            requests: REQUESTS - running.requests.available_permits(),
+            placements: placements.collect(),
+        });
     }
 }
 

@@ -40,8 +40,48 @@ const FENCES: Declaration = Declaration {
     meaning: "How often this cluster stopped holding the placement and fenced itself.",
 };
 
+const CONNECTIONS: Declaration = Declaration {
+    name: "understudy.agent.connections",
+    kind: Kind::Counter,
+    unit: "{connection}",
+    attributes: &["result"],
+    meaning: "Streams to the hub: Begun, and Ended. A stream that keeps ending is a link or a certificate that somebody should look at.",
+};
+const QUEUE_LENGTH: Declaration = Declaration {
+    name: "understudy.agent.queue.length",
+    kind: Kind::Gauge,
+    unit: "{item}",
+    attributes: &["queue"],
+    meaning: "What waits in the agent's queues: backlog (messages that the link to the hub does not take) and requests (to its own API server, under way).",
+};
+const CERTIFICATE_EXPIRY: Declaration = Declaration {
+    name: "understudy.certificate.expiry.time",
+    kind: Kind::Gauge,
+    unit: "s",
+    attributes: &[],
+    meaning: "When this process' own certificate ends, as Unix time.",
+};
+const BUILD: Declaration = Declaration {
+    name: "understudy.build.info",
+    kind: Kind::Gauge,
+    unit: "{process}",
+    attributes: &["version"],
+    meaning: "1, by the version that runs.",
+};
+
 /// All of them, in the order of the docs.
-pub const ALL: &[Declaration] = &[API_WRITE_TIME, LEASE_EXPIRY_TIME, ROLE, COMMANDS, FENCES, CALL_DURATION];
+pub const ALL: &[Declaration] = &[
+    API_WRITE_TIME,
+    LEASE_EXPIRY_TIME,
+    ROLE,
+    COMMANDS,
+    FENCES,
+    CONNECTIONS,
+    QUEUE_LENGTH,
+    CERTIFICATE_EXPIRY,
+    BUILD,
+    CALL_DURATION,
+];
 
 /// The calls that other agents make.
 const METHODS: &[&str] = &["dr.v1.Peer/Probe", "dr.v1.Peer/Hold"];
@@ -50,6 +90,10 @@ const METHODS: &[&str] = &["dr.v1.Peer/Probe", "dr.v1.Peer/Hold"];
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
     pub last_api_write: Option<WallTime>,
+    /// In seconds of Unix time.
+    pub certificate_ends: i64,
+    pub backlog: usize,
+    pub requests: usize,
     pub placements: Vec<PlacementSnapshot>,
 }
 
@@ -67,6 +111,7 @@ pub struct Metrics {
     snapshot: watch::Sender<Snapshot>,
     commands: Counter<u64>,
     fences: Counter<u64>,
+    connections: Counter<u64>,
     calls: CallDurations,
 }
 
@@ -76,10 +121,14 @@ impl Metrics {
         API_WRITE_TIME.gauge(meter, &seen, api_write_times);
         LEASE_EXPIRY_TIME.gauge(meter, &seen, lease_expiry_times);
         ROLE.gauge(meter, &seen, roles);
+        QUEUE_LENGTH.gauge(meter, &seen, queue_lengths);
+        CERTIFICATE_EXPIRY.gauge(meter, &seen, certificate_expiry);
+        BUILD.gauge(meter, &seen, |_| vec![BUILD.sample(1.0, [env!("CARGO_PKG_VERSION")])]);
         Metrics {
             snapshot,
             commands: COMMANDS.counter(meter),
             fences: FENCES.counter(meter),
+            connections: CONNECTIONS.counter(meter),
             calls: CallDurations::new(meter, METHODS),
         }
     }
@@ -90,6 +139,14 @@ impl Metrics {
         for one in newly_fenced(&before, &self.snapshot.borrow()) {
             self.fences.add(1, &FENCES.attributes([one.namespace.as_str(), &one.name]));
         }
+    }
+
+    pub fn connected(&self) {
+        self.connections.add(1, &CONNECTIONS.attributes(["Begun"]));
+    }
+
+    pub fn disconnected(&self) {
+        self.connections.add(1, &CONNECTIONS.attributes(["Ended"]));
     }
 
     /// For the server that other agents call.
@@ -129,6 +186,15 @@ fn newly_fenced<'a>(before: &Snapshot, now: &'a Snapshot) -> Vec<&'a PlacementNa
 
 fn api_write_times(snapshot: &Snapshot) -> Vec<Sample> {
     snapshot.last_api_write.iter().map(|at| API_WRITE_TIME.sample(seconds(*at), [])).collect()
+}
+
+fn queue_lengths(snapshot: &Snapshot) -> Vec<Sample> {
+    let of = |(queue, length): (&'static str, usize)| QUEUE_LENGTH.sample(length as f64, [queue]);
+    [("backlog", snapshot.backlog), ("requests", snapshot.requests)].into_iter().map(of).collect()
+}
+
+fn certificate_expiry(snapshot: &Snapshot) -> Vec<Sample> {
+    vec![CERTIFICATE_EXPIRY.sample(snapshot.certificate_ends as f64, [])]
 }
 
 fn lease_expiry_times(snapshot: &Snapshot) -> Vec<Sample> {

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock;
 use crate::crash::CrashPoint;
 use crate::journal_store::JournalStore;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Queues};
 use crate::sessions::{SessionEvent, SessionInbox, Sessions};
 use crate::traces::Traces;
 
@@ -47,7 +47,11 @@ impl Driver {
                 biased;
                 () = stop.cancelled() => return Ok(()),
                 // Before the messages, so that no flood of them can stop the time.
-                _ = ticks.tick() => Event::Tick,
+                _ = ticks.tick() => {
+                    let told = self.told.max_capacity() - self.told.capacity();
+                    self.metrics.queues(Queues { wishes: wishes.len(), agents: inbox.len(), told });
+                    Event::Tick
+                }
                 said = inbox.receive() => match said {
                     Some(said) => heard(said),
                     None => anyhow::bail!("the sessions ended"),

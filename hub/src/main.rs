@@ -1,11 +1,13 @@
 //! The hub: reads its arguments, opens its journal, connects the conversations, and runs until it is told to stop.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Parser;
 use hub_core::{Hub, Settings};
+
+use tls::Credentials;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -55,8 +57,10 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     tasks.spawn(stop_on_signal(stop.clone()));
 
     let credentials = identity::load(arguments.certificate_files(), arguments.trust_domain.clone())?;
+    let opened = Instant::now();
     let (journal, replayed) = JournalStore::open(&arguments.journal, &arguments.hub_name, clock::now().wall)?;
     tracing::info!(lines = replayed.lines.len(), fresh = replayed.fresh, "the journal is open");
+    let replay = opened.elapsed();
     let settings = Settings {
         steady_after: arguments.steady_after,
         moves_at_once: arguments.moves_at_once,
@@ -81,9 +85,9 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     })?;
     tracing::info!(listen = %listener.local_addr()?, term = hub.term().0, "the hub is up");
     let metrics = Metrics::new(&telemetry.meter());
-    metrics.leads(true);
-    metrics.replayed(replayed.lines.iter().map(|line| &line.entry));
-    tasks.spawn(count_refusals(sessions.counters(), metrics.clone()));
+    metrics.leads(hub.term());
+    metrics.replayed(replay, replayed.lines.iter().map(|line| &line.entry));
+    tasks.spawn(count_refusals(sessions.counters(), credentials.clone(), metrics.clone()));
     let (served, calls, until) = (sessions.clone(), metrics.calls(), stop.clone());
     tasks.spawn(async move {
         let settings = SessionSettings { calls, ..SessionSettings::default() };
@@ -116,12 +120,17 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     }
 }
 
-/// Carries the sessions' own counts over to the metrics, which call sites feed.
-async fn count_refusals(counters: Arc<SessionCounters>, metrics: Metrics) -> anyhow::Result<()> {
+/// Carries over to the metrics what nobody tells them: the sessions' own counts, and a certificate that was renewed.
+async fn count_refusals(
+    counters: Arc<SessionCounters>,
+    credentials: Arc<Credentials>,
+    metrics: Metrics,
+) -> anyhow::Result<()> {
     let mut told = SessionRefusal::ALL.map(|reason| (reason, 0));
     let mut often = tokio::time::interval(COUNT_EVERY);
     loop {
         often.tick().await;
+        metrics.certificate_ends(credentials.not_after());
         for (reason, known) in &mut told {
             let now = counters.refusals(*reason);
             (*known..now).for_each(|_| metrics.session_refused(reason.as_str()));

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use hub_core::decision::{Explanation, Send};
 use hub_core::journal::Entry;
-use proto::WallTime;
+use proto::{Term, WallTime};
 use tokio::sync::watch;
 use understudy_telemetry::{CALL_DURATION, CallDurations, Counter, Declaration, Histogram, Kind, Meter};
 
 use crate::journal_store::AppendTimes;
 use decisions::Undecided;
+pub use told::Queues;
 use told::{Ended, Told};
 
 const PLACEMENT: &[&str] = &["namespace", "placement"];
@@ -95,6 +96,18 @@ const EXPECTED_LOSS: Declaration = gauge(
     PLACEMENT,
     "What would be lost if the active cluster were lost now: the age of the worst volume's copy; infinite where it is not known.",
 );
+const LOSS_BOUND: Declaration = gauge(
+    "understudy.placement.loss_bound",
+    "s",
+    PLACEMENT,
+    "How much may be lost: spec.failover.maxDataLoss, or three scheduling intervals of the class. Absent where neither is known.",
+);
+const LAST_MOVE_TIME: Declaration = gauge(
+    "understudy.placement.last_move.time",
+    "s",
+    PLACEMENT,
+    "When the placement was last moved, or else adopted, as Unix time. What is never tried does not work when it is needed.",
+);
 const EXPECTED_RTO: Declaration = gauge(
     "understudy.placement.expected_rto",
     "s",
@@ -131,6 +144,35 @@ const LEADER: Declaration = gauge(
     &[],
     "1 where this process leads, and so decides; 0 elsewhere.",
 );
+
+const TERM: Declaration =
+    gauge("understudy.hub.term", "{term}", &[], "Which start of the hub this is; it grows with every one.");
+const FROZEN: Declaration = gauge(
+    "understudy.hub.frozen",
+    "{placement}",
+    &["reason"],
+    "Placements that are not moved because the hub doubts itself: HubFrozen, or WitnessUnavailable.",
+);
+const QUEUE_LENGTH: Declaration = gauge(
+    "understudy.hub.queue.length",
+    "{item}",
+    &["queue"],
+    "What waits in the hub's queues: wishes (watched objects) and agents (their messages) for the core, told for the writer of statuses.",
+);
+const REPLAY_DURATION: Declaration = gauge(
+    "understudy.journal.replay.duration",
+    "s",
+    &[],
+    "How long it took to read the journal when the hub was started.",
+);
+const CERTIFICATE_EXPIRY: Declaration = gauge(
+    "understudy.certificate.expiry.time",
+    "s",
+    &[],
+    "When this process' own certificate ends, as Unix time.",
+);
+const BUILD: Declaration =
+    gauge("understudy.build.info", "{process}", &["version"], "1, by the version that runs.");
 
 const OPERATIONS: Declaration = counter(
     "understudy.operations",
@@ -169,6 +211,12 @@ const OPERATION_DATA_LOSS: Declaration = histogram(
     &["kind"],
     "What an operation that succeeded gave up, by its receipt: the worst volume. A loss that is not known has no length, and is not in it.",
 );
+const OPERATION_DOWNTIME: Declaration = histogram(
+    "understudy.operation.downtime",
+    OPERATION_SPANS,
+    &["kind"],
+    "The measured RTO: how long the application was away for an operation that succeeded. A failover counts from the lost site's last sign of life, a planned move from the order to stop; both until it was ready again.",
+);
 const STEP_DURATION: Declaration =
     histogram("understudy.hub.step.duration", STEP_SPANS, &[], "How long the hub thought about one event.");
 const APPEND_DURATION: Declaration = histogram(
@@ -185,20 +233,29 @@ pub const ALL: &[Declaration] = &[
     LAST_SYNC_TIME,
     LAG,
     EXPECTED_LOSS,
+    LOSS_BOUND,
     EXPECTED_RTO,
+    LAST_MOVE_TIME,
     CONDITION,
     ACTIVE,
     OPERATIONS,
     OPERATION_DURATION,
     OPERATION_STEP_DURATION,
     OPERATION_DATA_LOSS,
+    OPERATION_DOWNTIME,
     OPERATION_ACTIVE,
     OPERATION_PROPOSED,
     SESSIONS,
     DECISIONS,
     LEADER,
+    TERM,
+    FROZEN,
+    QUEUE_LENGTH,
     STEP_DURATION,
     APPEND_DURATION,
+    REPLAY_DURATION,
+    CERTIFICATE_EXPIRY,
+    BUILD,
     CALL_DURATION,
 ];
 
@@ -211,6 +268,7 @@ pub struct Metrics {
     operation_duration: Histogram<f64>,
     operation_step_duration: Histogram<f64>,
     operation_data_loss: Histogram<f64>,
+    operation_downtime: Histogram<f64>,
     sessions: Counter<u64>,
     decisions: Counter<u64>,
     step_duration: Histogram<f64>,
@@ -227,12 +285,20 @@ impl Metrics {
         LAST_SYNC_TIME.gauge(meter, &seen, Told::last_sync_times);
         LAG.gauge(meter, &seen, Told::lags);
         EXPECTED_LOSS.gauge(meter, &seen, Told::expected_losses);
+        LOSS_BOUND.gauge(meter, &seen, Told::loss_bounds);
         EXPECTED_RTO.gauge(meter, &seen, Told::expected_rtos);
+        LAST_MOVE_TIME.gauge(meter, &seen, Told::last_move_times);
         CONDITION.gauge(meter, &seen, Told::conditions);
         ACTIVE.gauge(meter, &seen, Told::active_clusters);
         OPERATION_ACTIVE.gauge(meter, &seen, Told::active_operations);
         OPERATION_PROPOSED.gauge(meter, &seen, Told::proposed_operations);
         LEADER.gauge(meter, &seen, Told::leader);
+        TERM.gauge(meter, &seen, Told::term);
+        FROZEN.gauge(meter, &seen, Told::frozen);
+        QUEUE_LENGTH.gauge(meter, &seen, Told::queue_lengths);
+        REPLAY_DURATION.gauge(meter, &seen, Told::replay);
+        CERTIFICATE_EXPIRY.gauge(meter, &seen, Told::certificate_expiry);
+        BUILD.gauge(meter, &seen, Told::build);
         Metrics {
             told,
             undecided: Arc::default(),
@@ -240,6 +306,7 @@ impl Metrics {
             operation_duration: OPERATION_DURATION.histogram(meter),
             operation_step_duration: OPERATION_STEP_DURATION.histogram(meter),
             operation_data_loss: OPERATION_DATA_LOSS.histogram(meter),
+            operation_downtime: OPERATION_DOWNTIME.histogram(meter),
             sessions: SESSIONS.counter(meter),
             decisions: DECISIONS.counter(meter),
             step_duration: STEP_DURATION.histogram(meter),
@@ -248,9 +315,19 @@ impl Metrics {
         }
     }
 
-    /// Whether this process leads.
-    pub fn leads(&self, leads: bool) {
-        self.told.send_modify(|told| told.leads = leads);
+    /// This process leads in this term.
+    pub fn leads(&self, term: Term) {
+        self.told.send_modify(|told| told.leads = Some(term));
+    }
+
+    /// How much waits in each queue.
+    pub fn queues(&self, queues: Queues) {
+        self.told.send_if_modified(|told| std::mem::replace(&mut told.queues, queues) != queues);
+    }
+
+    /// When our own certificate ends, in seconds of Unix time.
+    pub fn certificate_ends(&self, at: i64) {
+        self.told.send_if_modified(|told| told.certificate_ends.replace(at) != Some(at));
     }
 
     /// Takes in what is told to everybody.
@@ -273,8 +350,9 @@ impl Metrics {
         }
     }
 
-    /// Takes in what an earlier hub had begun, so that its end is known by its kind.
-    pub fn replayed<'a>(&self, entries: impl Iterator<Item = &'a Entry>) {
+    /// Takes in what an earlier hub had begun, so that its end is known by its kind; reading it took so long.
+    pub fn replayed<'a>(&self, took: Duration, entries: impl Iterator<Item = &'a Entry>) {
+        self.told.send_modify(|told| told.replay = Some(took));
         let mut undecided = self.undecided.lock().unwrap_or_else(PoisonError::into_inner);
         for entry in entries {
             undecided.decision(entry);
@@ -309,7 +387,7 @@ impl Metrics {
     }
 
     fn ended(&self, ended: &Ended) {
-        let Ended { kind, trigger, result, took, steps, worst_loss } = ended;
+        let Ended { kind, trigger, result, took, steps, worst_loss, downtime } = ended;
         self.operations.add(1, &OPERATIONS.attributes([*kind, *trigger, *result]));
         if let Some(took) = took {
             self.operation_duration.record(*took, &OPERATION_DURATION.attributes([*kind, *result]));
@@ -320,6 +398,9 @@ impl Metrics {
         }
         if let Some(loss) = worst_loss {
             self.operation_data_loss.record(*loss, &OPERATION_DATA_LOSS.attributes([*kind]));
+        }
+        if let Some(away) = downtime {
+            self.operation_downtime.record(*away, &OPERATION_DOWNTIME.attributes([*kind]));
         }
     }
 }

@@ -173,6 +173,15 @@ pub struct SessionInbox {
 }
 
 impl SessionInbox {
+    /// How many messages wait.
+    pub fn len(&self) -> usize {
+        self.events.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.events.is_empty()
+    }
+
     /// The next event; none when no session can come any more. May be dropped while it waits.
     pub async fn receive(&mut self) -> Option<SessionEvent> {
         loop {

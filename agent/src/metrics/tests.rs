@@ -21,6 +21,9 @@ fn snapshot(role: Role) -> Snapshot {
     let lease_expiry = (role == Role::Holder).then_some(WallTime(30_000));
     Snapshot {
         last_api_write: Some(WallTime(5_000)),
+        certificate_ends: 86_400,
+        backlog: 3,
+        requests: 1,
         placements: vec![PlacementSnapshot { name, role, lease_expiry }],
     }
 }
@@ -52,6 +55,8 @@ fn every_declared_instrument_is_scraped_with_its_kind_and_labels() {
     metrics.publish(snapshot(Role::Fenced));
     metrics.publish(snapshot(Role::Holder));
     metrics.sent(&answer(Outcome::Done));
+    metrics.connected();
+    metrics.disconnected();
     // Calls are measured by the layer in the server; the telemetry crate tests it.
     let ours: Vec<Declaration> = ALL.iter().copied().filter(|one| *one != CALL_DURATION).collect();
     assert_eq!(deviations(&telemetry.scrape(), &ours), Vec::<String>::new());

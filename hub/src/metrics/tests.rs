@@ -70,7 +70,7 @@ fn placement(waiting: Option<Reason>) -> Explanation {
             expected_loss: Some(Duration::from_secs(30)),
             expected_rto: Duration::from_secs(110),
             last_syncs: vec![("data".into(), Some(WallTime(5_000))), ("logs".into(), None)],
-            bound: None,
+            bound: Some(Duration::from_secs(600)),
         },
         waiting: waiting.map(|reason| Finding::new(reason, "waits")),
     }))
@@ -179,7 +179,7 @@ fn grant() -> hub_core::decision::Send {
 
 /// A value for every instrument.
 fn tell_everything(metrics: &Metrics) {
-    metrics.leads(true);
+    metrics.leads(Term(1));
     metrics.explain(&Explanation::Site(SiteReport {
         cluster: east(),
         liveness: Liveness::Suspected,
@@ -194,6 +194,9 @@ fn tell_everything(metrics: &Metrics) {
     metrics.appended(AppendTimes { total: Duration::from_millis(3), commit: Duration::from_millis(2) });
     metrics.session_began();
     metrics.session_refused("wrong_identity");
+    metrics.queues(Queues { wishes: 1, agents: 2, told: 3 });
+    metrics.certificate_ends(86_400);
+    metrics.replayed(Duration::from_millis(250), [].iter());
 }
 
 fn assert_has(scrape: &str, lines: &[&str]) {
@@ -235,6 +238,12 @@ fn gauges_show_the_newest_of_what_was_told_until_a_placement_is_released() {
             r#"understudy_placement_active{cluster="east",namespace="shop",placement="web"} 1"#,
             r#"understudy_operation_active{kind="FailOver",namespace="shop",placement="web",step="Promote"} 1"#,
             "understudy_hub_leader 1",
+            "understudy_hub_term 1",
+            r#"understudy_hub_frozen{reason="HubFrozen"} 0"#,
+            r#"understudy_hub_queue_length{queue="agents"} 2"#,
+            r#"understudy_placement_loss_bound_seconds{namespace="shop",placement="web"} 600"#,
+            "understudy_certificate_expiry_time_seconds 86400",
+            "understudy_journal_replay_duration_seconds 0.25",
         ],
     );
     assert!(!scrape.contains(r#"volume="logs""#), "a volume that never synced has no time\n{scrape}");
@@ -258,6 +267,7 @@ fn an_operation_that_ends_is_counted_once_with_its_times_and_its_worst_loss() {
         &[
             r#"understudy_operations_total{kind="FailOver",result="Succeeded",trigger="Observed"} 1"#,
             r#"understudy_operation_duration_seconds_sum{kind="FailOver",result="Succeeded"} 48"#,
+            r#"understudy_operation_downtime_seconds_sum{kind="FailOver"} 60"#,
             r#"understudy_operation_step_duration_seconds_sum{kind="FailOver",step="Promote"} 3"#,
             r#"understudy_operation_data_loss_seconds_sum{kind="FailOver"} 40"#,
         ],
@@ -337,7 +347,7 @@ fn what_is_proposed_withdrawn_begun_and_aborted_is_counted_by_its_kind() {
 fn what_an_earlier_hub_had_begun_is_known_by_its_kind_and_not_counted_again() {
     let telemetry = telemetry();
     let metrics = Metrics::new(&telemetry.meter());
-    metrics.replayed([Entry::Intent(intent(RecordedKind::FailOver))].iter());
+    metrics.replayed(Duration::ZERO, [Entry::Intent(intent(RecordedKind::FailOver))].iter());
     metrics.recorded(&[aborted()]);
     let scrape = telemetry.scrape();
     assert_has(&scrape, &[r#"understudy_decisions_total{decision="Abort",reason="FailOver"} 1"#]);

@@ -1,19 +1,21 @@
 //! The newest of everything that was told, from which the gauges read.
 
 use std::collections::BTreeMap;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crds::cluster::Liveness;
+use crds::conditions::Reason;
 use crds::operation::{DROperationStatus, OperationKind, OperationPhase, StepState};
 use hub_core::decision::{Explanation, Send};
 use hub_core::explain::{OperationView, PlacementView, SiteReport};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
-use proto::{ClusterName, FromHub, OperationId, PlacementId, WallTime};
+use proto::{ClusterName, FromHub, OperationId, PlacementId, StepKind, Term, WallTime};
 use understudy_telemetry::{Declaration, Sample};
 
 use super::{
-    ACTIVE, CONDITION, EXPECTED_LOSS, EXPECTED_RTO, HEARTBEAT_TIME, LAG, LAST_SYNC_TIME, LEADER,
-    LEASE_EXPIRY_TIME, LIVENESS, OPERATION_ACTIVE, OPERATION_PROPOSED,
+    ACTIVE, BUILD, CERTIFICATE_EXPIRY, CONDITION, EXPECTED_LOSS, EXPECTED_RTO, FROZEN, HEARTBEAT_TIME, LAG,
+    LAST_MOVE_TIME, LAST_SYNC_TIME, LEADER, LEASE_EXPIRY_TIME, LIVENESS, LOSS_BOUND, OPERATION_ACTIVE,
+    OPERATION_PROPOSED, QUEUE_LENGTH, REPLAY_DURATION, TERM,
 };
 
 /// How many volumes of one placement have a series of their own.
@@ -21,7 +23,10 @@ const VOLUMES: usize = 16;
 
 #[derive(Clone, Debug, Default)]
 pub struct Told {
-    pub leads: bool,
+    pub leads: Option<Term>,
+    pub queues: Queues,
+    pub replay: Option<Duration>,
+    pub certificate_ends: Option<i64>,
     sites: BTreeMap<ClusterName, SiteReport>,
     placements: BTreeMap<PlacementId, PlacementView>,
     /// Those that run.
@@ -29,6 +34,15 @@ pub struct Told {
     /// Those that wait for a human's answer.
     proposals: BTreeMap<(PlacementId, OperationId), OperationView>,
     leases: BTreeMap<(PlacementId, ClusterName), WallTime>,
+    moved: BTreeMap<PlacementId, WallTime>,
+}
+
+/// How much waits in the hub's queues.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Queues {
+    pub wishes: usize,
+    pub agents: usize,
+    pub told: usize,
 }
 
 /// What an explanation brought that happens only once.
@@ -47,6 +61,7 @@ pub struct Ended {
     pub took: Option<f64>,
     pub steps: Vec<(String, f64)>,
     pub worst_loss: Option<f64>,
+    pub downtime: Option<f64>,
 }
 
 impl Told {
@@ -93,13 +108,29 @@ impl Told {
                 None
             }
             Standing::Ended(result) => {
+                self.note_move(view, result);
                 self.proposals.remove(&key);
                 self.operations.remove(&key).map(|_| ended(view, result))
             }
         }
     }
 
+    fn note_move(&mut self, view: &OperationView, result: &str) {
+        let moves = match view.spec.kind {
+            OperationKind::Deploy
+            | OperationKind::FailOver
+            | OperationKind::Migrate
+            | OperationKind::FailBack => result == SUCCEEDED,
+            OperationKind::Readopt | OperationKind::Resync | OperationKind::Release => false,
+        };
+        if let Some(finished) = view.status.finished.as_ref().filter(|_| moves) {
+            let last = self.moved.entry(view.placement.clone()).or_insert(WallTime(0));
+            *last = WallTime(finished.0.as_millisecond()).max(*last);
+        }
+    }
+
     fn forget(&mut self, placement: &PlacementId) {
+        self.moved.remove(placement);
         self.placements.remove(placement);
         self.operations.retain(|(id, _), _| id != placement);
         self.proposals.retain(|(id, _), _| id != placement);
@@ -231,8 +262,56 @@ impl Told {
         self.proposals.values().map(of).collect()
     }
 
+    pub fn loss_bounds(&self) -> Vec<Sample> {
+        let of = |view: &PlacementView| {
+            let bound = view.figures.bound?;
+            Some(LOSS_BOUND.sample(bound.as_secs_f64(), [view.name.namespace.as_str(), &view.name.name]))
+        };
+        self.placements.values().filter_map(of).collect()
+    }
+
+    pub fn last_move_times(&self) -> Vec<Sample> {
+        let of = |(placement, at): (&PlacementId, &WallTime)| {
+            let name = &self.placements.get(placement)?.name;
+            Some(LAST_MOVE_TIME.sample(seconds(*at), [name.namespace.as_str(), &name.name]))
+        };
+        self.moved.iter().filter_map(of).collect()
+    }
+
     pub fn leader(&self) -> Vec<Sample> {
-        vec![LEADER.sample(truth(self.leads), [])]
+        vec![LEADER.sample(truth(self.leads.is_some()), [])]
+    }
+
+    pub fn term(&self) -> Vec<Sample> {
+        self.leads.iter().map(|term| TERM.sample(term.0 as f64, [])).collect()
+    }
+
+    pub fn frozen(&self) -> Vec<Sample> {
+        let of = |reason: Reason| {
+            let says = |view: &&PlacementView| {
+                view.status.conditions.iter().any(|condition| condition.reason == reason.as_str())
+            };
+            FROZEN.sample(self.placements.values().filter(says).count() as f64, [reason.as_str()])
+        };
+        [Reason::HubFrozen, Reason::WitnessUnavailable].into_iter().map(of).collect()
+    }
+
+    pub fn queue_lengths(&self) -> Vec<Sample> {
+        let Queues { wishes, agents, told } = self.queues;
+        let of = |(queue, length): (&'static str, usize)| QUEUE_LENGTH.sample(length as f64, [queue]);
+        [("wishes", wishes), ("agents", agents), ("told", told)].into_iter().map(of).collect()
+    }
+
+    pub fn replay(&self) -> Vec<Sample> {
+        self.replay.iter().map(|took| REPLAY_DURATION.sample(took.as_secs_f64(), [])).collect()
+    }
+
+    pub fn certificate_expiry(&self) -> Vec<Sample> {
+        self.certificate_ends.iter().map(|at| CERTIFICATE_EXPIRY.sample(*at as f64, [])).collect()
+    }
+
+    pub fn build(&self) -> Vec<Sample> {
+        vec![BUILD.sample(1.0, [env!("CARGO_PKG_VERSION")])]
     }
 }
 
@@ -257,6 +336,24 @@ fn ended(view: &OperationView, result: &'static str) -> Ended {
         took,
         steps: status.durations.iter().map(|part| (part.phase.clone(), part.seconds)).collect(),
         worst_loss: worst_loss(status).filter(|_| result == SUCCEEDED),
+        downtime: away_since(view)
+            .zip(status.finished.as_ref())
+            .filter(|_| result == SUCCEEDED)
+            .map(|(since, finished)| (micros(finished) - since).max(0.0)),
+    }
+}
+
+/// Since when nobody could use the application, where the operation is about that.
+fn away_since(view: &OperationView) -> Option<f64> {
+    match view.spec.kind {
+        OperationKind::FailOver => view.status.lost_at.as_ref().map(micros),
+        OperationKind::Migrate | OperationKind::FailBack => {
+            let stops = view.status.plan.iter().find(|step| step.name == StepKind::ScaleDown.as_str())?;
+            stops.started.as_ref().map(micros)
+        }
+        OperationKind::Deploy | OperationKind::Readopt | OperationKind::Resync | OperationKind::Release => {
+            None
+        }
     }
 }
 
