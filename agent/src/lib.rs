@@ -9,6 +9,7 @@ pub mod apply;
 pub mod memory;
 pub mod site_states;
 pub mod watches;
+pub mod witnesses;
 
 pub mod identity;
 pub mod link;

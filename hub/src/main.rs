@@ -1,10 +1,12 @@
 //! The hub: reads its arguments, opens its journal, connects the conversations, and runs until it is told to stop.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
+use hub_core::witness::Witness;
 use hub_core::{Hub, Settings};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -17,8 +19,9 @@ use understudy_hub::journal_store::JournalStore;
 use understudy_hub::metrics::Metrics;
 use understudy_hub::sessions::{SessionCounters, SessionRefusal, SessionSettings, Sessions};
 use understudy_hub::traces::Traces;
-use understudy_hub::{approvals, clock, identity, pki, placements, status_writer, telemetry};
+use understudy_hub::{approvals, clock, identity, pki, placements, status_writer, telemetry, witnesses};
 use understudy_telemetry::{Health, serve};
+use witness::WitnessSettings;
 
 const _: () = assert!(!proto::rule::CAN_BE_SWITCHED_OFF, "what runs in a cluster keeps every safety rule");
 
@@ -54,14 +57,17 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     tasks.spawn(stop_on_signal(stop.clone()));
 
+    arguments.check_witnesses()?;
     let credentials = identity::load(arguments.certificate_files(), arguments.trust_domain.clone())?;
     let (journal, replayed) = JournalStore::open(&arguments.journal, &arguments.hub_name, clock::now().wall)?;
     tracing::info!(lines = replayed.lines.len(), fresh = replayed.fresh, "the journal is open");
     let settings = Settings {
         steady_after: arguments.steady_after,
         moves_at_once: arguments.moves_at_once,
+        witnesses: arguments.witnesses.iter().map(configured).collect(),
         ..Settings::new(&arguments.hub_name, &arguments.failure_domain)
     };
+    let witnesses = witnesses::connect(&arguments.witnesses).await?;
     let (hub, first) = Hub::start(settings, clock::now(), &replayed.lines, replayed.remembered);
 
     let client = kube::Client::try_default().await.context("connecting to the hub's own API server")?;
@@ -73,7 +79,7 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     tasks.spawn(placements::watch_placements(client.clone(), wish.clone()));
     tasks.spawn(placements::watch_clusters(client.clone(), wish.clone(), known));
     tasks.spawn(approvals::watch_approvals(client.clone(), wish.clone()));
-    tasks.spawn(placements::verify_placements(client.clone(), wanted_reads, wish));
+    tasks.spawn(placements::verify_placements(client.clone(), wanted_reads, wish.clone()));
     tasks.spawn(status_writer::run(client, told));
 
     let listener = TcpListener::bind(arguments.listen).await.with_context(|| {
@@ -89,12 +95,19 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
         let settings = SessionSettings { calls, ..SessionSettings::default() };
         served.serve(listener, credentials, settings, until).await.context("serving the agents")
     });
+    let mut wanted_visits = BTreeMap::new();
+    for witness in witnesses {
+        let (want, wanted) = mpsc::channel(witnesses::VISITS);
+        wanted_visits.insert(witness.name().to_owned(), want);
+        tasks.spawn(witnesses::attend(witness, wanted, wish.clone(), metrics.clone()));
+    }
     let driver = Driver {
         hub,
         journal,
         sessions,
         told: tell,
         wanted_reads: want_read,
+        wanted_visits,
         metrics,
         traces: Traces::default(),
         crash: CrashPoint::from_environment(),
@@ -114,6 +127,10 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
         Some(Err(panicked)) => Err(panicked.into()),
         Some(Ok(_)) | None => Ok(()),
     }
+}
+
+fn configured(settings: &WitnessSettings) -> Witness {
+    Witness { name: settings.name.clone(), failure_domain: settings.failure_domain.clone() }
 }
 
 /// Carries the sessions' own counts over to the metrics, which call sites feed.

@@ -13,7 +13,7 @@ use understudy_telemetry::{Declaration, Sample};
 
 use super::{
     ACTIVE, CONDITION, EXPECTED_LOSS, EXPECTED_RTO, HEARTBEAT_TIME, LAG, LAST_SYNC_TIME, LEADER,
-    LEASE_EXPIRY_TIME, LIVENESS, OPERATION_ACTIVE, OPERATION_PROPOSED,
+    LEASE_EXPIRY_TIME, LIVENESS, OPERATION_ACTIVE, OPERATION_PROPOSED, WITNESS_TIME,
 };
 
 /// How many volumes of one placement have a series of their own.
@@ -29,6 +29,7 @@ pub struct Told {
     /// Those that wait for a human's answer.
     proposals: BTreeMap<(PlacementId, OperationId), OperationView>,
     leases: BTreeMap<(PlacementId, ClusterName), WallTime>,
+    pub witnesses: BTreeMap<String, WallTime>,
 }
 
 /// What an explanation brought that happens only once.
@@ -119,6 +120,11 @@ impl Told {
     pub fn heartbeat_times(&self) -> Vec<Sample> {
         let heard = self.sites.values().filter_map(|site| Some((site, site.last_heartbeat?)));
         heard.map(|(site, at)| HEARTBEAT_TIME.sample(seconds(at), [site.cluster.as_str()])).collect()
+    }
+
+    pub fn witness_times(&self) -> Vec<Sample> {
+        let answered = self.witnesses.iter();
+        answered.map(|(name, at)| WITNESS_TIME.sample(seconds(*at), [name.as_str()])).collect()
     }
 
     pub fn liveness(&self) -> Vec<Sample> {
