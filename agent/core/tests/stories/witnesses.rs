@@ -30,6 +30,7 @@ fn told(east: &mut Cluster) -> Option<PathState> {
 #[test]
 fn a_cluster_shows_its_life_as_long_as_it_may_hold_something_and_no_longer() {
     let mut east = holding_east();
+    east.visits.clear();
     east.pass_seconds(2);
     assert!(east.visits.iter().all(|visit| visit.advance) && !east.visits.is_empty());
     east.say("the hub falls silent, and the peer promises once");
