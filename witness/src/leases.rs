@@ -1,5 +1,6 @@
 //! Reading and writing the Leases of a witness. Every call has a deadline, and a write never undoes a newer one.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -44,6 +45,8 @@ pub struct Witness {
     api: Api<Lease>,
     /// This cluster's own Lease as it was last written.
     own: Option<Lease>,
+    /// The Leases of placements as they were last seen, so that each write is one call.
+    placements: BTreeMap<String, Lease>,
 }
 
 /// A sign of life of one cluster.
@@ -60,15 +63,15 @@ impl Witness {
     /// Reads the kubeconfig. Nothing is asked of the witness yet.
     pub async fn new(settings: WitnessSettings) -> Result<Witness, WitnessError> {
         let api = api(&settings).await?;
-        Ok(Witness { settings, api, own: None })
+        Ok(Witness { settings, api, own: None, placements: BTreeMap::new() })
     }
 
     pub fn name(&self) -> &str {
         &self.settings.name
     }
 
-    /// Advances this cluster's Lease if asked to, then looks at all of them. After a failure the kubeconfig is read
-    /// again: its credentials may have been renewed.
+    /// Advances this cluster's Lease if asked to, then looks at those of all clusters. After a failure the kubeconfig is
+    /// read again: its credentials may have been renewed.
     pub async fn visit_as_cluster(
         &mut self,
         sign: Option<&SignOfLife>,
@@ -78,7 +81,8 @@ impl Witness {
             if let Some(sign) = sign {
                 witness.advance(sign).await?;
             }
-            witness.look().await
+            // Any that has the label: an agent need not read what is remembered of a thousand placements.
+            witness.look(CLUSTER).await
         };
         self.within(deadline, visit).await
     }
@@ -93,7 +97,7 @@ impl Witness {
             for testimony in testimonies {
                 witness.remember(testimony).await?;
             }
-            witness.look().await
+            witness.look(&format!("{}={}", PART_OF.0, PART_OF.1)).await
         };
         self.within(deadline, visit).await
     }
@@ -107,6 +111,7 @@ impl Witness {
         let visited = timeout(deadline, visit(self)).await.unwrap_or(Err(late));
         if visited.is_err() {
             self.own = None;
+            self.placements.clear();
             if let Ok(api) = api(&self.settings).await {
                 self.api = api;
             }
@@ -133,10 +138,15 @@ impl Witness {
     }
 
     /// A newer epoch stays: whoever wrote it knows more, which the look that follows shows.
-    async fn remember(&self, testimony: &Testimony) -> Result<(), WitnessError> {
+    async fn remember(&mut self, testimony: &Testimony) -> Result<(), WitnessError> {
         let name = format!("understudy-placement-{}", testimony.placement);
-        let reading = self.failed("reading the Lease of a placement");
-        let known = self.api.get_opt(&name).await.map_err(reading)?;
+        let known = match self.placements.remove(&name) {
+            Some(known) => Some(known),
+            None => {
+                let reading = self.failed("reading the Lease of a placement");
+                self.api.get_opt(&name).await.map_err(reading)?
+            }
+        };
         if known.as_ref().is_some_and(|known| epoch_of(known) > testimony.epoch) {
             return Ok(());
         }
@@ -160,13 +170,16 @@ impl Witness {
         }
     }
 
-    async fn look(&self) -> Result<WitnessLook, WitnessError> {
-        let ours = ListParams::default().labels(&format!("{}={}", PART_OF.0, PART_OF.1));
-        let leases = self.api.list(&ours).await.map_err(self.failed("listing the Leases"))?;
-        Ok(WitnessLook {
+    async fn look(&mut self, labels: &str) -> Result<WitnessLook, WitnessError> {
+        let wanted = ListParams::default().labels(labels);
+        let leases = self.api.list(&wanted).await.map_err(self.failed("listing the Leases"))?;
+        let look = WitnessLook {
             clusters: leases.iter().filter_map(version_of_cluster).collect(),
             placements: leases.iter().filter_map(testimony_of).collect(),
-        })
+        };
+        let placements = leases.items.into_iter().filter(|lease| labelled(lease, PLACEMENT).is_some());
+        self.placements = placements.map(|lease| (lease.name_any(), lease)).collect();
+        Ok(look)
     }
 
     fn fresh(&self, name: &str, label: &str, value: &str) -> Lease {
@@ -228,8 +241,6 @@ fn epoch_of(lease: &Lease) -> Epoch {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
 
     fn lease(labels: &[(&str, &str)]) -> Lease {

@@ -351,7 +351,7 @@ impl Hub {
 
     /// Whoever remembers more than this journal says so, of the placements that there are.
     fn visited(&mut self, now: Now, visited: &Visited, decision: &mut Decision) -> Vec<PlacementId> {
-        self.witnesses.visited(visited);
+        self.witnesses.visited(visited, &self.ledger);
         let named = visited.look.placements.iter().map(|testimony| &testimony.placement);
         for id in named {
             self.compare_memories(now, id, decision);

@@ -8,6 +8,9 @@ use proto::{ClusterName, Epoch, Moment, PlacementId, Pulse, Pulses, Testimony, T
 use crate::placement::Placement;
 use crate::progress::Ledger;
 
+/// So many placements are told to a witness in one visit, so that the look after it comes in time.
+const TOLD_AT_ONCE: usize = 8;
+
 /// A witness as the installation names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Witness {
@@ -86,12 +89,16 @@ impl Witnesses {
         }
     }
 
-    pub fn visited(&mut self, visited: &Visited) {
+    /// More than one visit can tell is told in another one at once.
+    pub fn visited(&mut self, visited: &Visited, ledger: &Ledger) {
         let Visited { witness, began, look } = visited;
         let Some(known) = self.known.iter_mut().find(|known| known.witness.name == *witness) else { return };
         known.answered = known.answered.max(Some(*began));
         known.pulses.look(*began, &look.clusters);
         known.testimonies = look.placements.iter().map(|one| (one.placement.clone(), one.clone())).collect();
+        if known.owed(ledger).count() > TOLD_AT_ONCE {
+            known.asked = None;
+        }
     }
 
     /// What is not written down elsewhere yet is worth a visit at once.
@@ -107,7 +114,7 @@ impl Witnesses {
             self.known.iter_mut().filter(|known| known.asked.is_none_or(|asked| now.since(asked) >= every));
         due.map(|known| {
             known.asked = Some(now);
-            let testimonies = known.owed(ledger);
+            let testimonies = known.owed(ledger).take(TOLD_AT_ONCE).collect();
             Visit { witness: known.witness.name.clone(), testimonies, deadline }
         })
         .collect()
@@ -142,23 +149,19 @@ impl Known {
     }
 
     /// Nothing, before it was looked at: it may remember more than this hub.
-    fn owed(&self, ledger: &Ledger) -> Vec<Testimony> {
-        if self.answered.is_none() {
-            return Vec::new();
-        }
+    fn owed<'a>(&'a self, ledger: &'a Ledger) -> impl Iterator<Item = Testimony> + 'a {
         let entered = ledger.placements.iter().filter(|(_, progress)| progress.highest > Epoch(0));
-        let wanted =
-            entered.filter(|(_, progress)| !progress.released).map(|(placement, progress)| Testimony {
-                placement: placement.clone(),
-                epoch: progress.highest,
-                holder: progress.ownership.as_ref().map(|ownership| ownership.holder.clone()),
-            });
-        let behind = |wanted: &Testimony| {
+        let wanted = entered.filter(|(_, progress)| self.answered.is_some() && !progress.released);
+        let wanted = wanted.map(|(placement, progress)| Testimony {
+            placement: placement.clone(),
+            epoch: progress.highest,
+            holder: progress.ownership.as_ref().map(|ownership| ownership.holder.clone()),
+        });
+        wanted.filter(|wanted| {
             self.testimonies.get(&wanted.placement).is_none_or(|known| {
                 known.epoch < wanted.epoch || known.epoch == wanted.epoch && known.holder != wanted.holder
             })
-        };
-        wanted.filter(behind).collect()
+        })
     }
 }
 
@@ -171,5 +174,45 @@ impl WitnessView<'_> {
     /// Since the holder's Lease was last found anew; none: it has no Lease there.
     pub fn last_beat(&self) -> Option<Duration> {
         Some(self.holder?.still_for + self.look_age?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::{PlacementName, WallTime};
+
+    use super::*;
+    use crate::journal::Entry;
+
+    fn ledger_of(placements: usize) -> Ledger {
+        let mut ledger = Ledger::default();
+        for number in 0..placements {
+            let entry = Entry::Ownership {
+                placement: PlacementId::parse(&format!("uid-{number}")).expect("a uid"),
+                name: PlacementName::parse("shop", "shop").expect("a name"),
+                epoch: Epoch(1),
+                holder: ClusterName::parse("east").expect("a name"),
+            };
+            ledger.fold(WallTime(0), &entry);
+        }
+        ledger
+    }
+
+    #[test]
+    fn a_witness_that_lost_everything_is_told_many_placements_in_visits_that_follow_at_once() {
+        let third = Witness { name: "third".to_owned(), failure_domain: "third-site".to_owned() };
+        let (mut witnesses, ledger) = (Witnesses::new(&[third]), ledger_of(20));
+        let (now, mut told, mut visits) = (Moment(1_000), Vec::new(), 0);
+        while let Some(visit) = witnesses.due(now, &ledger).into_iter().next() {
+            assert!(visit.testimonies.len() <= TOLD_AT_ONCE, "{}", visit.testimonies.len());
+            told.extend(visit.testimonies);
+            visits += 1;
+            let look = WitnessLook { placements: told.clone(), ..WitnessLook::default() };
+            witnesses.visited(&Visited { witness: visit.witness, began: now, look }, &ledger);
+        }
+        // The first one only looks; what is left after the third is told with the next look that is due.
+        assert_eq!((visits, told.len()), (3, 16));
+        let later = witnesses.due(now + Timing::DEFAULT.renew, &ledger);
+        assert_eq!(later.first().map(|visit| visit.testimonies.len()), Some(4));
     }
 }
