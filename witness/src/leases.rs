@@ -252,6 +252,15 @@ mod tests {
         lease
     }
 
+    #[tokio::test]
+    async fn a_kubeconfig_that_is_not_there_is_named_with_its_witness() {
+        let given = "name=third,kubeconfig=/nowhere/at/all,namespace=n,failureDomain=f";
+        let settings = given.parse().expect("settings");
+        let refused = Witness::new(settings).await.err().expect("a refusal").to_string();
+        let said = ["/nowhere/at/all", "\"third\"", "name the right one in kubeconfig="];
+        assert!(said.iter().all(|part| refused.contains(part)), "{refused}");
+    }
+
     #[test]
     fn an_epoch_beyond_what_a_lease_counts_is_read_in_full() {
         let mut long = lease(&[(PLACEMENT, "uid-1")]);

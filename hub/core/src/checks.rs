@@ -45,12 +45,12 @@ pub const ARMING: &[Check] = &[
     cooled_down,
     not_flapping,
     one_site_an_hour,
+    witnesses_answer,
     three_failure_domains,
     expiry_proves_a_fence,
     holder_can_fence_itself,
     holder_knows_the_target,
     loss_bound_is_known,
-    witnesses_answer,
 ];
 
 /// What a human's yes does not replace.

@@ -40,6 +40,28 @@ fn a_hub_that_shares_the_targets_site_is_armed_by_a_witness_elsewhere_and_fails_
     assert_eq!((story.holder().as_deref(), story.epoch()), (Some("west"), 2), "{}", story.told());
 }
 
+/// It has not seen east's Lease advance itself: west has, and says when.
+#[test]
+fn a_hub_that_starts_after_the_loss_believes_the_target_that_the_lease_had_advanced() {
+    let lost = |west_has_looked: bool| {
+        let mut story = Story::with("east-site", third()).settled();
+        if west_has_looked {
+            west_looks_at_the_witness(&mut story, true);
+        }
+        story.pass(1000);
+        story.kill_hub();
+        story.kill("east");
+        story.restart_hub();
+        story.pass(15_000);
+        story
+    };
+    let story = lost(true);
+    assert_eq!((story.holder().as_deref(), story.epoch()), (Some("west"), 2), "{}", story.told());
+    let story = lost(false);
+    assert_eq!(story.promotions(), 0, "{}", story.told());
+    assert!(story.told().contains("the witnesses that miss it do not stand in two"), "{}", story.told());
+}
+
 #[test]
 fn a_witness_at_which_the_holder_has_no_lease_arms_nothing() {
     let mut story = Story::with("east-site", third());
