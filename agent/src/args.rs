@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use proto::ClusterName;
 use tls::{Files, TrustDomain};
+use witness::WitnessSettings;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -57,6 +58,16 @@ pub struct RunArguments {
     /// The namespace of the agent's own Lease, which is its memory.
     #[arg(long, default_value = crds::SYSTEM_NAMESPACE, env = "UNDERSTUDY_NAMESPACE")]
     pub namespace: String,
+
+    /// A witness: an API server in a failure domain of its own, in which Leases show which clusters live. May be given
+    /// several times; in the environment, they are separated by semicolons.
+    #[arg(
+        long = "witness",
+        value_delimiter = ';',
+        value_name = "name=…,kubeconfig=…,namespace=…,failureDomain=…",
+        env = "UNDERSTUDY_WITNESSES"
+    )]
+    pub witnesses: Vec<WitnessSettings>,
 
     /// Names the boot of this node. Tests of cold restarts name another file.
     #[arg(

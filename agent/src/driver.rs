@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_core::decision::Memory;
-use agent_core::{Agent, AskId, Decision, Event, Followed, HoldAsk, Note, Point, Probe};
+use agent_core::{Agent, AskId, Decision, Event, Followed, HoldAsk, Note, Point, Probe, WitnessVisit};
 use kube::Client;
 use kube::api::ApiResource;
 use proto::{ClusterName, FromAgent, Hello, HoldAnswer, PlacementId, StepKind};
@@ -46,6 +46,8 @@ pub struct Driver {
     pub crash: Option<CrashPoint>,
     /// Ends the wait before the hub is called.
     pub may_call_hub: watch::Sender<bool>,
+    /// To the visitor of the witnesses, where there are any; a full queue means that a visit is under way.
+    pub wanted_visits: mpsc::Sender<WitnessVisit>,
 }
 
 pub struct Inbox {
@@ -148,7 +150,8 @@ impl Driver {
     }
 
     fn carry_out(&mut self, decision: Decision, running: &mut Running) {
-        let Decision { remember, keep, apply: effects, send, ask, answer, probe, note, reached } = decision;
+        let Decision { remember, keep, apply: effects, send, ask, answer, probe, visit, note, reached } =
+            decision;
         for note in note {
             tell(&note, running);
         }
@@ -190,6 +193,9 @@ impl Driver {
             }
         }
         probe.into_iter().for_each(|probe| self.probe(probe, running));
+        if let Some(visit) = visit {
+            let _full_means_visiting = self.wanted_visits.try_send(visit);
+        }
         self.flush(running);
         self.crash_after_answers(&reached);
     }

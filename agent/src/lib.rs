@@ -10,6 +10,7 @@ pub mod enforcement;
 pub mod memory;
 pub mod site_states;
 pub mod watches;
+pub mod witnesses;
 
 pub mod identity;
 pub mod link;

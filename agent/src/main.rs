@@ -18,7 +18,7 @@ use understudy_agent::memory::{self, Remembered};
 use understudy_agent::metrics::Metrics;
 use understudy_agent::peer::{self, PeerSettings};
 use understudy_agent::watches::{self, Watches};
-use understudy_agent::{clock, enforcement, identity, site_states, telemetry};
+use understudy_agent::{clock, enforcement, identity, site_states, telemetry, witnesses};
 use understudy_telemetry::{Health, serve};
 
 const _: () = assert!(!proto::rule::CAN_BE_SWITCHED_OFF, "what runs in a cluster keeps every safety rule");
@@ -57,6 +57,7 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     tasks.spawn(stop_on_signal(stop.clone()));
 
+    let witnesses = witnesses::connect(&arguments.witnesses).await?;
     let credentials = identity::load(arguments.certificate_files(), arguments.trust_domain.clone())?;
     let client = Client::try_default().await.context("connecting to this cluster's API server")?;
     let boot = clock::boot_id(&arguments.boot_id_file)?;
@@ -77,7 +78,7 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     let (newest_memory, memories) = watch::channel(Default::default());
     let (known_peers, peers) = watch::channel(Default::default());
     let (hello, hello_seen) = watch::channel(agent.hello());
-    let (may_call, mut may_call_seen) = watch::channel(false);
+    let (may_call, may_call_seen) = watch::channel(false);
     let settings = LinkSettings { hub: arguments.hub.clone(), rpc: HUB_CALL, longest_pause: LONGEST_PAUSE };
     let (link, sender, link_inbox) = Link::new(settings, credentials.clone(), hello_seen);
 
@@ -96,15 +97,8 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
         let serving = peer::serve(listener, served_credentials, peers, hold, peer_settings, until);
         serving.await.context("serving other clusters' agents")
     });
-    let until = stop.clone();
-    tasks.spawn(async move {
-        // A holder from another life of its node stops before it asks anyone.
-        let calm = may_call_seen.wait_for(|may_call| *may_call).await.is_ok();
-        if calm {
-            link.run(until).await;
-        }
-        Ok(())
-    });
+    tasks.spawn(call_the_hub(link, may_call_seen, stop.clone()));
+    let wanted_visits = witnesses::begin(witnesses, &arguments.cluster, events.clone(), &mut tasks);
     let driver = Driver {
         agent,
         client: client.clone(),
@@ -117,6 +111,7 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
         metrics,
         crash: CrashPoint::from_environment(),
         may_call_hub: may_call,
+        wanted_visits,
     };
     let inbox = Inbox { events: events_inbox, link: link_inbox, holds, scalable };
     tasks.spawn(driver.run(first, inbox, stop.clone()));
@@ -152,6 +147,18 @@ fn first_event(boot: String, remembered: Option<Remembered>, sites: Vec<Recorded
         paths,
         sites,
     })
+}
+
+/// A holder from another life of its node stops before it asks anyone.
+async fn call_the_hub(
+    link: Link,
+    mut may_call: watch::Receiver<bool>,
+    until: CancellationToken,
+) -> anyhow::Result<()> {
+    if may_call.wait_for(|may_call| *may_call).await.is_ok() {
+        link.run(until).await;
+    }
+    Ok(())
 }
 
 /// The driver ends first, and with it its end of the memory; then the turn is given back, so that the next agent need

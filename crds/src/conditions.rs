@@ -152,7 +152,7 @@ names! {
         HeartbeatLost, HeartbeatReturned, Deployed, DeployStarted, DeployRefused, NeedsHuman, PromoteStuck, FailoverStarted, FenceConfirmed, Promoted, FailoverCompleted,
         FailoverAborted, FailoverRefused, ReplicationStale, Released, MigrationStarted, MigrationCompleted, FailbackStarted,
         FailbackCompleted, RolledBack, ResyncStarted, ResyncCompleted, ResyncAborted, OperationProposed, OperationWithdrawn, OperationCut, DivergedDataFound,
-        ScaledDown, HandedOver,
+        ScaledDown, HandedOver, WitnessSilent, WitnessReturned,
     }
 }
 

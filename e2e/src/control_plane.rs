@@ -1,4 +1,4 @@
-//! One real Kubernetes control plane on an address of its own: etcd, kube-apiserver and kube-controller-manager.
+//! One real Kubernetes control plane on an address of its own: etcd, kube-apiserver and, usually, kube-controller-manager.
 
 mod credentials;
 mod definitions;
@@ -42,11 +42,22 @@ pub struct Options {
     /// Further flags, which win over ours.
     pub api_server_flags: Vec<String>,
     pub controller_manager_flags: Vec<String>,
+    /// Without it nothing but what is written is there, which starts sooner.
+    pub controllers: bool,
 }
 
 impl Options {
     pub fn at(address: Ipv4Addr) -> Self {
-        Options { address, api_server_flags: Vec::new(), controller_manager_flags: Vec::new() }
+        Options {
+            address,
+            api_server_flags: Vec::new(),
+            controller_manager_flags: Vec::new(),
+            controllers: true,
+        }
+    }
+
+    pub fn without_controllers(self) -> Self {
+        Options { controllers: false, ..self }
     }
 }
 
@@ -307,7 +318,7 @@ impl Layout {
 
 #[derive(Debug)]
 struct Processes {
-    controller_manager: Process,
+    controller_manager: Option<Process>,
     api_server: Process,
     etcd: Process,
 }
@@ -320,16 +331,19 @@ impl Processes {
         let api_server = layout.api_server(name).spawn()?;
         await_ready("kube-apiserver", &[&etcd, &api_server], async || says_ready(client).await).await?;
         let api_server_ready = started.elapsed();
+        let mut processes = Processes { controller_manager: None, api_server, etcd };
+        if !layout.options.controllers {
+            return Ok(processes);
+        }
         forget_account(client).await?;
-        let controller_manager = layout.controller_manager(name)?.spawn()?;
-        let processes = Processes { controller_manager, api_server, etcd };
+        processes.controller_manager = Some(layout.controller_manager(name)?.spawn()?);
         await_ready("kube-controller-manager", &processes.all(), async || has_account(client).await).await?;
         tracing::info!(cluster = name, ?api_server_ready, all_ready = ?started.elapsed(), "a control plane is up");
         Ok(processes)
     }
 
-    fn all(&self) -> [&Process; 3] {
-        [&self.controller_manager, &self.api_server, &self.etcd]
+    fn all(&self) -> Vec<&Process> {
+        self.controller_manager.iter().chain([&self.api_server, &self.etcd]).collect()
     }
 
     fn still_run(&self) -> Result<()> {

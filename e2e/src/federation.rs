@@ -16,6 +16,7 @@ pub mod reckoning;
 pub mod returns;
 pub mod service;
 mod wishes;
+pub mod witness;
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -35,6 +36,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use self::hub::Hub;
 use self::links::{Carries, Links, Route};
 use self::promotions::Promotions;
+use self::witness::Witness;
 use crate::application::Application;
 use crate::array;
 use crate::assets::Assets;
@@ -45,6 +47,7 @@ use crate::site::{self, Site};
 pub const EAST: &str = "east";
 pub const WEST: &str = "west";
 const HUB: &str = "hub";
+const THIRD: &str = "third";
 const TRUST_DOMAIN: &str = "dr.example";
 const CERTIFICATE_DAYS: u32 = 30;
 
@@ -78,6 +81,8 @@ pub struct Options {
     pub steady_after: Duration,
     /// Whether StorageClass and VolumeReplicationClass stand at west as well, before anything is restored there.
     pub classes_at_standby: bool,
+    /// Whether there is a witness in a third place. The hub stands at west's site then.
+    pub witness: bool,
     /// What of the application is copied to west. None: its Deployment stands there as well, stopped.
     pub objects: Vec<ObjectsSpec>,
     pub east_array: array::Settings,
@@ -103,6 +108,7 @@ impl Options {
             failback: FailbackSpec::default(),
             steady_after: Duration::from_secs(1),
             classes_at_standby: true,
+            witness: false,
             objects: Vec::new(),
             east_array: array::Settings::default(),
             west_array: array::Settings::default(),
@@ -144,6 +150,7 @@ pub struct Federation {
     pub options: Options,
     pub links: Links,
     pub hub: Hub,
+    pub witness: Option<Witness>,
     pub east: Site,
     pub west: Site,
     /// What the application's writers acknowledged, outside of all clusters.
@@ -174,15 +181,16 @@ impl Federation {
         progress("starting three Kubernetes control planes");
         let [hub, east, west] = ground.control_planes().await?;
         let links = ground.links(&east, &west).await?;
+        let witness = Box::pin(ground.witness()).await?;
         progress("starting the hub, and at east and west csi-addons, a storage array, nodes and an agent");
         // On the heap: a thread of a test has a small stack, on which futures within futures take much room.
         let (hub, east, west) = tokio::try_join!(
-            Box::pin(ground.hub(hub)),
-            Box::pin(ground.site(east, WEST, &links)),
-            Box::pin(ground.site(west, EAST, &links))
+            Box::pin(ground.hub(hub, witness.as_ref())),
+            Box::pin(ground.site(east, WEST, &links, witness.as_ref())),
+            Box::pin(ground.site(west, EAST, &links, witness.as_ref()))
         )?;
         let writes = ground.writes();
-        let federation = Federation { options, links, hub, east, west, writes, folder, _turn: turn };
+        let federation = Federation { options, links, hub, witness, east, west, writes, folder, _turn: turn };
         federation.enrol().await?;
         federation.hub.start().await?;
         Ok(federation)
@@ -363,7 +371,16 @@ impl<'a> Ground<'a> {
         Links::lay(routes).await
     }
 
-    async fn hub(&self, control_plane: ControlPlane) -> Result<Hub> {
+    async fn witness(&self) -> Result<Option<Witness>> {
+        if !self.options.witness {
+            return Ok(None);
+        }
+        let options = ControlPlaneOptions::at(self.block.address(THIRD)).without_controllers();
+        let control_plane = ControlPlane::start(self.assets, THIRD, self.folder, options).await?;
+        Witness::install(control_plane).await.map(Some)
+    }
+
+    async fn hub(&self, control_plane: ControlPlane, witness: Option<&Witness>) -> Result<Hub> {
         let setting = hub::Setting {
             program: &self.programs.hub,
             folder: &self.folder.join(HUB),
@@ -372,11 +389,19 @@ impl<'a> Ground<'a> {
             listen: self.block.at(HUB, SESSION_PORT),
             metrics: self.block.at(HUB, METRICS_PORT),
             steady_after: self.options.steady_after,
+            failure_domain: if self.options.witness { "west-site" } else { "hub-site" },
+            witness: argument(witness, HUB).await?,
         };
         Hub::install(control_plane, setting).await
     }
 
-    async fn site(&self, control_plane: ControlPlane, other: &str, links: &Links) -> Result<Site> {
+    async fn site(
+        &self,
+        control_plane: ControlPlane,
+        other: &str,
+        links: &Links,
+        witness: Option<&Witness>,
+    ) -> Result<Site> {
         let name = control_plane.name().to_owned();
         let array_settings = if name == EAST { &self.options.east_array } else { &self.options.west_array };
         let setting = site::Setting {
@@ -394,8 +419,16 @@ impl<'a> Ground<'a> {
             other,
             writes: &self.writes(),
             array_settings,
+            witness: argument(witness, &name).await?,
         };
         Site::start(control_plane, setting).await
+    }
+}
+
+async fn argument(witness: Option<&Witness>, who: &str) -> Result<Option<String>> {
+    match witness {
+        Some(witness) => witness.argument_for(who).await.map(Some),
+        None => Ok(None),
     }
 }
 
@@ -404,7 +437,7 @@ fn agent_identity(cluster: &str) -> String {
     format!("agent-of-{cluster}")
 }
 
-/// Three loopback addresses that no other federation on this machine has.
+/// Four loopback addresses that no other federation on this machine has.
 #[derive(Clone, Copy, Debug)]
 struct Block {
     high: u8,
@@ -424,6 +457,7 @@ impl Block {
         let last = match site {
             HUB => 1,
             EAST => 2,
+            THIRD => 4,
             _ => 3,
         };
         Ipv4Addr::new(127, self.high, self.low, last)

@@ -10,6 +10,9 @@ use serde::Deserialize;
 pub const HUB: &str = "deploy/hub";
 /// What a member cluster is installed from.
 pub const AGENT: &str = "deploy/agent";
+/// What a witness's cluster is installed from.
+pub const WITNESS: &str = "deploy/witness";
+pub const WITNESS_NAMESPACE: &str = "understudy-witness";
 /// The namespace that both are installed in.
 pub const NAMESPACE: &str = "understudy-system";
 pub const HUB_ACCOUNT: &str = "understudy-hub";

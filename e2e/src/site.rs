@@ -59,6 +59,8 @@ pub struct Setting<'a> {
     /// The log outside of all clusters.
     pub writes: &'a Path,
     pub array_settings: &'a array::Settings,
+    /// The argument that names the witness, if there is one.
+    pub witness: Option<String>,
 }
 
 impl Site {
@@ -260,6 +262,7 @@ async fn agent_service(control_plane: &ControlPlane, setting: &Setting<'_>) -> R
             .argument(format!("--peer-listen={}", setting.addresses.peer))
             .argument(format!("--metrics-listen={}", setting.addresses.metrics))
             .argument(format!("--namespace={NAMESPACE}"))
+            .arguments(setting.witness.iter())
             .arguments([file("cert", "tls.crt"), file("key", "tls.key"), file("ca", "ca.crt")])
             .environment("KUBECONFIG", kubeconfig)
             .environment("POD_NAME", format!("understudy-agent-of-{name}"))

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use tls::{Files, TrustDomain};
+use witness::{SettingsError, WitnessSettings};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -69,6 +70,16 @@ pub struct RunArguments {
     #[arg(long, default_value = "16", value_parser = parse_moves, env = "UNDERSTUDY_MOVES_AT_ONCE")]
     pub moves_at_once: usize,
 
+    /// A witness: an API server in a failure domain of its own, in which Leases show which clusters live. May be given
+    /// several times; in the environment, they are separated by semicolons.
+    #[arg(
+        long = "witness",
+        value_delimiter = ';',
+        value_name = "name=…,kubeconfig=…,namespace=…,failureDomain=…",
+        env = "UNDERSTUDY_WITNESSES"
+    )]
+    pub witnesses: Vec<WitnessSettings>,
+
     /// How often time is looked at; no wait is cut shorter than it must be.
     #[arg(long, default_value = "20ms", value_parser = parse_span, hide = true)]
     pub tick: Duration,
@@ -80,6 +91,14 @@ pub struct RunArguments {
 impl RunArguments {
     pub fn certificate_files(&self) -> Files {
         Files { certificate: self.cert.clone(), key: self.key.clone(), authority: self.ca.clone() }
+    }
+
+    /// What no single witness can show to be wrong.
+    pub fn check_witnesses(&self) -> Result<(), SettingsError> {
+        witness::settings::ensure_distinct(&self.witnesses)?;
+        let apart =
+            |one: &WitnessSettings| one.ensure_apart_from(&self.failure_domain, "the hub (--failure-domain)");
+        self.witnesses.iter().try_for_each(apart)
     }
 }
 
@@ -117,6 +136,17 @@ mod tests {
         let refused = run_with("--moves-at-once=0").expect_err("a refusal");
         assert!(refused.contains("--moves-at-once") && refused.contains("give at least 1"), "{refused}");
         assert_eq!(run_with("--moves-at-once=1").map(|arguments| arguments.moves_at_once), Ok(1));
+    }
+
+    #[test]
+    fn a_witness_that_cannot_count_is_refused_at_the_start() {
+        let refused = run_with("--witness=name=third,kubeconfig=k").expect_err("a refusal");
+        assert!(refused.contains("--witness") && refused.contains("namespace is missing"), "{refused}");
+        let two = "--witness=name=a,kubeconfig=k,namespace=n,failureDomain=x;name=b,kubeconfig=k,namespace=n,failureDomain=hub-site";
+        let given = run_with(two).expect("well formed");
+        assert_eq!(given.witnesses.len(), 2);
+        let refused = given.check_witnesses().expect_err("not its own").to_string();
+        assert!(refused.contains("failureDomain \"hub-site\" of witness \"b\""), "{refused}");
     }
 
     #[test]

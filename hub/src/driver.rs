@@ -1,7 +1,9 @@
 //! The loop around the core: an event in, then write down, then send, then tell. It does not know what is decided.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use hub_core::witness::Visit;
 use hub_core::{Decision, Event, Explanation, Hub};
 use proto::PlacementName;
 use tokio::sync::mpsc;
@@ -23,6 +25,8 @@ pub struct Driver {
     pub told: mpsc::Sender<Explanation>,
     /// To the reader of DRPlacements; a full queue means that reads are under way, and the wish comes again.
     pub wanted_reads: mpsc::Sender<PlacementName>,
+    /// To the visitor of each witness by its name; a full queue means that one is under way, and the wish comes again.
+    pub wanted_visits: BTreeMap<String, mpsc::Sender<Visit>>,
     pub metrics: Metrics,
     pub traces: Traces,
     pub crash: Option<CrashPoint>,
@@ -75,7 +79,7 @@ impl Driver {
     /// Protocol R8: durable before it is sent, sent before it is told. A crash between any two is repaired by deciding
     /// again.
     async fn carry_out(&mut self, decision: Decision) -> anyhow::Result<()> {
-        let Decision { record, remember, send, explain, verify } = decision;
+        let Decision { record, remember, send, explain, verify, visit } = decision;
         self.crash_point("Decided", &record);
         if !record.is_empty() || !remember.is_empty() {
             let times =
@@ -93,6 +97,11 @@ impl Driver {
         self.crash_point("Sent", &record);
         for name in verify {
             let _full_means_reading = self.wanted_reads.try_send(name);
+        }
+        for visit in visit {
+            if let Some(visitor) = self.wanted_visits.get(&visit.witness) {
+                let _full_means_visiting = visitor.try_send(visit);
+            }
         }
         for explanation in explain {
             self.metrics.explain(&explanation);

@@ -16,3 +16,4 @@ pub mod sessions;
 pub mod status_writer;
 pub mod telemetry;
 pub mod traces;
+pub mod witnesses;

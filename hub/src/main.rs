@@ -1,12 +1,13 @@
 //! The hub: reads its arguments, opens its journal, connects the conversations, and runs until it is told to stop.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Parser;
+use hub_core::witness::Witness;
 use hub_core::{Hub, Settings};
-
 use tls::Credentials;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -19,8 +20,9 @@ use understudy_hub::journal_store::JournalStore;
 use understudy_hub::metrics::Metrics;
 use understudy_hub::sessions::{SessionCounters, SessionRefusal, SessionSettings, Sessions};
 use understudy_hub::traces::Traces;
-use understudy_hub::{approvals, clock, identity, pki, placements, status_writer, telemetry};
+use understudy_hub::{approvals, clock, identity, pki, placements, status_writer, telemetry, witnesses};
 use understudy_telemetry::{Health, serve};
+use witness::WitnessSettings;
 
 const _: () = assert!(!proto::rule::CAN_BE_SWITCHED_OFF, "what runs in a cluster keeps every safety rule");
 
@@ -56,6 +58,7 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     tasks.spawn(stop_on_signal(stop.clone()));
 
+    arguments.check_witnesses()?;
     let credentials = identity::load(arguments.certificate_files(), arguments.trust_domain.clone())?;
     let opened = Instant::now();
     let (journal, replayed) = JournalStore::open(&arguments.journal, &arguments.hub_name, clock::now().wall)?;
@@ -64,8 +67,10 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     let settings = Settings {
         steady_after: arguments.steady_after,
         moves_at_once: arguments.moves_at_once,
+        witnesses: arguments.witnesses.iter().map(configured).collect(),
         ..Settings::new(&arguments.hub_name, &arguments.failure_domain)
     };
+    let witnesses = witnesses::connect(&arguments.witnesses).await?;
     let (hub, first) = Hub::start(settings, clock::now(), &replayed.lines, replayed.remembered);
 
     let client = kube::Client::try_default().await.context("connecting to the hub's own API server")?;
@@ -77,7 +82,7 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     tasks.spawn(placements::watch_placements(client.clone(), wish.clone()));
     tasks.spawn(placements::watch_clusters(client.clone(), wish.clone(), known));
     tasks.spawn(approvals::watch_approvals(client.clone(), wish.clone()));
-    tasks.spawn(placements::verify_placements(client.clone(), wanted_reads, wish));
+    tasks.spawn(placements::verify_placements(client.clone(), wanted_reads, wish.clone()));
     tasks.spawn(status_writer::run(client, told));
 
     let listener = TcpListener::bind(arguments.listen).await.with_context(|| {
@@ -93,12 +98,19 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
         let settings = SessionSettings { calls, ..SessionSettings::default() };
         served.serve(listener, credentials, settings, until).await.context("serving the agents")
     });
+    let mut wanted_visits = BTreeMap::new();
+    for witness in witnesses {
+        let (want, wanted) = mpsc::channel(witnesses::VISITS);
+        wanted_visits.insert(witness.name().to_owned(), want);
+        tasks.spawn(witnesses::attend(witness, wanted, wish.clone(), metrics.clone()));
+    }
     let driver = Driver {
         hub,
         journal,
         sessions,
         told: tell,
         wanted_reads: want_read,
+        wanted_visits,
         metrics,
         traces: Traces::default(),
         crash: CrashPoint::from_environment(),
@@ -118,6 +130,10 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
         Some(Err(panicked)) => Err(panicked.into()),
         Some(Ok(_)) | None => Ok(()),
     }
+}
+
+fn configured(settings: &WitnessSettings) -> Witness {
+    Witness { name: settings.name.clone(), failure_domain: settings.failure_domain.clone() }
 }
 
 /// Carries over to the metrics what nobody tells them: the sessions' own counts, and a certificate that was renewed.

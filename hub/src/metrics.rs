@@ -66,6 +66,12 @@ const HEARTBEAT_TIME: Declaration = gauge(
     &["cluster"],
     "When the cluster's agent was last heard, as Unix time. Alert on its age.",
 );
+const WITNESS_TIME: Declaration = gauge(
+    "understudy.witness.answer.time",
+    "s",
+    &["witness"],
+    "When the witness last answered the hub, as Unix time. While one is silent nothing is moved automatically: alert on its age.",
+);
 const LIVENESS: Declaration = gauge(
     "understudy.site.liveness",
     "{site}",
@@ -229,6 +235,7 @@ const APPEND_DURATION: Declaration = histogram(
 pub const ALL: &[Declaration] = &[
     HEARTBEAT_TIME,
     LIVENESS,
+    WITNESS_TIME,
     LEASE_EXPIRY_TIME,
     LAST_SYNC_TIME,
     LAG,
@@ -281,6 +288,7 @@ impl Metrics {
         let (told, seen) = watch::channel(Told::default());
         HEARTBEAT_TIME.gauge(meter, &seen, Told::heartbeat_times);
         LIVENESS.gauge(meter, &seen, Told::liveness);
+        WITNESS_TIME.gauge(meter, &seen, Told::witness_times);
         LEASE_EXPIRY_TIME.gauge(meter, &seen, Told::lease_expiry_times);
         LAST_SYNC_TIME.gauge(meter, &seen, Told::last_sync_times);
         LAG.gauge(meter, &seen, Told::lags);
@@ -328,6 +336,12 @@ impl Metrics {
     /// When our own certificate ends, in seconds of Unix time.
     pub fn certificate_ends(&self, at: i64) {
         self.told.send_if_modified(|told| told.certificate_ends.replace(at) != Some(at));
+    }
+
+    pub fn witness_answered(&self, name: &str, at: WallTime) {
+        self.told.send_modify(|told| {
+            told.witnesses.insert(name.to_owned(), at);
+        });
     }
 
     /// Takes in what is told to everybody.

@@ -44,6 +44,8 @@ pub enum PathKind {
     PeerAgent,
     /// The other cluster's API server, or whatever probe endpoint its DRCluster names.
     ApiServer,
+    /// The other cluster's Lease at the witnesses: it works as long as the Lease advances.
+    Witness,
 }
 
 /// What the last probe of one path to another cluster found. A TLS failure over a live TCP connection is a sign of life

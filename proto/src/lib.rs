@@ -16,6 +16,7 @@ pub mod policy;
 pub mod report;
 pub mod rule;
 pub mod volume;
+pub mod witness;
 
 #[cfg(feature = "wire")]
 pub mod convert;
@@ -35,6 +36,7 @@ pub use policy::{Fencing, OnSilence, Policy, Timing, TimingError};
 pub use report::{Ailment, Divergence, Report, Role, WorkloadRef, WorkloadState};
 pub use rule::{Rule, kept};
 pub use volume::{Inventory, Replication, ReplicationState, VolumeManifest, VolumeState};
+pub use witness::{Pulse, Pulses, Testimony, WitnessLook};
 
 /// What an agent says on its stream.
 #[derive(Clone, Debug, PartialEq)]

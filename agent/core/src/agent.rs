@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proto::{
     Acknowledgement, Action, Ailment, ClusterName, FromAgent, Mark, Moment, Nonce, Outcome, PlacementId,
-    PlacementName, Role, Rule, StepKind, WallTime, kept,
+    PlacementName, Pulses, Role, Rule, StepKind, WallTime, kept,
 };
 
 use crate::ailments::reason;
@@ -62,6 +62,8 @@ pub struct Agent {
     pub(crate) memory_in_flight: bool,
     pub(crate) last_write: Option<Moment>,
     pub(crate) paths: Paths,
+    /// What the clusters' Leases at each witness have shown.
+    pub(crate) pulses: BTreeMap<String, Pulses>,
 }
 
 impl Agent {
@@ -88,6 +90,7 @@ impl Agent {
             memory_in_flight: false,
             last_write: None,
             paths: Paths::default(),
+            pulses: BTreeMap::new(),
         }
     }
 
@@ -137,6 +140,7 @@ impl Agent {
                 let mark = if began > self.marks_since { mark } else { Mark::default() };
                 self.paths.probed(cluster, path, reachable, mark, began);
             }
+            Event::Witnessed(found) => self.witnessed(&found),
             Event::SiteWritten { placement, result } => {
                 self.site_written(&placement, result.map(|it| *it), decision)
             }

@@ -30,6 +30,8 @@ pub struct Decision {
     /// Answers to peers.
     pub answer: Vec<(AskId, HoldAnswer)>,
     pub probe: Vec<Probe>,
+    /// Where there are witnesses: all of them, to be visited now.
+    pub visit: Option<WitnessVisit>,
     pub note: Vec<Note>,
     /// Named points that commands have passed; tests crash the agent there.
     pub reached: Vec<(StepKind, Point)>,
@@ -68,6 +70,18 @@ pub struct Probe {
     pub mark: Mark,
     pub began: Moment,
     pub deadline: Duration,
+}
+
+/// A look at the clusters' Leases at every witness, bounded by `deadline`; it holds up nothing else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WitnessVisit {
+    pub mark: Mark,
+    pub began: Moment,
+    pub deadline: Duration,
+    /// When the next visit follows.
+    pub every: Duration,
+    /// Whether this cluster's own Lease is to be advanced first.
+    pub advance: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -252,6 +252,7 @@ impl Agent {
         }
         let asked: Vec<&ClusterName> = asked.into_iter().collect();
         self.paths.keep_only(&asked);
+        self.visit_witnesses(deadline, decision);
     }
 
     fn keep_memory(&mut self, decision: &mut Decision) {

@@ -9,6 +9,7 @@ use proto::{
 use crate::lease::{Accounted, Promised};
 use crate::paths::PathMemory;
 use crate::site_state::Recorded;
+use crate::witness::Witnessed;
 use crate::world::Watched;
 
 /// Numbers the questions of peers, so that an answer finds its caller.
@@ -45,6 +46,8 @@ pub enum Event {
         mark: Mark,
         began: Moment,
     },
+    /// A visit to the witnesses has ended.
+    Witnessed(Witnessed),
     /// A write of a DRSiteState has ended.
     SiteWritten {
         placement: PlacementId,

@@ -33,14 +33,16 @@ pub mod site_state;
 mod stage;
 pub mod survey;
 pub mod volumes;
+mod witness;
 mod workloads;
 pub mod world;
 
 pub use agent::{Agent, Identity};
-pub use decision::{Decision, Effect, GroupChange, HoldAsk, Note, Point, Probe, SiteWrite};
+pub use decision::{Decision, Effect, GroupChange, HoldAsk, Note, Point, Probe, SiteWrite, WitnessVisit};
 pub use event::{AskId, Event, Failed, Failure, MemoryRead, Receipt};
 pub use lease::{Accounted, Promised};
 pub use paths::PathMemory;
 pub use reconcilers::{Reconciler, ReconcilerKind};
 pub use site_state::{CommandResult, Promise, Recorded, SiteState};
+pub use witness::Witnessed;
 pub use world::{Change, Followed, Kind, ObjectKind, Watched, WorkloadKind};

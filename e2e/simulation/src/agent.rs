@@ -174,7 +174,8 @@ impl World {
     }
 
     fn agent_carries_out(&mut self, site: &ClusterName, decision: Decision) {
-        let Decision { remember, keep, apply, send, ask, answer, probe, note, reached: _ } = decision;
+        let Decision { remember, keep, apply, send, ask, answer, probe, visit: _, note, reached: _ } =
+            decision;
         note.into_iter().for_each(|note| self.note(site, note));
         for write in remember {
             let delay = self.request_takes(site);
@@ -504,6 +505,8 @@ impl World {
         let serves = match path {
             PathKind::PeerAgent => there.agent.is_some() && there.frozen_until <= self.now,
             PathKind::ApiServer => there.api_up,
+            // There is none here.
+            PathKind::Witness => false,
         };
         linked && there.up && serves
     }

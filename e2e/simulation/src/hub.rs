@@ -223,7 +223,7 @@ impl World {
     }
 
     fn hub_carries_out(&mut self, decision: Decision) {
-        let Decision { record, remember, send, explain, verify } = decision;
+        let Decision { record, remember, send, explain, verify, visit: _ } = decision;
         // What is remembered is made durable with what is recorded, or not at all.
         let keep = |world: &mut World| {
             for kept in remember {

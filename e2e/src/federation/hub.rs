@@ -33,6 +33,9 @@ pub struct Setting<'a> {
     pub metrics: SocketAddr,
     /// How long a cluster that was lost must be heard again before anything is moved to it.
     pub steady_after: Duration,
+    pub failure_domain: &'a str,
+    /// The argument that names the witness, if there is one.
+    pub witness: Option<String>,
 }
 
 impl Hub {
@@ -52,7 +55,8 @@ impl Hub {
                 .argument("run")
                 .argument(format!("--listen={}", setting.listen))
                 .argument(format!("--metrics-listen={}", setting.metrics))
-                .argument("--failure-domain=hub-site")
+                .argument(format!("--failure-domain={}", setting.failure_domain))
+                .arguments(setting.witness)
                 .argument(format!("--trust-domain={}", setting.trust_domain))
                 .argument(format!("--journal={}", journal.display()))
                 .argument(format!("--steady-after={}", crds::span::format(setting.steady_after)))

@@ -23,5 +23,6 @@ mod proposals_are_told;
 mod release;
 mod site_loss;
 mod volume_group;
+mod witness;
 mod workload_kinds;
 mod wrong_identity;

@@ -87,7 +87,7 @@ fn is_asserted(operation: &Operation) -> bool {
 }
 
 /// Of these a human decides; the rest passes, or is mended while the operation waits.
-const NEEDS_A_WORD: [Reason; 9] = [
+const NEEDS_A_WORD: [Reason; 10] = [
     Reason::Disabled,
     Reason::CoolingDown,
     Reason::Flapping,
@@ -97,6 +97,7 @@ const NEEDS_A_WORD: [Reason; 9] = [
     Reason::FenceUnconfirmed,
     Reason::EvidenceMissing,
     Reason::SecondSiteSilent,
+    Reason::WitnessUnavailable,
 ];
 
 /// When an operation whose owner has changed is given up, so that the next one can begin: the new owner is lost, or does

@@ -5,6 +5,7 @@ mod consent;
 mod copy;
 mod holder;
 mod target;
+mod witness;
 
 pub use accusation::path_name;
 use accusation::{
@@ -28,6 +29,7 @@ use target::{
     target_has_no_ailment, target_is_a_standby, target_is_configured, target_is_heard,
     target_is_not_in_maintenance, target_is_steady,
 };
+pub use witness::{witnesses_answer, witnesses_know_the_epoch, witnesses_were_asked};
 
 use crate::finding::Finding;
 use crate::observation::Observation;
@@ -43,6 +45,7 @@ pub const ARMING: &[Check] = &[
     cooled_down,
     not_flapping,
     one_site_an_hour,
+    witnesses_answer,
     three_failure_domains,
     expiry_proves_a_fence,
     holder_can_fence_itself,
@@ -79,7 +82,7 @@ pub const HANDOVER: &[Check] = &[
 ];
 
 /// May the hub move anything back by itself?
-pub const CALM: &[Check] = &[not_flapping];
+pub const CALM: &[Check] = &[not_flapping, witnesses_answer];
 
 /// May an outdated copy be thrown away? Only while there is a good one.
 pub const NEW_COPY: &[Check] = &[holder_is_configured, not_paused, holder_can_hand_over];

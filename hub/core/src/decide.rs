@@ -6,6 +6,7 @@ use proto::{ClusterName, Epoch, OperationId, Rule, StepKind, kept};
 
 use crate::abort::{abort_reason, cut_reason};
 use crate::adopt::adopt;
+use crate::checks;
 use crate::finding::Finding;
 use crate::journal::{Entry, Intent, OperationKind, StepRecord, VolumeLoss};
 use crate::observation::{Observation, last_sync};
@@ -24,6 +25,19 @@ pub enum Choice {
 }
 
 pub fn decide(o: &Observation) -> Choice {
+    let choice = choose(o);
+    match checks::witnesses_were_asked(o) {
+        Some(finding) if enters_an_epoch(&choice) => Choice::Wait(Some(finding)),
+        Some(_) | None => choice,
+    }
+}
+
+fn enters_an_epoch(choice: &Choice) -> bool {
+    let Choice::Record(entries) = choice else { return false };
+    entries.iter().any(|entry| matches!(entry, Entry::Intent(intent) if intent.kind.enters_an_epoch()))
+}
+
+fn choose(o: &Observation) -> Choice {
     if o.progress.released {
         return Choice::Wait(None);
     }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::explain::{Happening, OperationView, PlacementView, SiteReport};
 use crate::journal::Entry;
+use crate::witness::Visit;
 
 #[derive(Debug, Default)]
 pub struct Decision {
@@ -16,6 +17,8 @@ pub struct Decision {
     pub explain: Vec<Explanation>,
     /// DRPlacements to read from the API server itself, past every cache; the answer comes back as `Event::Verified`.
     pub verify: Vec<PlacementName>,
+    /// Witnesses to visit, after the record is durable; what they show comes back as `Event::Visited`.
+    pub visit: Vec<Visit>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -5,6 +5,7 @@ use proto::{Acknowledgement, ClusterName, Heartbeat, Hello, Moment, PlacementId,
 use crate::approval::Approval;
 use crate::fleet::Cluster;
 use crate::placement::{Placement, Refused};
+use crate::witness::Visited;
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
@@ -28,6 +29,8 @@ pub enum Event {
     Heartbeat(Heartbeat),
     Report(Box<Report>),
     Acknowledged(Acknowledgement),
+    /// A witness has answered.
+    Visited(Box<Visited>),
     /// Time has passed.
     Tick,
 }

@@ -26,6 +26,7 @@ use crate::progress::{Ledger, Progress};
 use crate::rejoin;
 use crate::tell::Tell;
 use crate::wish::is_silent;
+use crate::witness::{Visited, Witness, Witnesses};
 
 /// What an installation says about its hub.
 #[derive(Clone, Debug)]
@@ -36,6 +37,8 @@ pub struct Settings {
     pub steady_after: Duration,
     /// How many placements may be moved at once.
     pub moves_at_once: usize,
+    /// Each name once.
+    pub witnesses: Vec<Witness>,
 }
 
 impl Settings {
@@ -50,6 +53,7 @@ impl Settings {
             failure_domain: failure_domain.into(),
             steady_after: Settings::STEADY_AFTER,
             moves_at_once: Settings::MOVES_AT_ONCE,
+            witnesses: Vec::new(),
         }
     }
 }
@@ -87,6 +91,7 @@ pub struct Hub {
     verified: BTreeMap<PlacementId, Moment>,
     read_asked: BTreeMap<PlacementId, Moment>,
     answers: BTreeMap<PlacementId, Answers>,
+    witnesses: Witnesses,
     agenda: Agenda,
     orders: Orders,
     tell: Tell,
@@ -112,6 +117,7 @@ impl Hub {
             ledger.fold(line.at, &line.entry);
         }
         let mut hub = Hub {
+            witnesses: Witnesses::new(&settings.witnesses),
             settings,
             awake_since: now.boot,
             last_step: now.boot,
@@ -220,7 +226,9 @@ impl Hub {
             Event::Heartbeat(heartbeat) => self.heartbeat(now, &heartbeat, decision),
             Event::Report(report) => self.report(now, *report, decision),
             Event::Acknowledged(acknowledgement) => self.acknowledged(acknowledgement),
+            Event::Visited(visited) => self.visited(now, &visited, decision),
             Event::Tick => {
+                decision.visit = self.witnesses.due(now.boot, &self.ledger);
                 self.tell.sites(now, &self.fleet, self.awake_since, decision);
                 self.agenda.take_due(now.boot)
             }
@@ -250,6 +258,7 @@ impl Hub {
         }
         self.placements.insert(id.clone(), placement);
         self.tell.take_patience(self.placements.values());
+        self.witnesses.take_timing(self.placements.values());
         self.compare_memories(now, &id, decision);
         let mut touched = self.overlapping(&id);
         touched.push(id);
@@ -332,9 +341,22 @@ impl Hub {
             .filter(|(cluster, _)| concerned(cluster))
             .map(|(cluster, (epoch, _))| (cluster.to_string(), *epoch))
             .collect();
+        let testified = self.witnesses.remember(id);
+        let testified = testified.map(|(witness, epoch)| (format!("witness {witness}"), epoch));
+        let known: Vec<_> = known.into_iter().chain(testified).collect();
         for (witness, epoch) in known {
             self.rejoin(now, id, &witness, epoch, decision);
         }
+    }
+
+    /// Whoever remembers more than this journal says so, of the placements that there are.
+    fn visited(&mut self, now: Now, visited: &Visited, decision: &mut Decision) -> Vec<PlacementId> {
+        self.witnesses.visited(visited, &self.ledger);
+        let named = visited.look.placements.iter().map(|testimony| &testimony.placement);
+        for id in named {
+            self.compare_memories(now, id, decision);
+        }
+        Vec::new()
     }
 
     fn rejoin(&mut self, now: Now, id: &PlacementId, witness: &str, epoch: Epoch, decision: &mut Decision) {
@@ -501,6 +523,7 @@ impl Hub {
             self.orders.unassign(&placement, decision);
             self.tell.forget(id);
             self.tell.take_patience(self.placements.values());
+            self.witnesses.take_timing(self.placements.values());
             decision.explain.push(crate::decision::Explanation::Released(id.clone(), placement.name));
         }
         self.agenda.drop(id);
@@ -512,6 +535,9 @@ impl Hub {
         if let Entry::Ownership { placement, .. } = &entry {
             // The new epoch's lease has not been granted yet.
             self.last_grant.insert(placement.clone(), now.boot);
+        }
+        if matches!(entry, Entry::Intent(_) | Entry::Ownership { .. }) {
+            self.witnesses.visit_soon();
         }
         self.tell.recorded(&entry, &self.ledger, decision);
         decision.record.push(entry);

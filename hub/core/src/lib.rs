@@ -28,6 +28,7 @@ pub mod progress;
 
 pub mod fleet;
 pub mod placement;
+pub mod witness;
 
 mod agenda;
 mod assign;

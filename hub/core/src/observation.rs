@@ -15,6 +15,7 @@ use crate::finding::Finding;
 use crate::fleet::{Cluster, Heard, Liveness, Seen};
 use crate::placement::Placement;
 use crate::progress::Progress;
+use crate::witness::WitnessView;
 
 pub struct Observation<'a> {
     pub placement: &'a Placement,
@@ -50,6 +51,7 @@ pub struct Observation<'a> {
 
 pub struct HubView<'a> {
     pub failure_domain: &'a str,
+    pub witnesses: Vec<WitnessView<'a>>,
     pub sites: usize,
     /// Sites that are suspected now, by this placement's timing.
     pub dark: usize,

@@ -371,6 +371,7 @@ fn may_promote(o: &Observation, operation: &Operation) -> Option<Finding> {
                 .or_else(|| checks::first(arming, o))
                 .or_else(|| checks::first(checks::TARGET, o))
                 .or_else(|| if approved { None } else { checks::first(checks::COPY, o) })
+                .or_else(|| checks::witnesses_know_the_epoch(o).filter(|_| !approved))
                 .or_else(|| the_path_is_proven(o, operation))
         }
         OperationKind::Migrate | OperationKind::FailBack => {

@@ -8,6 +8,7 @@ use crds::conditions::{ConditionType, EventReason, Reason};
 use crds::placement::DRPlacementStatus;
 use proto::{ClusterName, Moment, OperationId, PlacementId, StepKind, Timing, WallTime};
 
+use crate::checks;
 use crate::conditions::{self, is_stalled, summarize};
 use crate::decision::{Decision, Explanation};
 use crate::event::Now;
@@ -41,6 +42,7 @@ struct Told {
     refusal: Option<Reason>,
     stalled: Option<Reason>,
     stale: bool,
+    witness_silent: bool,
 }
 
 /// How often a site's row is written when only the time of its heartbeat has changed.
@@ -263,6 +265,16 @@ impl Told {
                 self.refusal = refusal.map(|finding| finding.reason);
             }
         }
+        // One that has not answered a hub that just started is not lost yet.
+        let silent = checks::witnesses_answer(o).filter(|_| checks::witnesses_were_asked(o).is_none());
+        match (self.witness_silent, &silent) {
+            (false, Some(finding)) => say(EventReason::WitnessSilent, true, finding.message.clone()),
+            (true, None) => {
+                say(EventReason::WitnessReturned, false, "every witness answers".to_owned());
+            }
+            (false, None) | (true, Some(_)) => {}
+        }
+        self.witness_silent = silent.is_some();
         let stalled = waiting.filter(|finding| is_stalled(finding.reason));
         if stalled.map(|finding| finding.reason) != self.stalled {
             if let Some(finding) = stalled {

@@ -180,6 +180,7 @@ fn grant() -> hub_core::decision::Send {
 /// A value for every instrument.
 fn tell_everything(metrics: &Metrics) {
     metrics.leads(Term(1));
+    metrics.witness_answered("third", WallTime(8_500));
     metrics.explain(&Explanation::Site(SiteReport {
         cluster: east(),
         liveness: Liveness::Suspected,
@@ -228,6 +229,7 @@ fn gauges_show_the_newest_of_what_was_told_until_a_placement_is_released() {
         &scrape,
         &[
             r#"understudy_site_heartbeat_time_seconds{cluster="east"} 7.5"#,
+            r#"understudy_witness_answer_time_seconds{witness="third"} 8.5"#,
             r#"understudy_site_liveness{cluster="east",state="Suspected"} 1"#,
             r#"understudy_site_liveness{cluster="east",state="Live"} 0"#,
             r#"understudy_lease_expiry_time_seconds{cluster="east",namespace="shop",placement="web"} 30"#,

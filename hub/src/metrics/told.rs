@@ -15,7 +15,7 @@ use understudy_telemetry::{Declaration, Sample};
 use super::{
     ACTIVE, BUILD, CERTIFICATE_EXPIRY, CONDITION, EXPECTED_LOSS, EXPECTED_RTO, FROZEN, HEARTBEAT_TIME, LAG,
     LAST_MOVE_TIME, LAST_SYNC_TIME, LEADER, LEASE_EXPIRY_TIME, LIVENESS, LOSS_BOUND, OPERATION_ACTIVE,
-    OPERATION_PROPOSED, QUEUE_LENGTH, REPLAY_DURATION, TERM,
+    OPERATION_PROPOSED, QUEUE_LENGTH, REPLAY_DURATION, TERM, WITNESS_TIME,
 };
 
 /// How many volumes of one placement have a series of their own.
@@ -35,6 +35,7 @@ pub struct Told {
     proposals: BTreeMap<(PlacementId, OperationId), OperationView>,
     leases: BTreeMap<(PlacementId, ClusterName), WallTime>,
     moved: BTreeMap<PlacementId, WallTime>,
+    pub witnesses: BTreeMap<String, WallTime>,
 }
 
 /// How much waits in the hub's queues.
@@ -150,6 +151,11 @@ impl Told {
     pub fn heartbeat_times(&self) -> Vec<Sample> {
         let heard = self.sites.values().filter_map(|site| Some((site, site.last_heartbeat?)));
         heard.map(|(site, at)| HEARTBEAT_TIME.sample(seconds(at), [site.cluster.as_str()])).collect()
+    }
+
+    pub fn witness_times(&self) -> Vec<Sample> {
+        let answered = self.witnesses.iter();
+        answered.map(|(name, at)| WITNESS_TIME.sample(seconds(*at), [name.as_str()])).collect()
     }
 
     pub fn liveness(&self) -> Vec<Sample> {

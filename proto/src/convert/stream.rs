@@ -12,7 +12,7 @@ use crate::heartbeat::Known;
 use crate::wire::v1;
 use crate::{FromAgent, FromHub, Heartbeat, Hello, PathState, Reply};
 
-mirrored!(path_kind, PathKind, [PeerAgent, ApiServer]);
+mirrored!(path_kind, PathKind, [PeerAgent, ApiServer, Witness]);
 
 impl From<FromAgent> for v1::AgentMessage {
     fn from(message: FromAgent) -> Self {

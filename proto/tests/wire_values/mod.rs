@@ -184,7 +184,7 @@ fn heartbeat() -> impl Strategy<Value = Heartbeat> {
         epoch,
         echo: Generation(echo),
     });
-    let kind = prop::sample::select(vec![PathKind::PeerAgent, PathKind::ApiServer]);
+    let kind = prop::sample::select(vec![PathKind::PeerAgent, PathKind::ApiServer, PathKind::Witness]);
     let path = (cluster(), kind, any::<bool>(), mark(), of(span())).prop_map(
         |(cluster, path, reachable, mark, worked_age)| PathState {
             cluster,

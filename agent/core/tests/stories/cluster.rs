@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use agent_core::{
     Accounted, Agent, Change, Effect, Event, Failed, Failure, Identity, Kind, MemoryRead, PathMemory,
-    Promised, Receipt, Recorded, Watched,
+    Promised, Receipt, Recorded, Watched, WitnessVisit,
 };
 use proto::*;
 use serde_json::Value;
@@ -62,6 +62,7 @@ pub struct Cluster {
     pub reported: Option<Report>,
     /// What the newest heartbeat told of paths.
     pub told_paths: Vec<PathState>,
+    pub visits: Vec<WitnessVisit>,
 }
 
 impl Cluster {
@@ -95,6 +96,7 @@ impl Cluster {
             probed: Vec::new(),
             reported: None,
             told_paths: Vec::new(),
+            visits: Vec::new(),
         }
     }
 

@@ -17,3 +17,4 @@ mod restarts;
 mod returning_holder;
 mod rollbacks;
 mod staging;
+mod witnesses;

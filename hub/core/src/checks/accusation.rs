@@ -1,11 +1,13 @@
 //! May the hub accuse a site? (protocol §4, a to g)
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crds::conditions::Reason;
 use crds::span::format as shown;
 use proto::{PathKind, Rule, kept};
 
+use super::witness;
 use crate::finding::Finding;
 use crate::fleet::Liveness;
 use crate::observation::{Observation, SiteView};
@@ -69,14 +71,23 @@ fn lost_for(o: &Observation, holder: &SiteView) -> Duration {
 pub fn nobody_sees_the_holder_alive(o: &Observation) -> Option<Finding> {
     let holder = o.holder().filter(|_| kept(Rule::SignOfLifeVetoes))?;
     let since = suspicion_age(o, holder);
-    let witness = o.sites.iter().find_map(|site| {
+    let observer = o.sites.iter().find_map(|site| {
         let seen = site
             .sees_holder
             .iter()
             .find(|seen| seen.reachable && seen.gathered_age.is_some_and(|age| age <= since))?;
         Some((&site.cluster.name, seen.path))
     });
-    witness.map(|(observer, path)| {
+    if let Some(witness) = witness::sees_it_alive(o, since) {
+        return Some(Finding::new(
+            Reason::SignOfLife,
+            format!(
+                "{}: its Lease at the witness {witness} still advances, so it is alive; mend the link between it and the hub",
+                holder.cluster.name
+            ),
+        ));
+    }
+    observer.map(|(observer, path)| {
         Finding::new(
             Reason::SignOfLife,
             format!(
@@ -93,15 +104,12 @@ pub fn target_misses_it_on_two_paths(o: &Observation) -> Option<Finding> {
     let (holder, target) = (o.holder().filter(|_| kept(Rule::SignOfLifeVetoes))?, o.target()?);
     let since = suspicion_age(o, holder);
     let lost_for = lost_for(o, holder);
-    let counts = |kind: PathKind| {
-        target.sees_holder.iter().any(|seen| {
-            seen.path == kind
-                && !seen.reachable
-                && seen.gathered_age.is_some_and(|age| age <= since)
-                && seen.worked_age.is_some_and(|age| age <= lost_for + PATH_MEMORY)
-        })
-    };
-    let missing = [PathKind::PeerAgent, PathKind::ApiServer].into_iter().find(|kind| !counts(*kind))?;
+    let counts = |kind: &PathKind| misses_on(target, *kind, since, lost_for);
+    let kinds = [PathKind::PeerAgent, PathKind::ApiServer, PathKind::Witness];
+    if kinds.iter().filter(|kind| counts(kind)).count() >= KINDS_OF_PATH {
+        return None;
+    }
+    let missing = kinds.into_iter().find(|kind| !counts(kind))?;
     Some(Finding::new(
         Reason::EvidenceMissing,
         format!(
@@ -114,18 +122,33 @@ pub fn target_misses_it_on_two_paths(o: &Observation) -> Option<Finding> {
     ))
 }
 
-/// (f), invariant S18: the hub misses its stream, the target its paths; they must not stand in one domain.
+/// Protocol §4, (e).
+const KINDS_OF_PATH: usize = 2;
+
+fn misses_on(observer: &SiteView, kind: PathKind, since: Duration, lost_for: Duration) -> bool {
+    observer.sees_holder.iter().any(|seen| {
+        seen.path == kind
+            && !seen.reachable
+            && seen.gathered_age.is_some_and(|age| age <= since)
+            && seen.worked_age.is_some_and(|age| age <= lost_for + PATH_MEMORY)
+    })
+}
+
+/// (f), invariant S18: the hub misses its stream, the target its paths, a witness its Lease; they must not stand in one domain.
 pub fn observers_span_two_failure_domains(o: &Observation) -> Option<Finding> {
     let (holder, target) = (o.holder()?, o.target()?);
     let accused = holder.cluster.failure_domain.as_str();
-    let observers =
-        std::collections::BTreeSet::from([o.hub.failure_domain, target.cluster.failure_domain.as_str()]);
+    let (since, lost_for) = (suspicion_age(o, holder), lost_for(o, holder));
+    let target_misses_it = misses_on(target, PathKind::Witness, since, lost_for);
+    let witnesses = witness::domains_that_miss_it(o, since, lost_for + PATH_MEMORY, target_misses_it);
+    let observers: BTreeSet<&str> =
+        witnesses.chain([o.hub.failure_domain, target.cluster.failure_domain.as_str()]).collect();
     let independent = observers.iter().filter(|domain| **domain != accused).count();
     (independent < 2).then(|| {
         Finding::new(
             Reason::TooFewFailureDomains,
             format!(
-                "{}: hub and {} do not stand in two failure domains besides {accused}",
+                "{}: hub, {} and the witnesses that miss it do not stand in two failure domains besides {accused}",
                 o.placement.name, target.cluster.name
             ),
         )
@@ -136,5 +159,6 @@ pub fn path_name(path: PathKind) -> &'static str {
     match path {
         PathKind::PeerAgent => "agent",
         PathKind::ApiServer => "API server",
+        PathKind::Witness => "Lease at the witnesses",
     }
 }

@@ -1,8 +1,11 @@
 //! Whether the holder is there, can hand over, and can be relied upon to stop by itself.
 
+use std::collections::BTreeSet;
+
 use crds::conditions::Reason;
 use proto::{Report, Role, Rule, kept};
 
+use super::witness;
 use crate::finding::Finding;
 use crate::fleet::Heard;
 use crate::lease::expiry_wait;
@@ -73,12 +76,12 @@ pub fn claims_are_its_own(o: &Observation) -> Option<Finding> {
 pub fn three_failure_domains(o: &Observation) -> Option<Finding> {
     let (holder, target) = (o.holder()?, o.target()?);
     let domains = [o.hub.failure_domain, &holder.cluster.failure_domain, &target.cluster.failure_domain];
-    let distinct = std::collections::BTreeSet::from(domains).len();
+    let distinct = domains.into_iter().chain(witness::domains(o)).collect::<BTreeSet<_>>().len();
     (distinct < 3).then(|| {
         Finding::new(
             Reason::TooFewFailureDomains,
             format!(
-                "{}: hub ({}), {} ({}) and {} ({}) do not stand in three failure domains, so nobody can tell who is cut off; move the hub, or correct spec.failureDomain of the DRClusters",
+                "{}: hub ({}), {} ({}) and {} ({}) do not stand in three failure domains, so nobody can tell who is cut off; move the hub, give hub and agents a witness elsewhere, or correct spec.failureDomain of the DRClusters",
                 o.placement.name,
                 o.hub.failure_domain,
                 holder.cluster.name,

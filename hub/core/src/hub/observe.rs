@@ -63,6 +63,7 @@ impl Hub {
                 .collect(),
             hub: HubView {
                 failure_domain: &self.settings.failure_domain,
+                witnesses: self.witnesses.view(now.boot, id, holder),
                 sites: self.fleet.sites.len(),
                 dark: dark.count(),
                 lost_lately: self.lost_lately(now),

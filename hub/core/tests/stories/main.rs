@@ -11,3 +11,4 @@ mod fleet;
 mod moves_survive_the_hub;
 mod planned;
 mod returns;
+mod witness;

@@ -3,6 +3,7 @@
 mod member;
 mod scene;
 mod situations;
+mod witness;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -21,6 +22,7 @@ use proto::{
 pub use self::member::Member;
 pub use self::scene::{TIMING, cluster, configured, inventory, placement, workload};
 pub use self::situations::{after_a_disaster, answer, approval, approve, moving, moving_where};
+pub use self::witness::PlayedWitness;
 
 /// 2026-01-01, so that the story shows times that a reader can place.
 const WALL_ZERO: i64 = 1_767_225_600_000;
@@ -39,6 +41,8 @@ pub struct Story {
     pub now: Moment,
     pub members: Vec<Member>,
     pub placement: Placement,
+    pub hub_domain: &'static str,
+    pub witnesses: Vec<PlayedWitness>,
     pub lines: Vec<Line>,
     pub remembered: BTreeMap<PlacementId, Remembered>,
     /// Why a hub that starts does not understand the DRPlacement, if it does not.
@@ -59,6 +63,11 @@ pub struct Story {
 impl Story {
     /// Hub, east and west; the application runs at east and nobody protects it yet.
     pub fn new() -> Story {
+        Story::with("hub-site", Vec::new())
+    }
+
+    /// The same, with the hub in a failure domain that may be another's, and witnesses.
+    pub fn with(hub_domain: &'static str, witnesses: Vec<PlayedWitness>) -> Story {
         let mut east = Member::new("east", "west");
         (east.pods, east.wants) = (1, 1);
         let mut story = Story {
@@ -66,6 +75,8 @@ impl Story {
             now: Moment(1_000_000),
             members: vec![east, Member::new("west", "east")],
             placement: placement(),
+            hub_domain,
+            witnesses,
             lines: Vec::new(),
             remembered: BTreeMap::new(),
             refused: None,
@@ -88,7 +99,11 @@ impl Story {
 
     /// The same, adopted, synced and armed.
     pub fn protected() -> Story {
-        let mut story = Story::new();
+        Story::new().settled()
+    }
+
+    pub fn settled(self) -> Story {
+        let mut story = self;
         story.pass(3000);
         story.text.clear();
         story.now = Moment(2_000_000 - 20);
@@ -154,7 +169,11 @@ impl Story {
     }
 
     pub fn start_hub(&mut self) {
-        let settings = Settings { steady_after: STEADY, ..Settings::new("hub", "hub-site") };
+        let settings = Settings {
+            steady_after: STEADY,
+            witnesses: self.witnesses.iter().map(PlayedWitness::configured).collect(),
+            ..Settings::new("hub", self.hub_domain)
+        };
         let remembered = self.remembered.values().cloned().collect();
         let (hub, first) = Hub::start(settings, self.clock(), &self.lines, remembered);
         self.hub = Some(hub);
@@ -219,6 +238,7 @@ impl Story {
             for index in 0..self.members.len() {
                 self.beat(index);
             }
+            self.advance_leases();
             self.step(Event::Tick);
         }
     }
@@ -294,7 +314,7 @@ impl Story {
     }
 
     fn carry_out(&mut self, decision: Decision) {
-        let Decision { record, remember, send, explain, verify } = decision;
+        let Decision { record, remember, send, explain, verify, visit } = decision;
         let writes = !record.is_empty();
         self.decisions += usize::from(writes);
         let crash =
@@ -337,6 +357,9 @@ impl Story {
         if crash == Some(Crash::Sent) {
             self.kill_hub();
             return;
+        }
+        for visit in visit {
+            self.visit(&visit);
         }
         if self.api_answers {
             for _name in verify {

@@ -42,6 +42,8 @@ pub struct Member {
     pub hands_over: bool,
     /// Its demotion does not cross.
     pub slow_demotion: bool,
+    /// Its Lease advances there.
+    pub reaches_witnesses: bool,
     pub(super) nonce: u64,
     pub(super) mark: Mark,
     pub(super) echo: Generation,
@@ -77,6 +79,7 @@ impl Member {
             driver_leads: true,
             hands_over: false,
             slow_demotion: false,
+            reaches_witnesses: true,
             nonce: 0,
             mark: Mark::default(),
             echo: Generation(0),
