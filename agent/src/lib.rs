@@ -10,6 +10,7 @@ pub mod memory;
 pub mod site_states;
 pub mod watches;
 
+pub mod gates;
 pub mod identity;
 pub mod link;
 pub mod metrics;

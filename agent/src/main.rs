@@ -18,7 +18,7 @@ use understudy_agent::memory::{self, Remembered};
 use understudy_agent::metrics::Metrics;
 use understudy_agent::peer::{self, PeerSettings};
 use understudy_agent::watches::{self, Watches};
-use understudy_agent::{clock, identity, site_states, telemetry};
+use understudy_agent::{clock, gates as gate_service, identity, site_states, telemetry};
 use understudy_telemetry::{Health, serve};
 
 const _: () = assert!(!proto::rule::CAN_BE_SWITCHED_OFF, "what runs in a cluster keeps every safety rule");
@@ -27,6 +27,8 @@ const _: () = assert!(!proto::rule::CAN_BE_SWITCHED_OFF, "what runs in a cluster
 const EVENTS: usize = 1024;
 /// Holds waiting for the core; a peer asks again within a renewal period.
 const HOLDS: usize = 64;
+/// Questions of gates waiting for the core; a gate asks again within a renewal period.
+const GATES: usize = 256;
 const HUB_CALL: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// What is under way when the agent is told to stop may take this long.
@@ -90,6 +92,7 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     let (events, events_inbox) = mpsc::channel(EVENTS);
     let (found, scalable) = mpsc::channel(1);
     let (hold, holds) = mpsc::channel(HOLDS);
+    let (gate, gates) = mpsc::channel(GATES);
     let (newest_memory, memories) = watch::channel(Default::default());
     let (known_peers, peers) = watch::channel(Default::default());
     let (hello, hello_seen) = watch::channel(agent.hello());
@@ -111,6 +114,13 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
         let serving = peer::serve(listener, served_credentials, peers, hold, peer_settings, until);
         serving.await.context("serving other clusters' agents")
     });
+    if let Some(address) = arguments.gate_listen {
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("listening on {address}: choose another address with --gate-listen"))?;
+        tracing::info!(gate_listen = %listener.local_addr()?, "the gates of this cluster's pods are served");
+        tasks.spawn(gate_service::serve(listener, gate, stop.clone()));
+    }
     let until = stop.clone();
     tasks.spawn(async move {
         // A holder from another life of its node stops before it asks anyone.
@@ -133,7 +143,7 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
         crash: CrashPoint::from_environment(),
         may_call_hub: may_call,
     };
-    let inbox = Inbox { events: events_inbox, link: link_inbox, holds, scalable };
+    let inbox = Inbox { events: events_inbox, link: link_inbox, holds, gates, scalable };
     tasks.spawn(driver.run(first, inbox, stop.clone()));
     health.send_replace(Health::ready());
 

@@ -85,14 +85,16 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     metrics.replayed(replayed.lines.iter().map(|line| &line.entry));
     tasks.spawn(count_refusals(sessions.counters(), metrics.clone()));
     let (served, calls, until) = (sessions.clone(), metrics.calls(), stop.clone());
+    let serving_credentials = credentials.clone();
     tasks.spawn(async move {
         let settings = SessionSettings { calls, ..SessionSettings::default() };
-        served.serve(listener, credentials, settings, until).await.context("serving the agents")
+        served.serve(listener, serving_credentials, settings, until).await.context("serving the agents")
     });
     let driver = Driver {
         hub,
         journal,
         sessions,
+        credentials,
         told: tell,
         wanted_reads: want_read,
         metrics,

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use proto::gate::Question;
 use proto::{
-    Acknowledgement, Action, Ailment, ClusterName, FromAgent, Mark, Moment, Nonce, Outcome, PlacementId,
+    Acknowledgement, Action, Ailment, ClusterName, Fencing, FromAgent, Mark, Moment, Nonce, Outcome, PlacementId,
     PlacementName, Role, Rule, StepKind, WallTime, kept,
 };
 
@@ -124,8 +125,9 @@ impl Agent {
             Event::Watched(watched) => self.world.see(watched),
             Event::HoldAsked { ask, request } => self.answer_hold(ask, request, decision),
             Event::HoldAnswered { peer, placement, epoch, asked, answer } => {
-                self.take_promise(&peer, &placement, epoch, asked, answer);
+                self.take_promise(&peer, &placement, epoch, asked, answer, decision);
             }
+            Event::GateAsked(question) => self.gate_asked(question),
             Event::Probed { cluster, path, reachable, mark, began } => {
                 let mark = if began > self.marks_since { mark } else { Mark::default() };
                 self.paths.probed(cluster, path, reachable, mark, began);
@@ -280,6 +282,7 @@ impl Agent {
         }
         let commanded = placement.command.iter().flat_map(|current| current.claims()).collect::<Vec<_>>();
         let seen = survey::survey(&self.world, assignment, placement.site.as_ref(), &commanded);
+        placement.gates.follow(self.now, &seen.gated);
         placement.survey = Some((revision, seen));
         placement.surveys += 1;
         placement.notice_refusals(&self.world, self.now);
@@ -467,7 +470,7 @@ impl Agent {
             role: placement.role(),
             operation: placement.site.as_ref().and_then(|site| site.operation.clone()),
             staged: next.staged,
-            ailments: next.ailments.into_iter().chain(failing).chain(invalid_timing(placement)).collect(),
+            ailments: next.ailments.into_iter().chain(failing).chain(invalid_timing(placement)).chain(silent_gate(placement, self.now)).collect(),
             source: placement.is_source(),
             divergence: divergence::divergence(placement, self.now),
         };
@@ -513,6 +516,15 @@ impl Agent {
         }
     }
 
+    /// A gate names its placement as its pod does, and proves nothing by it.
+    fn gate_asked(&mut self, question: Question) {
+        let now = self.now;
+        let asked_for = self.placements.values_mut().find(|placement| placement.name == question.placement);
+        if let Some(placement) = asked_for {
+            placement.gates.asked(now, question);
+        }
+    }
+
     pub(crate) fn let_go_of(&mut self, id: &PlacementId) {
         if self.let_go.contains(id) {
             return;
@@ -555,6 +567,15 @@ fn invalid_timing(placement: &Placement) -> Option<Ailment> {
         placement.name
     );
     Some(Ailment { reason: reason::INVALID_TIMING.to_owned(), message })
+}
+
+/// Where the gates are relied upon, one that does not ask is named.
+fn silent_gate(placement: &Placement, now: Moment) -> Option<Ailment> {
+    let policy = placement.assignment.as_ref()?.policy;
+    let (_, survey) = placement.survey.as_ref()?;
+    let relied_upon = policy.fencing == Fencing::Gate;
+    let silent = || placement.gates.silent(now, policy.timing.suspect, &placement.name, &survey.gated);
+    relied_upon.then(silent).flatten()
 }
 
 /// A duty's next effects, and what the hub is told.

@@ -14,6 +14,7 @@ pub mod duty;
 mod edge_says;
 pub mod event;
 mod fence;
+pub mod gates;
 pub mod group;
 pub mod guard;
 mod hand_over;

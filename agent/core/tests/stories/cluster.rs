@@ -56,6 +56,8 @@ pub struct Cluster {
     pub lingering: Vec<(PlacementId, Effect)>,
     pub asked: Vec<(ClusterName, Epoch, Moment)>,
     pub hold_requests: Vec<HoldRequest>,
+    /// What was passed on to gates.
+    pub admitted: Vec<Sealed>,
     /// The marks that probes have begun with.
     pub probed: Vec<Mark>,
     /// The newest report, with the inventory that the hub has from it or from one before.
@@ -92,6 +94,7 @@ impl Cluster {
             lingering: Vec::new(),
             asked: Vec::new(),
             hold_requests: Vec::new(),
+            admitted: Vec::new(),
             probed: Vec::new(),
             reported: None,
             told_paths: Vec::new(),

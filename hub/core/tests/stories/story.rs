@@ -251,7 +251,7 @@ impl Story {
         };
         let hello = Hello { cluster: member.name.clone(), version: "0.1.0".to_owned(), known };
         let renewals = if member.role == Role::Holder {
-            vec![Renewal { placement: placement().id, epoch: member.epoch, echo: member.echo }]
+            vec![Renewal { placement: placement().id, epoch: member.epoch, echo: member.echo, gates: member.gates.clone() }]
         } else {
             Vec::new()
         };

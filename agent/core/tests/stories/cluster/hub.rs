@@ -88,7 +88,7 @@ impl Cluster {
 
     pub fn hears_grant_of(&mut self, nonce: Nonce, epoch: u64, policy: Policy) {
         self.line(format!("< grant of epoch {epoch}"));
-        let grant = Grant { placement: placement(), epoch: Epoch(epoch), policy };
+        let grant = Grant { placement: placement(), epoch: Epoch(epoch), policy, tickets: Vec::new() };
         self.hears(FromHub::Reply(Reply {
             term: Term(1),
             nonce,
