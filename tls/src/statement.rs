@@ -53,6 +53,7 @@ const SCHEMES: [(u16, &dyn SignatureVerificationAlgorithm); 5] = [
     (0x0805, RSA_PSS_2048_8192_SHA384_LEGACY_KEY),
 ];
 
+#[cfg(feature = "connections")]
 pub(crate) fn schemes() -> impl Iterator<Item = u16> {
     SCHEMES.iter().map(|(scheme, _)| *scheme)
 }

@@ -58,6 +58,8 @@ pub struct Cluster {
     pub hold_requests: Vec<HoldRequest>,
     /// What was passed on to gates.
     pub admitted: Vec<Sealed>,
+    /// What was promised to the gates of another cluster.
+    pub promised_to_gates: Vec<Sealed>,
     /// The marks that probes have begun with.
     pub probed: Vec<Mark>,
     /// The newest report, with the inventory that the hub has from it or from one before.
@@ -95,6 +97,7 @@ impl Cluster {
             asked: Vec::new(),
             hold_requests: Vec::new(),
             admitted: Vec::new(),
+            promised_to_gates: Vec::new(),
             probed: Vec::new(),
             reported: None,
             told_paths: Vec::new(),

@@ -61,7 +61,13 @@ impl Cluster {
             self.asked.push((ask.peer.cluster, ask.request.epoch, ask.asked));
         }
         for (AskId(number), answer) in answer {
-            self.line(format!("answer question {number}: {answer:?}"));
+            match answer {
+                HoldAnswer::Promised { hold, tickets } => {
+                    self.line(format!("answer question {number}: Promised {{ hold: {hold:?} }}"));
+                    self.promised_to_gates.extend(tickets);
+                }
+                HoldAnswer::Refused { .. } => self.line(format!("answer question {number}: {answer:?}")),
+            }
         }
     }
 
