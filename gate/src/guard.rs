@@ -78,7 +78,7 @@ fn guard(settings: Settings, sandbox: &Sandbox, memory: &Memory) -> ! {
 
 /// From here there is no way back: a lease that comes now is for the next sandbox.
 fn end(sandbox: &Sandbox, deadline: Moment, grace: Duration) -> ! {
-    say("the lease is over: the application is ended");
+    say(&format!("the lease ended at {:.3}: the application is ended", seconds(deadline)));
     let mut ending = Ending::new(deadline, grace);
     let mut ended = false;
     loop {
@@ -170,7 +170,11 @@ fn complain(result: Result<(), SandboxError>) {
 
 /// A line in the container's log.
 pub fn say(what: &str) {
-    eprintln!("understudy-gate: {:.3} {what}", clock::now().0 as f64 / 1000.0);
+    eprintln!("understudy-gate: {:.3} {what}", seconds(clock::now()));
+}
+
+fn seconds(moment: Moment) -> f64 {
+    moment.0 as f64 / 1000.0
 }
 
 /// An error with its causes, in one line.
