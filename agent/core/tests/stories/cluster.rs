@@ -66,6 +66,8 @@ pub struct Cluster {
     pub reported: Option<Report>,
     /// What the newest heartbeat told of paths.
     pub told_paths: Vec<PathState>,
+    /// What the newest heartbeat asked for gates.
+    pub renewed_gates: Vec<GateNonce>,
 }
 
 impl Cluster {
@@ -101,6 +103,7 @@ impl Cluster {
             probed: Vec::new(),
             reported: None,
             told_paths: Vec::new(),
+            renewed_gates: Vec::new(),
         }
     }
 

@@ -77,6 +77,7 @@ impl Cluster {
             FromAgent::Heartbeat(heartbeat) => {
                 self.nonce = heartbeat.nonce;
                 self.told_paths = heartbeat.paths.clone();
+                self.renewed_gates = heartbeat.renewals.iter().flat_map(|it| it.gates.clone()).collect();
                 for renewal in &heartbeat.renewals {
                     self.line(format!("renew epoch {} (echo {})", renewal.epoch, renewal.echo.0));
                 }
