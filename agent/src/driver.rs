@@ -18,9 +18,9 @@ use tracing::{Instrument, Span};
 use understudy_telemetry::SetTraceParent;
 
 use crate::crash::CrashPoint;
+use crate::gates::{GateAsked, Waiting, seal};
 use crate::link::{LinkEvent, LinkSender};
 use crate::metrics::{Metrics, PlacementSnapshot, Snapshot};
-use crate::gates::{GateAsked, Waiting, seal};
 use crate::peer::{self, HoldAsked, KnownPeers};
 use crate::watches::Watches;
 use crate::{apply, clock, probes, site_states};

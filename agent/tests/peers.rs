@@ -64,7 +64,13 @@ impl West {
 
 fn request(holder: &str) -> HoldRequest {
     let placement = PlacementId::parse("p-1").expect("an id");
-    HoldRequest { holder: cluster(holder), placement, epoch: Epoch(3), stop: Duration::from_secs(5), gates: Vec::new() }
+    HoldRequest {
+        holder: cluster(holder),
+        placement,
+        epoch: Epoch(3),
+        stop: Duration::from_secs(5),
+        gates: Vec::new(),
+    }
 }
 
 async fn path_to_agent(peer: &Peer, credentials: &Credentials, deadline: Duration) -> Found {

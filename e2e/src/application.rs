@@ -185,7 +185,8 @@ impl Application {
             },
         });
         if self.gated {
-            deployment["spec"]["template"]["metadata"]["annotations"] = json!({proto::gate::ANNOTATION: self.name});
+            deployment["spec"]["template"]["metadata"]["annotations"] =
+                json!({proto::gate::ANNOTATION: self.name});
         }
         deployment
     }

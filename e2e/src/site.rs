@@ -267,7 +267,8 @@ fn nodes_service(control_plane: &ControlPlane, setting: &Setting<'_>, folders: &
 /// What admission writes into the gates of annotated pods.
 fn gate_settings(cluster: &str, setting: &Setting<'_>) -> Result<String> {
     let authority = setting.identity.join("ca.crt");
-    let authority = fs::read_to_string(&authority).with_context(|| format!("reading {}", authority.display()))?;
+    let authority =
+        fs::read_to_string(&authority).with_context(|| format!("reading {}", authority.display()))?;
     let settings = json!({
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": "understudy-gate", "namespace": NAMESPACE},

@@ -199,8 +199,7 @@ impl Gate {
         match &mut self.terms {
             Some(known) if !newer => known.epoch = epoch,
             terms => {
-                let newest =
-                    Terms { placement, epoch, generation, renew, rpc, ttl, grace, stop, targets };
+                let newest = Terms { placement, epoch, generation, renew, rpc, ttl, grace, stop, targets };
                 *terms = Some(newest);
             }
         }

@@ -56,7 +56,7 @@ impl Sandbox {
         if name != HOLDS_THE_SANDBOX {
             return Err(SandboxError::NotASandbox(name));
         }
-        let first = parse(1, &read("/proc/1/stat")?).ok_or_else(|| SandboxError::NotASandbox(name))?;
+        let first = parse(1, &read("/proc/1/stat")?).ok_or(SandboxError::NotASandbox(name))?;
         Ok(Sandbox { own, began: first.started })
     }
 
@@ -94,7 +94,9 @@ impl Sandbox {
 fn signal(id: u32, signal: Signal) -> Result<(), SandboxError> {
     let Some(pid) = i32::try_from(id).ok().and_then(Pid::from_raw) else { return Ok(()) };
     match kill_process(pid, signal) {
-        Err(error) if error != rustix::io::Errno::SRCH => Err(SandboxError::Kill { id, source: error.into() }),
+        Err(error) if error != rustix::io::Errno::SRCH => {
+            Err(SandboxError::Kill { id, source: error.into() })
+        }
         // It has ended by itself.
         Ok(()) | Err(_) => Ok(()),
     }
@@ -120,7 +122,8 @@ mod tests {
 
     #[test]
     fn a_process_is_read_whatever_its_name() {
-        let stat = "7 (a) S 3 (x) S 0 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 1000 10 18446744073709551615 0";
+        let stat =
+            "7 (a) S 3 (x) S 0 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 1000 10 18446744073709551615 0";
         let expected = Process { id: 7, started: 4711, begins_a_container: true };
         assert_eq!(parse(7, stat), Some(expected));
         assert_eq!(parse(7, "7 (dead) Z 0 7 7 0 -1 4 1 2 3 4 5 6 7 8 20 0 1 0 4711 0"), None);

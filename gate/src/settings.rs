@@ -59,9 +59,11 @@ impl Settings {
         };
         let cluster = ClusterName::parse(&needed("UNDERSTUDY_GATE_CLUSTER")?)
             .map_err(|source| SettingsError::Name { variable: "UNDERSTUDY_GATE_CLUSTER", source })?;
-        let placement =
-            PlacementName::parse(&needed("UNDERSTUDY_GATE_NAMESPACE")?, &needed("UNDERSTUDY_GATE_PLACEMENT")?)
-                .map_err(|source| SettingsError::Name { variable: "UNDERSTUDY_GATE_PLACEMENT", source })?;
+        let placement = PlacementName::parse(
+            &needed("UNDERSTUDY_GATE_NAMESPACE")?,
+            &needed("UNDERSTUDY_GATE_PLACEMENT")?,
+        )
+        .map_err(|source| SettingsError::Name { variable: "UNDERSTUDY_GATE_PLACEMENT", source })?;
         let trust_domain = TrustDomain::parse(&needed("UNDERSTUDY_GATE_TRUST_DOMAIN")?)
             .map_err(SettingsError::TrustDomain)?;
         Ok(Settings {

@@ -95,7 +95,8 @@ impl Authorities {
         signature: &Signature,
         since_unix_epoch: Duration,
     ) -> Result<(), StatementError> {
-        let chain: Vec<_> = signature.chain.iter().map(|bytes| CertificateDer::from(bytes.as_slice())).collect();
+        let chain: Vec<_> =
+            signature.chain.iter().map(|bytes| CertificateDer::from(bytes.as_slice())).collect();
         let (own, intermediates) = chain.split_first().ok_or(StatementError::NoCertificate)?;
         let certificate = EndEntityCert::try_from(own).map_err(StatementError::Chain)?;
         let algorithms = SCHEMES.map(|(_, algorithm)| algorithm);
@@ -111,8 +112,7 @@ impl Authorities {
                 None,
             )
             .map_err(StatementError::Chain)?;
-        let found =
-            Identity::of_certificate(own, &self.trust_domain).map_err(StatementError::Identity)?;
+        let found = Identity::of_certificate(own, &self.trust_domain).map_err(StatementError::Identity)?;
         if found != *expected {
             return Err(StatementError::Another { found, expected: expected.clone() });
         }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use proto::gate::Question;
 use proto::{
-    Acknowledgement, Action, Ailment, ClusterName, Fencing, FromAgent, Mark, Moment, Nonce, Outcome, PlacementId,
-    PlacementName, Role, Rule, StepKind, WallTime, kept,
+    Acknowledgement, Action, Ailment, ClusterName, Fencing, FromAgent, Mark, Moment, Nonce, Outcome,
+    PlacementId, PlacementName, Role, Rule, StepKind, WallTime, kept,
 };
 
 use crate::ailments::reason;
@@ -470,7 +470,13 @@ impl Agent {
             role: placement.role(),
             operation: placement.site.as_ref().and_then(|site| site.operation.clone()),
             staged: next.staged,
-            ailments: next.ailments.into_iter().chain(failing).chain(invalid_timing(placement)).chain(silent_gate(placement, self.now)).collect(),
+            ailments: next
+                .ailments
+                .into_iter()
+                .chain(failing)
+                .chain(invalid_timing(placement))
+                .chain(silent_gate(placement, self.now))
+                .collect(),
             source: placement.is_source(),
             divergence: divergence::divergence(placement, self.now),
         };

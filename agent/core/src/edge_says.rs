@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use proto::{
-    ClusterName, Fencing, FromAgent, Heartbeat, Moment, Nonce, PlacementId, Renewal, Role, Rule, Timing, WallTime,
-    kept,
+    ClusterName, Fencing, FromAgent, Heartbeat, Moment, Nonce, PlacementId, Renewal, Role, Rule, Timing,
+    WallTime, kept,
 };
 
 use crate::agent::Agent;

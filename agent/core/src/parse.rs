@@ -109,7 +109,9 @@ fn gate_of(pod: &Value) -> Option<String> {
         .filter_map(|volume| text(volume, "/name"))
         .collect();
     let uses = |container: &Value| {
-        list(container, "/volumeMounts").iter().any(|mount| text(mount, "/name").is_some_and(|name| of_claims.contains(name)))
+        list(container, "/volumeMounts")
+            .iter()
+            .any(|mount| text(mount, "/name").is_some_and(|name| of_claims.contains(name)))
     };
     let in_time = !first.iter().take(waiting.max(guarding)).any(uses);
     let placement = annotation(pod, ANNOTATION)?;
@@ -165,7 +167,10 @@ pub fn workload(kind: &WorkloadKind, object: &Value) -> Option<Workload> {
         marked: annotation(object, REPLICAS_ANNOTATION).and_then(|text| text.parse().ok()),
         claims: claims_of(object, &format!("{template}/spec/volumes")),
         reconcilers: reconcilers::named_on(object),
-        gate: object.pointer(template).and_then(|template| annotation(template, ANNOTATION)).map(str::to_owned),
+        gate: object
+            .pointer(template)
+            .and_then(|template| annotation(template, ANNOTATION))
+            .map(str::to_owned),
         has_template: object.pointer(&format!("{template}/spec/containers")).is_some(),
     })
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use proto::volume::WorkloadReplicas;
 use proto::{
-    Action, Assignment, ClusterName, Command, Epoch, Fencing, Generation, HoldAnswer, Moment, OnSilence, Outcome,
-    PlacementId, PlacementName, Policy, Protect, Report, Role, Rule, Selector, StepKind, Timing, WallTime,
-    kept,
+    Action, Assignment, ClusterName, Command, Epoch, Fencing, Generation, HoldAnswer, Moment, OnSilence,
+    Outcome, PlacementId, PlacementName, Policy, Protect, Report, Role, Rule, Selector, StepKind, Timing,
+    WallTime, kept,
 };
 
 use crate::divergence::{Refusals, refusals};

@@ -291,7 +291,8 @@ impl PodRun {
                 return;
             }
         }
-        let others = join_all((0..self.plan.containers.len()).map(|index| self.keep_running(index, entrance)));
+        let others =
+            join_all((0..self.plan.containers.len()).map(|index| self.keep_running(index, entrance)));
         tokio::select! {
             _ = others => {}
             never = staying.run() => match never {},

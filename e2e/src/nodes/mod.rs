@@ -182,9 +182,8 @@ async fn converse(
 
 fn launcher(arguments: &Arguments) -> anyhow::Result<Launcher> {
     let own = std::env::current_exe().context("finding this program")?;
-    let or_beside = |program: &Option<PathBuf>, name: &str| {
-        program.clone().unwrap_or_else(|| own.with_file_name(name))
-    };
+    let or_beside =
+        |program: &Option<PathBuf>, name: &str| program.clone().unwrap_or_else(|| own.with_file_name(name));
     Ok(Launcher {
         append_writer: or_beside(&arguments.append_writer, "append-writer"),
         pause: or_beside(&arguments.pause, "pause"),

@@ -51,7 +51,8 @@ impl TryFrom<v1::Seal> for Seal {
             at_most(bytes.len(), LARGEST_CERTIFICATE, field)?;
             Ok(Certificate(bytes))
         };
-        let unknown = |_| Problem::Text { value: seal.scheme.to_string(), expected: "a signature scheme of TLS" };
+        let unknown =
+            |_| Problem::Text { value: seal.scheme.to_string(), expected: "a signature scheme of TLS" };
         Ok(Seal {
             scheme: u16::try_from(seal.scheme).map_err(|error| unknown(error).at("seal.scheme"))?,
             signature: seal.signature,

@@ -46,8 +46,11 @@ fn gate_nonce() -> impl Strategy<Value = GateNonce> {
 fn sealed() -> impl Strategy<Value = Sealed> {
     let bytes = || vec(any::<u8>(), 0..20);
     let chain = vec(bytes().prop_map(gate::Certificate), 0..3);
-    let seal = (any::<u16>(), bytes(), chain)
-        .prop_map(|(scheme, signature, chain)| gate::Seal { scheme, signature, chain });
+    let seal = (any::<u16>(), bytes(), chain).prop_map(|(scheme, signature, chain)| gate::Seal {
+        scheme,
+        signature,
+        chain,
+    });
     (gate_nonce(), bytes(), of(seal)).prop_map(|(nonce, body, seal)| Sealed { nonce, body, seal })
 }
 
@@ -277,9 +280,8 @@ pub fn from_agent() -> impl Strategy<Value = FromAgent> {
 
 fn reply() -> impl Strategy<Value = Reply> {
     use DenialReason::*;
-    let grant = (placement(), epoch(), policy(), vec(sealed(), 0..3)).prop_map(
-        |(placement, epoch, policy, tickets)| Grant { placement, epoch, policy, tickets },
-    );
+    let grant = (placement(), epoch(), policy(), vec(sealed(), 0..3))
+        .prop_map(|(placement, epoch, policy, tickets)| Grant { placement, epoch, policy, tickets });
     let reason = prop::sample::select(vec![Superseded, NotYours, NotNow]);
     let denial = (placement(), epoch(), of(cluster()), reason)
         .prop_map(|(placement, epoch, holder, reason)| Denial { placement, epoch, holder, reason });

@@ -18,8 +18,8 @@ fn gated_policy() -> Policy {
 fn pod(gate: Option<&str>) -> Value {
     let mut pod = json!({
         "metadata": {
-            "name": "web-7d9f-1", "namespace": "shop", "uid": POD,
-            "ownerReferences": [{"kind": "ReplicaSet", "name": "web-7d9f", "controller": true}],
+            "name": "web-1", "namespace": "shop", "uid": POD,
+            "ownerReferences": [{"kind": "ReplicaSet", "name": "web-x", "controller": true}],
         },
         "spec": {
             "shareProcessNamespace": true, "terminationGracePeriodSeconds": 2,
@@ -47,7 +47,7 @@ fn annotated_deployment() -> Value {
 /// East holds, its pod has a gate, and its user relies on it.
 fn gated_east() -> Cluster {
     let mut east = holding_east();
-    east.sees(Kind::Pod, "web-7d9f-1", pod(Some("shop")));
+    east.sees(Kind::Pod, "web-1", pod(Some("shop")));
     east.sees(deployments(), "web", annotated_deployment());
     east.hears_assignment(Assignment { policy: gated_policy(), ..assignment(1, Some("east"), "west") });
     east.pass_seconds(1);
@@ -129,7 +129,7 @@ fn promises_of_the_targets_reach_the_gates() {
     let mut east = gated_east();
     let nonce = east.is_asked_by(POD, 1, 2);
     east.event(Event::HubDown);
-    east.pass_seconds(9);
+    east.pass_seconds(6);
     assert_eq!(east.hold_requests.last().map(|request| request.gates.clone()), Some(vec![nonce.clone()]));
     let (peer, epoch, asked) = east.asked.last().cloned().expect("a question");
     let promise = Sealed { nonce, body: Vec::new(), seal: None };
@@ -159,11 +159,11 @@ fn what_has_no_gate_is_named_where_gates_are_relied_upon() {
             pod
         }),
     ] {
-        east.sees(Kind::Pod, "web-7d9f-1", bare);
+        east.sees(Kind::Pod, "web-1", bare);
         east.pass_seconds(1);
         assert_eq!(east.ailments(), ["PodNotGated"], "{name}");
     }
-    east.sees(Kind::Pod, "web-7d9f-1", pod(Some("shop")));
+    east.sees(Kind::Pod, "web-1", pod(Some("shop")));
     east.sees(deployments(), "web", {
         let mut web = annotated_deployment();
         web["spec"]["template"]["metadata"]["annotations"] = json!({});
@@ -171,7 +171,11 @@ fn what_has_no_gate_is_named_where_gates_are_relied_upon() {
     });
     east.pass_seconds(1);
     let named = east.reported.iter().flat_map(|report| &report.ailments).map(|it| it.message.as_str());
-    assert!(named.clone().any(|message| message.starts_with("Deployment shop/web: ")), "{:?}", named.collect::<Vec<_>>());
+    assert!(
+        named.clone().any(|message| message.starts_with("Deployment shop/web: ")),
+        "{:?}",
+        named.collect::<Vec<_>>()
+    );
 }
 
 #[test]

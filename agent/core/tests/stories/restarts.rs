@@ -131,8 +131,13 @@ fn on_another_boot_the_former_holder_stops_before_it_calls_the_hub() {
 #[test]
 fn a_promise_given_before_a_reboot_is_waited_out_whole() {
     let mut west = standby_west();
-    let request =
-        HoldRequest { holder: cluster("east"), placement: placement(), epoch: Epoch(1), stop: timing().stop, gates: Vec::new() };
+    let request = HoldRequest {
+        holder: cluster("east"),
+        placement: placement(),
+        epoch: Epoch(1),
+        stop: timing().stop,
+        gates: Vec::new(),
+    };
     west.event(Event::HoldAsked { ask: AskId(1), request });
     west.now = proto::Moment(500);
     west.start("boot-w2");

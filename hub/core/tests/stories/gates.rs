@@ -1,5 +1,7 @@
 //! Fencing level Gate: what the gates of a holder are told, and when they are relied upon.
 
+use std::time::Duration;
+
 use hub_core::{Event, Now};
 use proto::gate::{Statement, Ticket};
 use proto::{
@@ -37,7 +39,7 @@ fn grants(story: &mut Story, epoch: u64) -> Vec<Grant> {
     let heartbeat = Heartbeat {
         cluster: cluster("east"),
         nonce: Nonce(77_777),
-        api_write_age: None,
+        api_write_age: Some(Duration::ZERO),
         renewals: vec![renewal],
         paths: Vec::new(),
     };

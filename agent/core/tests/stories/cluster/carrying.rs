@@ -7,7 +7,8 @@ use super::Cluster;
 
 impl Cluster {
     pub(super) fn carry_out(&mut self, decision: Decision, events: &mut Vec<Event>) {
-        let Decision { remember, keep, apply, send, ask, answer, admit, probe, note: _, reached: _ } = decision;
+        let Decision { remember, keep, apply, send, ask, answer, admit, probe, note: _, reached: _ } =
+            decision;
         self.admitted.extend(admit);
         self.probed.extend(probe.into_iter().map(|probe| probe.mark));
         for write in remember {
