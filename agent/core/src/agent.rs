@@ -3,9 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use proto::gate::Question;
 use proto::{
-    Acknowledgement, Action, Ailment, ClusterName, Fencing, FromAgent, Mark, Moment, Nonce, Outcome,
+    Acknowledgement, Action, Ailment, ClusterName, FromAgent, Mark, Moment, Nonce, Outcome,
     PlacementId, PlacementName, Role, Rule, StepKind, WallTime, kept,
 };
 
@@ -15,6 +14,7 @@ use crate::desired::{self, Next, Turn, View};
 use crate::divergence;
 use crate::duty::{Duty, Seen, duty};
 use crate::event::Event;
+use crate::gates;
 use crate::objects;
 use crate::paths::Paths;
 use crate::placement::{Attempt, Placement, without_inventory};
@@ -475,7 +475,7 @@ impl Agent {
                 .into_iter()
                 .chain(failing)
                 .chain(invalid_timing(placement))
-                .chain(silent_gate(placement, self.now))
+                .chain(gates::silent(placement, self.now))
                 .collect(),
             source: placement.is_source(),
             divergence: divergence::divergence(placement, self.now),
@@ -522,15 +522,6 @@ impl Agent {
         }
     }
 
-    /// A gate names its placement as its pod does, and proves nothing by it.
-    fn gate_asked(&mut self, question: Question) {
-        let now = self.now;
-        let asked_for = self.placements.values_mut().find(|placement| placement.name == question.placement);
-        if let Some(placement) = asked_for {
-            placement.gates.asked(now, question);
-        }
-    }
-
     pub(crate) fn let_go_of(&mut self, id: &PlacementId) {
         if self.let_go.contains(id) {
             return;
@@ -573,15 +564,6 @@ fn invalid_timing(placement: &Placement) -> Option<Ailment> {
         placement.name
     );
     Some(Ailment { reason: reason::INVALID_TIMING.to_owned(), message })
-}
-
-/// Where the gates are relied upon, one that does not ask is named.
-fn silent_gate(placement: &Placement, now: Moment) -> Option<Ailment> {
-    let policy = placement.assignment.as_ref()?.policy;
-    let (_, survey) = placement.survey.as_ref()?;
-    let relied_upon = policy.fencing == Fencing::Gate;
-    let silent = || placement.gates.silent(now, policy.timing.suspect, &placement.name, &survey.gated);
-    relied_upon.then(silent).flatten()
 }
 
 /// A duty's next effects, and what the hub is told.

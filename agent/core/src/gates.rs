@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use proto::gate::{MOST_GATES, Question};
-use proto::{Ailment, GateNonce, Generation, Moment, PlacementName, Sealed};
+use proto::{Ailment, Fencing, GateNonce, Generation, Moment, PlacementName, Sealed};
 
+use crate::agent::Agent;
 use crate::ailments::{ailment, reason};
+use crate::placement::Placement;
 
 /// Nonces of one gate that may still be answered: it asks once in each renewal period, and keeps as many.
 const ANSWERABLE: usize = 16;
@@ -97,6 +99,26 @@ impl Gates {
         );
         Some(ailment(reason::GATE_SILENT, message))
     }
+}
+
+impl Agent {
+    /// A gate names its placement as its pod does, and proves nothing by it.
+    pub(crate) fn gate_asked(&mut self, question: Question) {
+        let now = self.now;
+        let asked_for = self.placements.values_mut().find(|placement| placement.name == question.placement);
+        if let Some(placement) = asked_for {
+            placement.gates.asked(now, question);
+        }
+    }
+}
+
+/// Where the gates are relied upon, one that does not ask is named.
+pub(crate) fn silent(placement: &Placement, now: Moment) -> Option<Ailment> {
+    let policy = placement.assignment.as_ref()?.policy;
+    let (_, survey) = placement.survey.as_ref()?;
+    let relied_upon = policy.fencing == Fencing::Gate;
+    let silent = || placement.gates.silent(now, policy.timing.suspect, &placement.name, &survey.gated);
+    relied_upon.then(silent).flatten()
 }
 
 #[cfg(test)]

@@ -107,6 +107,15 @@ fn what_has_no_gate_or_a_silent_one_disarms() {
     }
 }
 
+/// Its pods would be refused there: better known before than after.
+#[test]
+fn a_target_whose_workload_has_no_gate_is_none() {
+    let mut story = relied_upon();
+    let message = "Deployment shop/web: its pods would have none".to_owned();
+    story.member("west").ailments = vec![Ailment { reason: "PodNotGated".to_owned(), message }];
+    assert!(!is_failed_over(&mut story), "{}", story.told());
+}
+
 #[test]
 fn gates_that_the_holder_has_not_confirmed_are_not_relied_upon() {
     let mut story = Story::protected();
