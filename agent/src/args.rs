@@ -55,6 +55,10 @@ pub struct RunArguments {
     #[arg(long, default_value = "0.0.0.0:7444", env = "UNDERSTUDY_PEER_LISTEN")]
     pub peer_listen: SocketAddr,
 
+    /// Where the gates of this cluster's pods connect. Without it no pod that has a gate starts.
+    #[arg(long, env = "UNDERSTUDY_GATE_LISTEN")]
+    pub gate_listen: Option<SocketAddr>,
+
     /// The namespace of the agent's own Lease, which is its memory.
     #[arg(long, default_value = crds::SYSTEM_NAMESPACE, env = "UNDERSTUDY_NAMESPACE")]
     pub namespace: String,

@@ -18,6 +18,7 @@ use tracing::{Instrument, Span};
 use understudy_telemetry::SetTraceParent;
 
 use crate::crash::CrashPoint;
+use crate::gates::{GateAsked, Waiting, seal};
 use crate::link::{LinkEvent, LinkSender};
 use crate::metrics::{Metrics, PlacementSnapshot, Snapshot};
 use crate::peer::{self, HoldAsked, KnownPeers};
@@ -55,6 +56,7 @@ pub struct Inbox {
     pub events: mpsc::Receiver<Event>,
     pub link: mpsc::Receiver<LinkEvent>,
     pub holds: mpsc::Receiver<HoldAsked>,
+    pub gates: mpsc::Receiver<GateAsked>,
     pub scalable: mpsc::Receiver<Vec<ApiResource>>,
 }
 
@@ -64,6 +66,7 @@ struct Running {
     requests: Arc<Semaphore>,
     asking: BTreeMap<AskId, oneshot::Sender<HoldAnswer>>,
     asked: u64,
+    gates: Waiting,
     probing: BTreeSet<ClusterName>,
     backlog: VecDeque<FromAgent>,
     followed: Followed,
@@ -95,6 +98,7 @@ impl Driver {
             requests: Arc::new(Semaphore::new(REQUESTS)),
             asking: BTreeMap::new(),
             asked: 0,
+            gates: Waiting::default(),
             probing: BTreeSet::new(),
             backlog: VecDeque::new(),
             followed: Followed::default(),
@@ -120,6 +124,10 @@ impl Driver {
                     self.hear_link(event, &mut running);
                 }
                 Some(asked) = inbox.holds.recv() => self.hear_hold(asked, &mut running),
+                Some(asked) = inbox.gates.recv() => {
+                    let question = running.gates.note(asked);
+                    self.step(Event::GateAsked(question), &mut running);
+                }
                 event = inbox.events.recv() => {
                     let event = event.ok_or_else(|| anyhow::anyhow!("every watch has ended"))?;
                     self.step(event, &mut running);
@@ -150,8 +158,19 @@ impl Driver {
     }
 
     fn carry_out(&mut self, decision: Decision, running: &mut Running) {
-        let Decision { remember, keep, apply: effects, send, ask, answer, probe, visit, note, reached } =
-            decision;
+        let Decision {
+            remember,
+            keep,
+            apply: effects,
+            send,
+            ask,
+            answer,
+            admit,
+            probe,
+            visit,
+            note,
+            reached,
+        } = decision;
         for note in note {
             tell(&note, running);
         }
@@ -186,7 +205,9 @@ impl Driver {
             running.backlog.pop_front();
         }
         ask.into_iter().for_each(|ask| self.ask(ask, running));
-        for (number, answer) in answer {
+        admit.into_iter().for_each(|ticket| running.gates.answer(ticket));
+        for (number, mut answer) in answer {
+            seal(&self.credentials, &mut answer);
             if let Some(waiting) = running.asking.remove(&number) {
                 // Whoever asked may have given up.
                 let _ = waiting.send(answer);

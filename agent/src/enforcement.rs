@@ -18,10 +18,11 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::apply::is_admissions_refusal;
 
 /// As they are installed; `agent_core::enforcement` compares them with what is there.
-const INSTALLED: [&str; 7] = [
+const INSTALLED: [&str; 8] = [
     include_str!("../../deploy/admission/agent-limits.yaml"),
     include_str!("../../deploy/admission/claims-are-kept.yaml"),
     include_str!("../../deploy/admission/claims-need-their-holder.yaml"),
+    include_str!("../../deploy/admission/gate.yaml"),
     include_str!("../../deploy/admission/promotion-needs-its-epoch.yaml"),
     include_str!("../../deploy/admission/replications-belong-to-the-agent.yaml"),
     include_str!("../../deploy/admission/resync-needs-its-operation.yaml"),
@@ -38,12 +39,17 @@ const REQUEST: Duration = Duration::from_secs(5);
 const IN_FORCE_WITHIN: Duration = Duration::from_secs(3);
 const STEP: Duration = Duration::from_millis(50);
 
-/// The policies and bindings that have to be in force.
+/// The policies and bindings that have to be in force. What puts the gate into pods refuses nothing: a pod without one is
+/// refused by those that do.
 pub fn installed() -> anyhow::Result<Vec<Value>> {
     let documents = INSTALLED.iter().flat_map(|file| file.split("\n---\n"));
-    documents
+    let objects = documents
         .map(|document| serde_saphyr::from_str(document).context("an admission policy of this build"))
-        .collect()
+        .collect::<anyhow::Result<Vec<Value>>>()?;
+    let refuses = |object: &Value| {
+        object["kind"].as_str().is_some_and(|kind| kind.starts_with("ValidatingAdmissionPolicy"))
+    };
+    Ok(objects.into_iter().filter(refuses).collect())
 }
 
 /// Tries again and again, and tells what came of it. An API server that does not answer says nothing about its policies.
@@ -126,6 +132,7 @@ fn spec() -> DRSiteStateSpec {
         handed_over: None,
         resync: None,
         group: None,
+        gated: false,
         last_results: Vec::new(),
         replicas: Vec::new(),
     }

@@ -12,6 +12,7 @@ pub mod site_states;
 pub mod watches;
 pub mod witnesses;
 
+pub mod gates;
 pub mod identity;
 pub mod link;
 pub mod metrics;

@@ -18,7 +18,9 @@ use understudy_agent::memory::{self, Remembered};
 use understudy_agent::metrics::Metrics;
 use understudy_agent::peer::{self, PeerSettings};
 use understudy_agent::watches::{self, Watches};
-use understudy_agent::{clock, enforcement, identity, site_states, telemetry, witnesses};
+use understudy_agent::{
+    clock, enforcement, gates as gate_service, identity, site_states, telemetry, witnesses,
+};
 use understudy_telemetry::{Health, serve};
 
 const _: () = assert!(!proto::rule::CAN_BE_SWITCHED_OFF, "what runs in a cluster keeps every safety rule");
@@ -27,6 +29,8 @@ const _: () = assert!(!proto::rule::CAN_BE_SWITCHED_OFF, "what runs in a cluster
 const EVENTS: usize = 1024;
 /// Holds waiting for the core; a peer asks again within a renewal period.
 const HOLDS: usize = 64;
+/// Questions of gates waiting for the core; a gate asks again within a renewal period.
+const GATES: usize = 256;
 const HUB_CALL: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// What is under way when the agent is told to stop may take this long.
@@ -75,6 +79,7 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     let (events, events_inbox) = mpsc::channel(EVENTS);
     let (found, scalable) = mpsc::channel(1);
     let (hold, holds) = mpsc::channel(HOLDS);
+    let (gate, gates) = mpsc::channel(GATES);
     let (newest_memory, memories) = watch::channel(Default::default());
     let (known_peers, peers) = watch::channel(Default::default());
     let (hello, hello_seen) = watch::channel(agent.hello());
@@ -97,6 +102,13 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
         let serving = peer::serve(listener, served_credentials, peers, hold, peer_settings, until);
         serving.await.context("serving other clusters' agents")
     });
+    if let Some(address) = arguments.gate_listen {
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("listening on {address}: choose another address with --gate-listen"))?;
+        tracing::info!(gate_listen = %listener.local_addr()?, "the gates of this cluster's pods are served");
+        tasks.spawn(gate_service::serve(listener, gate, stop.clone()));
+    }
     tasks.spawn(call_the_hub(link, may_call_seen, stop.clone()));
     let wanted_visits = witnesses::begin(witnesses, &arguments.cluster, events.clone(), &mut tasks);
     let driver = Driver {
@@ -113,7 +125,7 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
         may_call_hub: may_call,
         wanted_visits,
     };
-    let inbox = Inbox { events: events_inbox, link: link_inbox, holds, scalable };
+    let inbox = Inbox { events: events_inbox, link: link_inbox, holds, gates, scalable };
     tasks.spawn(driver.run(first, inbox, stop.clone()));
     health.send_replace(Health::ready());
 

@@ -15,7 +15,7 @@ use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
 use proto::volume::WorkloadReplicas;
 use proto::{
-    Assignment, Epoch, Moment, OperationId, PlacementId, PlacementName, Role, WallTime, WorkloadRef,
+    Assignment, Epoch, Fencing, Moment, OperationId, PlacementId, PlacementName, Role, WallTime, WorkloadRef,
 };
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
@@ -142,6 +142,8 @@ fn object(state: &SiteState, resource_version: Option<&str>) -> anyhow::Result<D
             .context("an epoch beyond all bounds")?,
         resync: resync.as_ref().map(|operation| operation.0.clone()),
         group: group.clone(),
+        // Not read back: it follows from the assignment, and is there for admission.
+        gated: assignment.as_ref().is_some_and(|lived_by| lived_by.policy.fencing == Fencing::Gate),
         last_results: results.iter().map(result_spec).collect::<Result<_, _>>()?,
         replicas: replicas.iter().map(replicas_spec).collect(),
     };

@@ -64,7 +64,13 @@ impl West {
 
 fn request(holder: &str) -> HoldRequest {
     let placement = PlacementId::parse("p-1").expect("an id");
-    HoldRequest { holder: cluster(holder), placement, epoch: Epoch(3), stop: Duration::from_secs(5) }
+    HoldRequest {
+        holder: cluster(holder),
+        placement,
+        epoch: Epoch(3),
+        stop: Duration::from_secs(5),
+        gates: Vec::new(),
+    }
 }
 
 async fn path_to_agent(peer: &Peer, credentials: &Credentials, deadline: Duration) -> Found {
@@ -78,7 +84,7 @@ async fn path_to_agent(peer: &Peer, credentials: &Credentials, deadline: Duratio
 async fn a_hold_reaches_the_driver_and_its_promise_the_holder() {
     let federation = Federation::new();
     let mut west = West::start(federation.agent("west")).await;
-    let promise = HoldAnswer::Promised { hold: Duration::from_millis(1500) };
+    let promise = HoldAnswer::Promised { hold: Duration::from_millis(1500), tickets: Vec::new() };
     let (peer, east) = (west.peer(), federation.agent("east"));
     let asking = peer::hold(&peer, &east, request("east"), PATIENCE);
     let driver = async {

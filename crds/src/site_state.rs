@@ -74,6 +74,10 @@ pub struct DRSiteStateSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "shape::name")]
     pub group: Option<String>,
+    /// The fencing level that this cluster lives by is Gate: a pod that uses a protected claim must have the placement's
+    /// gate.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gated: bool,
     /// The answers to the last commands, so that a repeated one gets the same.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]

@@ -32,6 +32,8 @@ pub struct Application {
     /// Where the volumes are replicated as one group.
     pub group_class: Option<String>,
     pub scheduling_interval: String,
+    /// Whether its pods are annotated for the gate of the placement of the same name.
+    pub gated: bool,
 }
 
 impl Application {
@@ -52,6 +54,7 @@ impl Application {
             replication_class: "rbd-5m".to_owned(),
             group_class: None,
             scheduling_interval: "5m".to_owned(),
+            gated: false,
         }
     }
 
@@ -162,7 +165,7 @@ impl Application {
         let mounts = claims.iter().map(|claim| json!({"name": claim, "mountPath": format!("/data/{claim}")}));
         let volumes =
             claims.iter().map(|claim| json!({"name": claim, "persistentVolumeClaim": {"claimName": claim}}));
-        json!({
+        let mut deployment = json!({
             "apiVersion": "apps/v1", "kind": "Deployment",
             "metadata": {"name": self.name, "namespace": self.namespace, "labels": {"app": self.name}},
             "spec": {
@@ -180,7 +183,12 @@ impl Application {
                     },
                 },
             },
-        })
+        });
+        if self.gated {
+            deployment["spec"]["template"]["metadata"]["annotations"] =
+                json!({proto::gate::ANNOTATION: self.name});
+        }
+        deployment
     }
 
     fn volume_name(&self, claim: &str) -> String {

@@ -57,6 +57,7 @@ pub const SLOW: Duration = Duration::from_secs(120);
 /// On the addresses of a federation nobody else listens, so its ports need not be looked for.
 const SESSION_PORT: u16 = 7443;
 const PEER_PORT: u16 = 7444;
+const GATE_PORT: u16 = 7446;
 const MIRROR_PORT: u16 = 7445;
 const METRICS_PORT: u16 = 9464;
 
@@ -412,6 +413,7 @@ impl<'a> Ground<'a> {
             trust_domain: TRUST_DOMAIN,
             addresses: site::Addresses {
                 peer: self.block.at(&name, PEER_PORT),
+                gate: self.block.at(&name, GATE_PORT),
                 mirror: self.block.at(&name, MIRROR_PORT),
                 metrics: self.block.at(&name, METRICS_PORT),
             },

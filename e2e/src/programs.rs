@@ -29,6 +29,8 @@ pub struct Programs {
     pub array: PathBuf,
     pub nodes: PathBuf,
     pub append_writer: PathBuf,
+    pub pause: PathBuf,
+    pub gate: PathBuf,
 }
 
 impl Programs {
@@ -47,15 +49,17 @@ impl Programs {
 
 fn build(progress: &impl Fn(&str)) -> Result<Programs> {
     let workshop = Workshop::of_this_process()?;
-    let ours = ["understudy-hub", "understudy-agent"];
-    workshop.build("the hub and the agent", workshop.how_ours_are_built(), progress)?;
-    let [array, nodes, append_writer] = workshop.stand_ins(progress)?;
+    let ours = ["understudy-hub", "understudy-agent", "understudy-gate"];
+    workshop.build("the hub, the agent and the gate", workshop.how_ours_are_built(), progress)?;
+    let [array, nodes, append_writer, pause] = workshop.stand_ins(progress)?;
     Ok(Programs {
         hub: workshop.product(ours[0])?,
         agent: workshop.product(ours[1])?,
         array,
         nodes,
         append_writer,
+        pause,
+        gate: workshop.product(ours[2])?,
     })
 }
 
@@ -89,26 +93,34 @@ impl Workshop {
     /// with these features of some libraries: it would build half of the workspace once more.
     fn how_ours_are_built(&self) -> &'static [&'static str] {
         if self.is_a_test {
-            &["--workspace", "--test", "sessions", "--test", "link"]
+            &["--workspace", "--test", "sessions", "--test", "link", "--test", "leases"]
         } else {
-            &["--package", "understudy-hub", "--package", "understudy-agent", "--bins"]
+            &[
+                "--package",
+                "understudy-hub",
+                "--package",
+                "understudy-agent",
+                "--package",
+                "understudy-gate",
+                "--bins",
+            ]
         }
     }
 
     /// The programs of this very package. Where cargo runs a test it has built them already, and says where.
-    fn stand_ins(&self, progress: &impl Fn(&str)) -> Result<[PathBuf; 3]> {
-        let names = ["array", "nodes", "append-writer"];
+    fn stand_ins(&self, progress: &impl Fn(&str)) -> Result<[PathBuf; 4]> {
+        let names = ["array", "nodes", "append-writer", "pause"];
         let told = names.map(|name| std::env::var_os(format!("CARGO_BIN_EXE_{name}")).map(PathBuf::from));
-        if let [Some(array), Some(nodes), Some(append_writer)] = told {
-            return Ok([array, nodes, append_writer]);
+        if let [Some(array), Some(nodes), Some(append_writer), Some(pause)] = told {
+            return Ok([array, nodes, append_writer, pause]);
         }
         self.build(
             "the stand-ins for arrays and nodes",
             &["--package", env!("CARGO_PKG_NAME"), "--bins"],
             progress,
         )?;
-        let [array, nodes, append_writer] = names.map(|name| self.product(name));
-        Ok([array?, nodes?, append_writer?])
+        let [array, nodes, append_writer, pause] = names.map(|name| self.product(name));
+        Ok([array?, nodes?, append_writer?, pause?])
     }
 
     fn product(&self, name: &str) -> Result<PathBuf> {

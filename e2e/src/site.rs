@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
+use serde_json::json;
 
 use crate::array::{self, ArrayOptions, Call, DATA_SOCKET, DataClient};
 use crate::assets::Assets;
@@ -40,6 +41,7 @@ pub struct Site {
 #[derive(Clone, Copy, Debug)]
 pub struct Addresses {
     pub peer: SocketAddr,
+    pub gate: SocketAddr,
     pub mirror: SocketAddr,
     pub metrics: SocketAddr,
 }
@@ -88,7 +90,9 @@ impl Site {
         );
         let agent_installed = async {
             let installed = control_plane.apply_yaml(&installation::without_workloads(AGENT)?).await;
-            installed.context("installing the agent")
+            installed.context("installing the agent")?;
+            let told = control_plane.apply_yaml(&gate_settings(control_plane.name(), &setting)?).await;
+            told.context("telling the gates where to ask")
         };
         let (csi_addons, ()) = tokio::try_join!(Box::pin(csi_addons), Box::pin(agent_installed))?;
         let nodes = nodes_service(&control_plane, &setting, &folders)?;
@@ -135,6 +139,20 @@ impl Site {
         nodes::forget_pods(&self.nodes_folder)
             .and_then(|()| self.nodes.start())
             .with_context(|| format!("restarting the nodes of {}", self.name))
+    }
+
+    /// Starts all but the agent after a power cut: the nodes run again what they ran, before anybody was asked.
+    pub async fn restart_without_agent(&self) -> Result<()> {
+        let restarting = || format!("restarting the site {} without its agent", self.name);
+        self.array.start().with_context(restarting)?;
+        self.nodes.start().with_context(restarting)?;
+        self.control_plane.restart().await.with_context(restarting)
+    }
+
+    /// What the nodes run again after a power cut has no gates any more.
+    pub fn take_gates_away(&self) -> Result<()> {
+        nodes::forget_gates(&self.nodes_folder)
+            .with_context(|| format!("taking the gates of {} away", self.name))
     }
 
     /// Names a boot that the machine under the federation has not had.
@@ -238,6 +256,8 @@ fn nodes_service(control_plane: &ControlPlane, setting: &Setting<'_>, folders: &
         driver: DRIVER.to_owned(),
         write_interval_ms: WRITE_INTERVAL_MILLISECONDS,
         append_writer: Some(setting.programs.append_writer.clone()),
+        pause: Some(setting.programs.pause.clone()),
+        gate: Some(setting.programs.gate.clone()),
     };
     let log = setting.folder.join("nodes.log");
     Ok(Service::new(&format!("nodes of {name}"), &setting.programs.nodes, &log, |launch| {
@@ -246,6 +266,22 @@ fn nodes_service(control_plane: &ControlPlane, setting: &Setting<'_>, folders: &
 }
 
 /// The agent gets the rights of its service account, by its token, and nothing more.
+/// What admission writes into the gates of annotated pods.
+fn gate_settings(cluster: &str, setting: &Setting<'_>) -> Result<String> {
+    let authority = setting.identity.join("ca.crt");
+    let authority =
+        fs::read_to_string(&authority).with_context(|| format!("reading {}", authority.display()))?;
+    let settings = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "understudy-gate", "namespace": NAMESPACE},
+        "data": {
+            "IMAGE": nodes::GATE_IMAGE, "CLUSTER": cluster, "TRUST_DOMAIN": setting.trust_domain,
+            "AGENT": setting.addresses.gate.to_string(), "CA": authority,
+        },
+    });
+    Ok(settings.to_string())
+}
+
 async fn agent_service(control_plane: &ControlPlane, setting: &Setting<'_>) -> Result<Service> {
     let name = control_plane.name();
     let token = control_plane.token(NAMESPACE, AGENT_ACCOUNT).await?;
@@ -260,6 +296,7 @@ async fn agent_service(control_plane: &ControlPlane, setting: &Setting<'_>) -> R
             .argument(format!("--hub=https://{hub}"))
             .argument(format!("--trust-domain={}", setting.trust_domain))
             .argument(format!("--peer-listen={}", setting.addresses.peer))
+            .argument(format!("--gate-listen={}", setting.addresses.gate))
             .argument(format!("--metrics-listen={}", setting.addresses.metrics))
             .argument(format!("--namespace={NAMESPACE}"))
             .arguments(setting.witness.iter())

@@ -1,11 +1,13 @@
 //! The loop around the core: an event in, then write down, then send, then tell. It does not know what is decided.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hub_core::witness::Visit;
 use hub_core::{Decision, Event, Explanation, Hub};
 use proto::PlacementName;
+use tls::Credentials;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -14,6 +16,7 @@ use crate::clock;
 use crate::crash::CrashPoint;
 use crate::journal_store::JournalStore;
 use crate::metrics::{Metrics, Queues};
+use crate::seal::seal;
 use crate::sessions::{SessionEvent, SessionInbox, Sessions};
 use crate::traces::Traces;
 
@@ -21,6 +24,8 @@ pub struct Driver {
     pub hub: Hub,
     pub journal: JournalStore,
     pub sessions: Sessions,
+    /// Signs what is told to gates.
+    pub credentials: Arc<Credentials>,
     /// To the status writer, which takes it at once; its bound is only a guard.
     pub told: mpsc::Sender<Explanation>,
     /// To the reader of DRPlacements; a full queue means that reads are under way, and the wish comes again.
@@ -91,6 +96,7 @@ impl Driver {
         self.crash_point("Recorded", &record);
         for mut send in send {
             self.traces.sending(&mut send);
+            seal(&self.credentials, &mut send.message);
             self.metrics.sent(&send, clock::now().wall);
             self.sessions.send(&send.to, send.message);
         }

@@ -12,6 +12,7 @@ mod known;
 pub mod metrics;
 pub mod pki;
 pub mod placements;
+pub mod seal;
 pub mod sessions;
 pub mod status_writer;
 pub mod telemetry;

@@ -94,9 +94,10 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     metrics.replayed(replay, replayed.lines.iter().map(|line| &line.entry));
     tasks.spawn(count_refusals(sessions.counters(), credentials.clone(), metrics.clone()));
     let (served, calls, until) = (sessions.clone(), metrics.calls(), stop.clone());
+    let serving_credentials = credentials.clone();
     tasks.spawn(async move {
         let settings = SessionSettings { calls, ..SessionSettings::default() };
-        served.serve(listener, credentials, settings, until).await.context("serving the agents")
+        served.serve(listener, serving_credentials, settings, until).await.context("serving the agents")
     });
     let mut wanted_visits = BTreeMap::new();
     for witness in witnesses {
@@ -108,6 +109,7 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
         hub,
         journal,
         sessions,
+        credentials,
         told: tell,
         wanted_reads: want_read,
         wanted_visits,

@@ -5,6 +5,7 @@
 
 mod command;
 mod field;
+mod gate;
 mod lease;
 mod report;
 mod stream;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::epoch::{Epoch, Generation};
+use crate::gate::{GateNonce, Sealed};
 use crate::names::{ClusterName, PlacementId};
 use crate::policy::Policy;
 
@@ -13,6 +14,8 @@ pub struct Renewal {
     pub epoch: Epoch,
     /// The newest policy generation that the holder lives by (R6); zero if it has none yet.
     pub echo: Generation,
+    /// What the gates of its pods ask by; each gets a ticket with the grant.
+    pub gates: Vec<GateNonce>,
 }
 
 /// The holder may go on until the send instant of its renewal plus `policy.timing.ttl`.
@@ -21,6 +24,7 @@ pub struct Grant {
     pub placement: PlacementId,
     pub epoch: Epoch,
     pub policy: Policy,
+    pub tickets: Vec<Sealed>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::epoch::Epoch;
+use crate::gate::{GateNonce, Sealed};
 use crate::names::{ClusterName, PlacementId};
 
 /// The holder asks a target to refrain from promotion for a while.
@@ -15,12 +16,14 @@ pub struct HoldRequest {
     pub epoch: Epoch,
     /// The stop time of the policy that the holder lives by, which need not be the one that the target knows (R6).
     pub stop: Duration,
+    /// What the gates of the holder's pods ask by; each gets a promise of its own.
+    pub gates: Vec<GateNonce>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HoldAnswer {
     /// The holder's deadline may move to its own send instant plus `hold`.
-    Promised { hold: Duration },
+    Promised { hold: Duration, tickets: Vec<Sealed> },
     /// This target has seen another epoch, or does not know the placement.
     Refused { epoch_seen: Epoch },
 }

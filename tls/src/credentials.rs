@@ -11,13 +11,14 @@ use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem};
 use thiserror::Error;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::identity::{Identity, IdentityError, TrustDomain};
+use crate::statement::{self, Signature};
 use crate::verify::{ClustersOnly, OnlyThis};
 
 const HTTP2: &[u8] = b"h2";
@@ -112,6 +113,7 @@ struct Material {
     not_after: i64,
     roots: Arc<RootCertStore>,
     own: Arc<SingleCertAndKey>,
+    signing: Arc<CertifiedKey>,
     server: Arc<ServerConfig>,
 }
 
@@ -164,6 +166,20 @@ impl Credentials {
         // A resumed session would skip the verification of the certificate.
         config.resumption = Resumption::disabled();
         Arc::new(config)
+    }
+
+    /// Signs a statement that others carry; `domain` tells it from everything else that this key signs.
+    pub fn sign(&self, domain: &[u8], body: &[u8]) -> Result<Signature, rustls::Error> {
+        let signing = self.current().signing.clone();
+        let offered: Vec<_> = statement::schemes().map(SignatureScheme::from).collect();
+        let signer = signing.key.choose_scheme(&offered).ok_or_else(|| {
+            rustls::Error::General("the key can be used with none of the schemes of statements".to_owned())
+        })?;
+        Ok(Signature {
+            scheme: signer.scheme().into(),
+            bytes: signer.sign(&statement::signed(domain, body))?,
+            chain: signing.cert.iter().map(|certificate| certificate.to_vec()).collect(),
+        })
     }
 
     /// The files as they are now, or as they were when they could last be used.
@@ -230,11 +246,12 @@ impl Material {
                 CredentialsError::Unusable { what: "key", path: key, source }
             }
         })?;
-        let own = Arc::new(SingleCertAndKey::from(own));
+        let signing = Arc::new(own);
+        let own = Arc::new(SingleCertAndKey::from(signing.clone()));
         let verifier = ClustersOnly::new(roots.clone(), trust_domain.clone())
             .map_err(|source| CredentialsError::Verifier { path: files.authority.clone(), source })?;
         let server = Arc::new(server_config(verifier, own.clone()));
-        Ok(Material { identity, not_after, roots, own, server })
+        Ok(Material { identity, not_after, roots, own, signing, server })
     }
 }
 

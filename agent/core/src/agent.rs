@@ -14,6 +14,7 @@ use crate::desired::{self, Next, Turn, View};
 use crate::divergence;
 use crate::duty::{Duty, Seen, duty};
 use crate::event::Event;
+use crate::gates;
 use crate::objects;
 use crate::paths::Paths;
 use crate::placement::{Attempt, Placement, without_inventory};
@@ -134,8 +135,9 @@ impl Agent {
             Event::Watched(watched) => self.world.see(watched),
             Event::HoldAsked { ask, request } => self.answer_hold(ask, request, decision),
             Event::HoldAnswered { peer, placement, epoch, asked, answer } => {
-                self.take_promise(&peer, &placement, epoch, asked, answer);
+                self.take_promise(&peer, &placement, epoch, asked, answer, decision);
             }
+            Event::GateAsked(question) => self.gate_asked(question),
             Event::Probed { cluster, path, reachable, mark, began } => {
                 let mark = if began > self.marks_since { mark } else { Mark::default() };
                 self.paths.probed(cluster, path, reachable, mark, began);
@@ -292,6 +294,7 @@ impl Agent {
         }
         let commanded = placement.command.iter().flat_map(|current| current.claims()).collect::<Vec<_>>();
         let seen = survey::survey(&self.world, assignment, placement.site.as_ref(), &commanded);
+        placement.gates.follow(self.now, &seen.gated);
         placement.survey = Some((revision, seen));
         placement.surveys += 1;
         placement.notice_refusals(&self.world, self.now);
@@ -479,7 +482,13 @@ impl Agent {
             role: placement.role(),
             operation: placement.site.as_ref().and_then(|site| site.operation.clone()),
             staged: next.staged,
-            ailments: next.ailments.into_iter().chain(failing).chain(invalid_timing(placement)).collect(),
+            ailments: next
+                .ailments
+                .into_iter()
+                .chain(failing)
+                .chain(invalid_timing(placement))
+                .chain(gates::silent(placement, self.now))
+                .collect(),
             source: placement.is_source(),
             divergence: divergence::divergence(placement, self.now),
         };

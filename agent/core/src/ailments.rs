@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use proto::{Ailment, Assignment};
+use proto::gate::ANNOTATION;
+use proto::{Ailment, Assignment, Fencing};
 
 use crate::group;
 use crate::site_state::CLAIMS_LIMIT;
+use crate::survey;
 use crate::world::{Workload, World};
 
 /// Reasons of ailments and of failing commands.
@@ -37,6 +39,8 @@ pub mod reason {
     pub const CLAIM_NOT_IN_GROUP: &str = "ClaimNotInGroup";
     pub const GROUP_NOT_STAGED: &str = "GroupNotStaged";
     pub const STRANGER_IN_GROUP: &str = "StrangerInGroup";
+    pub const POD_NOT_GATED: &str = "PodNotGated";
+    pub const GATE_SILENT: &str = "GateSilent";
     pub const RECONCILER_NOT_PAUSED: &str = "ReconcilerNotPaused";
     pub const RECONCILER_NOT_RESUMED: &str = "ReconcilerNotResumed";
     pub const POLICY_MISSING: &str = "PolicyMissing";
@@ -65,6 +69,7 @@ pub fn of_cluster(
     unselected(assignment, workloads, &mut found);
     refused_pods(assignment, workloads, &mut found);
     found.extend(world.enforcement_ailments());
+    ungated(world, assignment, claims, workloads, &mut found);
     found
 }
 
@@ -201,6 +206,36 @@ fn refused_pods(assignment: &Assignment, workloads: &[Workload], found: &mut Vec
             workload.workload.kind, assignment.name.namespace, workload.workload.name
         );
         found.push(ailment(reason::PODS_REFUSED, message));
+    }
+}
+
+/// Where the gates are relied upon, whatever has none could run on with a dead agent.
+fn ungated(
+    world: &World,
+    assignment: &Assignment,
+    claims: &BTreeSet<String>,
+    workloads: &[Workload],
+    found: &mut Vec<Ailment>,
+) {
+    if assignment.policy.fencing != Fencing::Gate {
+        return;
+    }
+    let (namespace, placement) = (&assignment.name.namespace, assignment.name.name.as_str());
+    let bare = workloads.iter().find(|it| it.has_template && it.gate.as_deref() != Some(placement));
+    if let Some(workload) = bare {
+        let message = format!(
+            "{} {namespace}/{}: spec.failover.fencing is Gate, and its pods would have none: annotate its pod template with {ANNOTATION}: {placement}",
+            workload.workload.kind, workload.workload.name
+        );
+        found.push(ailment(reason::POD_NOT_GATED, message));
+        return;
+    }
+    let mut users = survey::users(world, namespace, claims);
+    if let Some((name, _)) = users.find(|(_, pod)| pod.gate.as_deref() != Some(placement)) {
+        let message = format!(
+            "Pod {namespace}/{name}: spec.failover.fencing is Gate, and it runs without one: delete it, so that it is made anew with the gate that admission injects"
+        );
+        found.push(ailment(reason::POD_NOT_GATED, message));
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use proto::{
     ClusterName, CommandId, Epoch, FromAgent, HoldAnswer, HoldRequest, Mark, Moment, Peer, PlacementId,
-    PlacementName, StepKind, WorkloadRef,
+    PlacementName, Sealed, StepKind, WorkloadRef,
 };
 use serde_json::Value;
 
@@ -29,6 +29,8 @@ pub struct Decision {
     pub ask: Vec<HoldAsk>,
     /// Answers to peers.
     pub answer: Vec<(AskId, HoldAnswer)>,
+    /// What the hub and the targets have answered to gates of pods here.
+    pub admit: Vec<Sealed>,
     pub probe: Vec<Probe>,
     /// Where there are witnesses: all of them, to be visited now.
     pub visit: Option<WitnessVisit>,

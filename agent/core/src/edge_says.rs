@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use proto::{
-    ClusterName, FromAgent, Heartbeat, Moment, Nonce, PlacementId, Renewal, Role, Rule, Timing, WallTime,
-    kept,
+    ClusterName, Fencing, FromAgent, Heartbeat, Moment, Nonce, PlacementId, Renewal, Role, Rule, Timing,
+    WallTime, kept,
 };
 
 use crate::agent::Agent;
@@ -217,8 +217,11 @@ impl Agent {
                 // R6: what is echoed is durable, so that a restart cannot fall behind it.
                 let recorded = placement.recorded.as_ref()?.state.assignment.as_ref()?;
                 let lived_by = placement.policy().filter(|_| !kept(Rule::EchoIsDurable));
-                let echo = lived_by.unwrap_or(recorded.policy).generation;
-                Some(Renewal { placement: id.clone(), epoch: placement.epoch_seen(), echo })
+                let policy = lived_by.unwrap_or(recorded.policy);
+                let gates_live_by = placement.gates.live_by().filter(|_| policy.fencing == Fencing::Gate);
+                let echo = gates_live_by.map_or(policy.generation, |oldest| oldest.min(policy.generation));
+                let gates = placement.gates.nonces(self.now);
+                Some(Renewal { placement: id.clone(), epoch: placement.epoch_seen(), echo, gates })
             })
             .collect();
         let nonce = self.next_nonce();

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use proto::gate::Question;
 use proto::{
     ClusterName, Epoch, FromHub, HoldAnswer, HoldRequest, Mark, Moment, PathKind, PlacementId, WallTime,
 };
@@ -39,6 +40,8 @@ pub enum Event {
         asked: Moment,
         answer: Option<HoldAnswer>,
     },
+    /// The gate of a pod here asks for its lease.
+    GateAsked(Question),
     Probed {
         cluster: ClusterName,
         path: PathKind,

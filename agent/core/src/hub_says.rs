@@ -70,6 +70,10 @@ impl Agent {
         let Some(sent) = self.sent.get(&nonce).cloned() else { return };
         for grant in grants {
             self.take_grant(&sent, &grant);
+            if let Some(placement) = self.placements.get(&grant.placement) {
+                let tickets = grant.tickets.into_iter();
+                decision.admit.extend(tickets.filter(|ticket| placement.gates.wait_for(ticket)));
+            }
         }
         self.hear_while_promoting(&sent, &denials);
         for denial in denials {
@@ -79,7 +83,7 @@ impl Agent {
 
     /// A grant counts for the epoch it was asked for, from the instant it was asked.
     fn take_grant(&mut self, sent: &Sent, grant: &Grant) {
-        let Grant { placement: id, epoch, policy } = grant;
+        let Grant { placement: id, epoch, policy, tickets: _ } = grant;
         let cluster = self.identity.cluster.clone();
         let Some(placement) = self.placements.get_mut(id) else { return };
         let asked = sent.renewed.get(id) == Some(epoch);

@@ -15,6 +15,7 @@ mod edge_says;
 pub mod enforcement;
 pub mod event;
 mod fence;
+pub mod gates;
 pub mod group;
 pub mod guard;
 mod hand_over;

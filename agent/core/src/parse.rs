@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use proto::gate::{ANNOTATION, GUARDING_CONTAINER, WAITING_CONTAINER};
 use proto::{Epoch, Replication, ReplicationState, WallTime, WorkloadRef};
 use serde_json::Value;
 
@@ -88,12 +89,38 @@ pub fn pod(object: &Value) -> Option<Pod> {
     let owners = list(object, "/metadata/ownerReferences");
     let owner = owners.iter().find(|owner| owner.get("controller") == Some(&Value::Bool(true)));
     Some(Pod {
+        uid: owned(object, "/metadata/uid").unwrap_or_default(),
+        gate: gate_of(object),
         claims: claims_of(object, "/spec/volumes"),
         finished: matches!(text(object, "/status/phase"), Some("Succeeded" | "Failed")),
         terminating: is_terminating(object),
         grace_seconds: number(object, "/spec/terminationGracePeriodSeconds").unwrap_or(DEFAULT_GRACE_SECONDS),
         owner: owner.and_then(|owner| Some((owned(owner, "/kind")?, owned(owner, "/name")?))),
     })
+}
+
+/// The placement that a pod's gate asks for, if nothing that uses a claim runs before the gate has let it through, and
+/// the gate can end all of the pod.
+fn gate_of(pod: &Value) -> Option<String> {
+    let first = list(pod, "/spec/initContainers");
+    let place = |name: &str| first.iter().position(|container| text(container, "/name") == Some(name));
+    let (waiting, guarding) = (place(WAITING_CONTAINER)?, place(GUARDING_CONTAINER)?);
+    let stays = text(&first[guarding], "/restartPolicy") == Some("Always");
+    let waits = text(&first[waiting], "/restartPolicy").is_none();
+    let shared = pod.pointer("/spec/shareProcessNamespace") == Some(&Value::Bool(true));
+    let volumes = list(pod, "/spec/volumes").iter();
+    let of_claims: BTreeSet<&str> = volumes
+        .filter(|volume| text(volume, "/persistentVolumeClaim/claimName").is_some())
+        .filter_map(|volume| text(volume, "/name"))
+        .collect();
+    let uses = |container: &Value| {
+        list(container, "/volumeMounts")
+            .iter()
+            .any(|mount| text(mount, "/name").is_some_and(|name| of_claims.contains(name)))
+    };
+    let in_time = !first.iter().take(waiting.max(guarding)).any(uses);
+    let placement = annotation(pod, ANNOTATION)?;
+    (stays && waits && shared && in_time).then(|| placement.to_owned())
 }
 
 fn claims_of(object: &Value, at: &str) -> BTreeSet<String> {
@@ -145,6 +172,11 @@ pub fn workload(kind: &WorkloadKind, object: &Value) -> Option<Workload> {
         marked: annotation(object, REPLICAS_ANNOTATION).and_then(|text| text.parse().ok()),
         claims: claims_of(object, &format!("{template}/spec/volumes")),
         reconcilers: reconcilers::named_on(object),
+        gate: object
+            .pointer(template)
+            .and_then(|template| annotation(template, ANNOTATION))
+            .map(str::to_owned),
+        has_template: object.pointer(&format!("{template}/spec/containers")).is_some(),
     })
 }
 

@@ -1,6 +1,7 @@
 //! Promises between agents while the hub is silent (protocol §4, "Hub silent").
 
-use proto::{ClusterName, Epoch, HoldAnswer, HoldRequest, Moment, PlacementId, Role, Rule, kept};
+use proto::gate::{self, Statement};
+use proto::{ClusterName, Epoch, HoldAnswer, HoldRequest, Moment, PlacementId, Role, Rule, Sealed, kept};
 
 use crate::agent::Agent;
 use crate::decision::{Decision, HoldAsk, Note};
@@ -12,7 +13,7 @@ impl Agent {
     /// Another holder asks: promise only what this cluster can keep, and make it durable before saying so.
     pub(crate) fn answer_hold(&mut self, ask: AskId, request: HoldRequest, decision: &mut Decision) {
         let (now, boot) = (self.now, self.boot.clone());
-        let HoldRequest { holder, placement: id, epoch, stop } = request;
+        let HoldRequest { holder, placement: id, epoch, stop, gates } = request;
         let Some(placement) = self.placements.get_mut(&id) else {
             decision.answer.push((ask, HoldAnswer::Refused { epoch_seen: Epoch(0) }));
             return;
@@ -33,7 +34,20 @@ impl Agent {
             let wait = before.map_or(wait, |promise| promise.wait.max(wait));
             site.promise = Some(Promise { boot, until, wait });
         }
-        placement.unanswered.push((ask, policy.timing.hold));
+        let hold = policy.timing.hold;
+        let promise = |nonce| {
+            Sealed::of(&Statement::Promise(gate::Promise {
+                target: self.identity.cluster.clone(),
+                holder: holder.clone(),
+                placement: id.clone(),
+                epoch,
+                nonce,
+                hold,
+                stop: policy.timing.stop.max(stop),
+            }))
+        };
+        let tickets = gates.into_iter().map(promise).collect();
+        placement.unanswered.push((ask, HoldAnswer::Promised { hold, tickets }));
         decision.note.push(Note::HoldPromised { placement: placement.name.clone(), holder });
         if !kept(Rule::PromiseIsDurableFirst) {
             Agent::tell_promises(placement, decision);
@@ -48,9 +62,7 @@ impl Agent {
         if told_too_early && kept(Rule::PromiseIsDurableFirst) {
             return;
         }
-        for (ask, hold) in placement.unanswered.drain(..) {
-            decision.answer.push((ask, HoldAnswer::Promised { hold }));
-        }
+        decision.answer.append(&mut placement.unanswered);
     }
 
     pub(crate) fn take_promise(
@@ -60,13 +72,17 @@ impl Agent {
         epoch: Epoch,
         asked: Moment,
         answer: Option<HoldAnswer>,
+        decision: &mut Decision,
     ) {
         let Some(placement) = self.placements.get_mut(id) else { return };
         if placement.role() != Role::Holder || placement.epoch_seen() != epoch {
             return;
         }
         match answer {
-            Some(HoldAnswer::Promised { hold }) => placement.lease.promise(peer.clone(), asked, hold),
+            Some(HoldAnswer::Promised { hold, tickets }) => {
+                placement.lease.promise(peer.clone(), asked, hold);
+                decision.admit.extend(tickets.into_iter().filter(|ticket| placement.gates.wait_for(ticket)));
+            }
             // What it promised before still stands.
             Some(HoldAnswer::Refused { .. }) | None => {}
         }
@@ -88,6 +104,7 @@ impl Agent {
                         placement: id.clone(),
                         epoch: placement.epoch_seen(),
                         stop: policy.timing.stop,
+                        gates: placement.gates.nonces(self.now),
                     },
                     deadline: policy.timing.rpc,
                     asked: self.now,

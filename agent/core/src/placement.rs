@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use proto::volume::WorkloadReplicas;
 use proto::{
-    Action, Assignment, ClusterName, Command, Epoch, Fencing, Generation, Moment, OnSilence, Outcome,
-    PlacementId, PlacementName, Policy, Protect, Report, Role, Rule, Selector, StepKind, Timing, WallTime,
-    kept,
+    Action, Assignment, ClusterName, Command, Epoch, Fencing, Generation, HoldAnswer, Moment, OnSilence,
+    Outcome, PlacementId, PlacementName, Policy, Protect, Report, Role, Rule, Selector, StepKind, Timing,
+    WallTime, kept,
 };
 
 use crate::divergence::{Refusals, refusals};
 use crate::event::{AskId, back_off};
 use crate::fence::FenceProgress;
+use crate::gates::Gates;
 use crate::lease::Lease;
 use crate::reconcilers::{self, Reconciler};
 use crate::site_state::{Recorded, SiteState};
@@ -43,10 +44,11 @@ pub struct Placement {
     pub attempts: BTreeMap<String, Attempt>,
     /// What of Argo CD or Flux applies it, each with an object that says so, and what is still paused for it.
     pub reconcilers: BTreeMap<Reconciler, String>,
+    pub gates: Gates,
     /// Until when a change that stops the application may still land, although it has ended or was given up.
     pub stops_until: Moment,
     /// Peers that wait for a promise to be durable.
-    pub unanswered: Vec<(AskId, Duration)>,
+    pub unanswered: Vec<(AskId, HoldAnswer)>,
     pub promised_until: Option<Moment>,
     /// Of the world's revision that it was made at.
     pub survey: Option<(u64, Survey)>,
@@ -149,6 +151,7 @@ impl Placement {
             fence: None,
             attempts: BTreeMap::new(),
             reconcilers: BTreeMap::new(),
+            gates: Gates::default(),
             stops_until: Moment::default(),
             unanswered: Vec::new(),
             promised_until: None,

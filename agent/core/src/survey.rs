@@ -8,12 +8,13 @@ use proto::{
 };
 
 use crate::ailments;
+use crate::gates::GatedPod;
 use crate::group;
 use crate::objects;
 use crate::reconcilers::{self, Reconciler};
 use crate::site_state::SiteState;
 use crate::volumes;
-use crate::world::{Workload, World};
+use crate::world::{Pod, Workload, World};
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Survey {
@@ -22,6 +23,8 @@ pub struct Survey {
     pub workloads: Vec<Workload>,
     /// Pods, not yet finished, that use a protected claim.
     pub pods: u32,
+    /// Those of them whose gate asks for this placement.
+    pub gated: Vec<GatedPod>,
     pub inventory: Option<Inventory>,
     pub driver_leader: Option<bool>,
     pub ailments: Vec<Ailment>,
@@ -62,10 +65,12 @@ pub fn survey(
     let knows_group = assignment.group().is_none() || world.knows_group_inventory();
     let knows_inventory =
         knows_group && world.knows_inventory(namespace) && objects::are_known(world, assignment);
-    let users = world.pods(namespace).filter(|(_, pod)| !pod.finished && !pod.claims.is_disjoint(&claims));
+    let users: Vec<_> = users(world, namespace, &claims).collect();
+    let gated = users.iter().filter(|(_, pod)| pod.gate.as_deref() == Some(assignment.name.name.as_str()));
     Survey {
         volumes: claims.iter().map(|claim| volume_state(world, assignment, claim)).collect(),
-        pods: u32::try_from(users.count()).unwrap_or(u32::MAX),
+        pods: u32::try_from(users.len()).unwrap_or(u32::MAX),
+        gated: gated.map(|(name, pod)| GatedPod { name: (*name).to_owned(), uid: pod.uid.clone() }).collect(),
         inventory: knows_inventory
             .then(|| volumes::inventory(world, assignment, &claims, &workloads, &objects.manifests, site))
             .flatten(),
@@ -75,6 +80,15 @@ pub fn survey(
         workloads,
         claims,
     }
+}
+
+/// Pods, not yet finished, that use a protected claim.
+pub fn users<'a>(
+    world: &'a World,
+    namespace: &'a str,
+    claims: &'a BTreeSet<String>,
+) -> impl Iterator<Item = (&'a str, &'a Pod)> {
+    world.pods(namespace).filter(|(_, pod)| !pod.finished && !pod.claims.is_disjoint(claims))
 }
 
 /// A claim is protected by its label, by the copy that is staged here, by a command, or because it was before.

@@ -95,6 +95,9 @@ pub struct Volume {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pod {
+    pub uid: String,
+    /// The placement whose lease its gate asks for, if it has a gate that nothing using its claims comes before.
+    pub gate: Option<String>,
     pub claims: BTreeSet<String>,
     pub finished: bool,
     pub terminating: bool,
@@ -123,6 +126,9 @@ pub struct Workload {
     pub claim_prefixes: Vec<String>,
     /// What of Argo CD or Flux applies it.
     pub reconcilers: BTreeSet<Reconciler>,
+    /// The placement whose gate its pods are to have; none: none, or its pods are made from something else.
+    pub gate: Option<String>,
+    pub has_template: bool,
 }
 
 /// What a VolumeReplication replicates.

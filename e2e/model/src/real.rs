@@ -229,6 +229,7 @@ pub fn answer(facts: &Facts, setting: &Setting, asked: Asked) -> Answer {
             placement: id(),
             epoch: Epoch(u64::from(asked.epoch)),
             echo: Generation(u64::from(asked.echo)),
+            gates: Vec::new(),
         };
         let placement = placement(policy(&setting, asked.newest));
         let progress = fold(&facts, &setting);

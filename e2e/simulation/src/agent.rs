@@ -174,8 +174,19 @@ impl World {
     }
 
     fn agent_carries_out(&mut self, site: &ClusterName, decision: Decision) {
-        let Decision { remember, keep, apply, send, ask, answer, probe, visit: _, note, reached: _ } =
-            decision;
+        let Decision {
+            remember,
+            keep,
+            apply,
+            send,
+            ask,
+            answer,
+            admit: _,
+            probe,
+            visit: _,
+            note,
+            reached: _,
+        } = decision;
         note.into_iter().for_each(|note| self.note(site, note));
         for write in remember {
             let delay = self.request_takes(site);

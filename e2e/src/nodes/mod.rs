@@ -14,6 +14,7 @@ mod plan;
 mod pod_status;
 mod provisioner;
 mod registration;
+mod sandbox;
 mod scheduler;
 mod session;
 mod settings;
@@ -29,7 +30,7 @@ use anyhow::Context;
 use clap::Args;
 use tokio::{sync::watch, time::sleep};
 
-pub use plan::APPEND_WRITER_IMAGE;
+pub use plan::{APPEND_WRITER_IMAGE, GATE_IMAGE};
 pub use settings::Settings;
 
 use containers::{Launcher, PodRuntime};
@@ -69,12 +70,29 @@ pub struct Arguments {
     /// The program append-writer; by default the one beside this program.
     #[arg(long)]
     pub append_writer: Option<PathBuf>,
+    /// The program pause; by default the one beside this program.
+    #[arg(long)]
+    pub pause: Option<PathBuf>,
+    /// The program understudy-gate; by default the one beside this program.
+    #[arg(long)]
+    pub gate: Option<PathBuf>,
 }
 
 impl Arguments {
     pub fn command_line(&self) -> Vec<OsString> {
-        let Self { kubeconfig, site, nodes, data_socket, log, dir, driver, write_interval_ms, append_writer } =
-            self;
+        let Self {
+            kubeconfig,
+            site,
+            nodes,
+            data_socket,
+            log,
+            dir,
+            driver,
+            write_interval_ms,
+            append_writer,
+            pause,
+            gate,
+        } = self;
         let mut line: Vec<OsString> = Vec::new();
         let mut add = |flag: &str, value: OsString| line.extend([flag.into(), value]);
         add("--kubeconfig", kubeconfig.into());
@@ -85,8 +103,10 @@ impl Arguments {
         add("--dir", dir.into());
         add("--driver", driver.into());
         add("--write-interval-ms", write_interval_ms.to_string().into());
-        if let Some(program) = append_writer {
-            add("--append-writer", program.into());
+        for (flag, program) in [("--append-writer", append_writer), ("--pause", pause), ("--gate", gate)] {
+            if let Some(program) = program {
+                add(flag, program.into());
+            }
         }
         line
     }
@@ -95,6 +115,17 @@ impl Arguments {
 /// Lets nodes that do not run forget their pods, so that they ask the API server what to run.
 pub fn forget_pods(directory: &Path) -> anyhow::Result<()> {
     Memory::open(directory).remember(&[])
+}
+
+/// Lets nodes that do not run forget what stands between their pods' containers and the application.
+pub fn forget_gates(directory: &Path) -> anyhow::Result<()> {
+    let memory = Memory::open(directory);
+    let mut plans = memory.recall()?;
+    for plan in &mut plans {
+        plan.first.retain(|container| !container.is_a_gate());
+        plan.shares_processes = false;
+    }
+    memory.remember(&plans.iter().collect::<Vec<_>>())
 }
 
 /// Runs the nodes until the process is told to end; pods first, API server second, as after a power failure.
@@ -150,14 +181,19 @@ async fn converse(
 }
 
 fn launcher(arguments: &Arguments) -> anyhow::Result<Launcher> {
-    let beside = std::env::current_exe().context("finding this program")?.with_file_name("append-writer");
+    let own = std::env::current_exe().context("finding this program")?;
+    let or_beside =
+        |program: &Option<PathBuf>, name: &str| program.clone().unwrap_or_else(|| own.with_file_name(name));
     Ok(Launcher {
-        append_writer: arguments.append_writer.clone().unwrap_or(beside),
+        append_writer: or_beside(&arguments.append_writer, "append-writer"),
+        pause: or_beside(&arguments.pause, "pause"),
+        gate: or_beside(&arguments.gate, "understudy-gate"),
         data_socket: arguments.data_socket.clone(),
         outside_log: arguments.log.clone(),
         site: arguments.site.clone(),
         write_interval: Duration::from_millis(arguments.write_interval_ms),
         output_directory: arguments.dir.join(PODS),
+        volumes_directory: arguments.dir.join("volumes"),
     })
 }
 

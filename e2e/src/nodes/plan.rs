@@ -6,13 +6,15 @@ use std::{
 };
 
 use anyhow::Context;
-use k8s_openapi::api::core::v1::{Container, PersistentVolume, Pod};
+use k8s_openapi::api::core::v1::{Container, EnvVar, PersistentVolume, Pod};
 use serde::{Deserialize, Serialize};
 
 use super::settings::write_atomically;
 
 /// The image that stands for the append-writer process; every other image just "runs".
 pub const APPEND_WRITER_IMAGE: &str = "understudy.dev/append-writer";
+/// The image that stands for the gate, the real one.
+pub const GATE_IMAGE: &str = "understudy.dev/gate";
 const DEFAULT_GRACE_SECONDS: u64 = 30;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,7 +25,11 @@ pub struct PodPlan {
     pub node: String,
     pub grace_seconds: u64,
     pub restart: Restart,
+    /// Init containers: one after the other, before all others, and again in each new sandbox.
+    pub first: Vec<ContainerPlan>,
     pub containers: Vec<ContainerPlan>,
+    /// All containers see each other's processes.
+    pub shares_processes: bool,
     /// The volume handles that the pod's processes write to.
     pub images: Vec<String>,
     /// The same volumes by the names that a node's status calls them.
@@ -36,6 +42,12 @@ pub struct PodPlan {
 pub struct ContainerPlan {
     pub name: String,
     pub image: String,
+    pub arguments: Vec<String>,
+    pub environment: Vec<(String, String)>,
+    /// Where it has volumes of the pod's own, by their names.
+    pub folders: Vec<(String, String)>,
+    /// An init container that goes on beside the others.
+    pub stays: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,7 +71,9 @@ impl PodPlan {
                 .termination_grace_period_seconds
                 .map_or(DEFAULT_GRACE_SECONDS, i64::unsigned_abs),
             restart: Restart::of(specification.restart_policy.as_deref()),
-            containers: specification.containers.iter().map(ContainerPlan::new).collect(),
+            first: containers(pod, specification.init_containers.as_deref().unwrap_or_default()),
+            containers: containers(pod, &specification.containers),
+            shares_processes: specification.share_process_namespace.unwrap_or_default(),
             images: csi.clone().map(|source| source.volume_handle.clone()).collect(),
             mounts: csi.map(|source| mount_name(&source.driver, &source.volume_handle)).collect(),
             epoch: 0,
@@ -68,14 +82,56 @@ impl PodPlan {
 }
 
 impl ContainerPlan {
-    fn new(container: &Container) -> Self {
-        Self { name: container.name.clone(), image: container.image.clone().unwrap_or_default() }
+    fn new(pod: &Pod, container: &Container) -> Self {
+        let folders = container.volume_mounts.iter().flatten();
+        Self {
+            name: container.name.clone(),
+            image: container.image.clone().unwrap_or_default(),
+            arguments: container.args.clone().unwrap_or_default(),
+            environment: environment(pod, container),
+            folders: folders
+                .filter(|mount| is_of_the_pod(pod, &mount.name))
+                .map(|mount| (mount.mount_path.clone(), mount.name.clone()))
+                .collect(),
+            stays: container.restart_policy.as_deref() == Some("Always"),
+        }
     }
 
     pub fn writes(&self) -> bool {
-        let untagged = self.image.split(['@', ':']).next();
-        untagged == Some(APPEND_WRITER_IMAGE)
+        self.untagged() == APPEND_WRITER_IMAGE
     }
+
+    pub fn is_a_gate(&self) -> bool {
+        self.untagged() == GATE_IMAGE
+    }
+
+    fn untagged(&self) -> &str {
+        self.image.split(['@', ':']).next().unwrap_or_default()
+    }
+}
+
+fn containers(pod: &Pod, containers: &[Container]) -> Vec<ContainerPlan> {
+    containers.iter().map(|container| ContainerPlan::new(pod, container)).collect()
+}
+
+fn is_of_the_pod(pod: &Pod, volume: &str) -> bool {
+    let mut volumes = pod.spec.iter().flat_map(|specification| specification.volumes.iter().flatten());
+    volumes.any(|known| known.name == volume && known.empty_dir.is_some())
+}
+
+fn environment(pod: &Pod, container: &Container) -> Vec<(String, String)> {
+    let field = |path: &str| match path {
+        "metadata.namespace" => pod.metadata.namespace.clone(),
+        "metadata.name" => pod.metadata.name.clone(),
+        "metadata.uid" => pod.metadata.uid.clone(),
+        _ => None,
+    };
+    let variables = container.env.iter().flatten();
+    let value = |variable: &EnvVar| {
+        let source = variable.value_from.as_ref().and_then(|from| from.field_ref.as_ref());
+        variable.value.clone().or_else(|| field(&source?.field_path))
+    };
+    variables.filter_map(|variable| Some((variable.name.clone(), value(variable)?))).collect()
 }
 
 impl Restart {

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use e2e::assets::Assets;
 use e2e::control_plane::{ControlPlane, Options};
 use e2e::installation::{self, AGENT, AGENT_ACCOUNT, NAMESPACE};
@@ -41,6 +41,8 @@ async fn the_api_server_fences_by_the_site_state() -> Result<()> {
     shop.a_copy_is_thrown_away_only_by_a_named_operation().await?;
     shop.a_group_is_protected_as_the_replications_of_its_claims_are(&cluster).await?;
     shop.the_agent_asks_and_restores_within_its_limits().await?;
+    shop.an_annotated_pod_gets_its_gate(&cluster).await?;
+    shop.where_gates_are_relied_upon_a_pod_without_one_is_refused().await?;
     shop.the_agent_stops_workloads_and_does_not_change_them().await?;
     shop.a_released_placement_is_free_again().await
 }
@@ -87,6 +89,66 @@ impl Shop {
             let plain: Pod =
                 object(json!({"metadata": {"name": "plain"}, "spec": {"containers": containers()}}))?;
             pods.create(&dry_run(), &plain).await.with_context(|| format!("a plain pod while {role}"))?;
+        }
+        Ok(())
+    }
+
+    async fn an_annotated_pod_gets_its_gate(&self, cluster: &ControlPlane) -> Result<()> {
+        self.becomes("Holder", 6).await?;
+        let pods: Api<Pod> = in_shop(&self.admin);
+        let mut pod = pod_with("data")?;
+        pod.metadata.annotations = Some([("understudy.dev/gate".to_owned(), "shop".to_owned())].into());
+        let refused = pods.create(&dry_run(), &pod).await;
+        refusal::expect(refused, 422, &["has no gate", "ConfigMap understudy-gate"])
+            .context("an annotated pod without the gate's settings")?;
+        let settings = json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "understudy-gate", "namespace": NAMESPACE},
+            "data": {"IMAGE": "gate:1", "CLUSTER": "east", "TRUST_DOMAIN": "dr", "AGENT": "10.0.0.1:7446", "CA": "ca"},
+        });
+        cluster.apply_yaml(&settings.to_string()).await?;
+        refusal::goes_away(async || pods.create(&dry_run(), &pod).await).await?;
+        let bare = pods.create(&dry_run(), &pod).await.context("a pod without init containers")?;
+        ensure!(first_containers(&bare) == ["understudy-gate-wait", "understudy-gate"], "{bare:?}");
+        if let Some(specification) = &mut pod.spec {
+            let prepare = json!([{"name": "prepare", "image": "prepare"}]);
+            specification.init_containers = object(prepare)?;
+        }
+        let pod = pods.create(&dry_run(), &pod).await.context("a pod with an init container")?;
+        ensure!(first_containers(&pod) == ["understudy-gate-wait", "understudy-gate", "prepare"], "{pod:?}");
+        let specification = pod.spec.context("a specification")?;
+        ensure!(specification.share_process_namespace == Some(true), "its processes are not shared");
+        let first = specification.init_containers.unwrap_or_default();
+        let policies: Vec<_> = first.iter().map(|container| container.restart_policy.as_deref()).collect();
+        ensure!(policies == [None, Some("Always"), None], "{policies:?}");
+        let settings = json!(first[1].env);
+        for expected in ["10.0.0.1:7446", "metadata.uid", "\"shop\""] {
+            ensure!(settings.to_string().contains(expected), "no {expected} in {settings}");
+        }
+        let plain =
+            pods.create(&dry_run(), &pod_with("data")?).await.context("a pod that asks for no gate")?;
+        ensure!(first_containers(&plain).is_empty(), "{plain:?}");
+        Ok(())
+    }
+
+    async fn where_gates_are_relied_upon_a_pod_without_one_is_refused(&self) -> Result<()> {
+        let states: Api<crds::DRSiteState> = in_shop(&self.agent);
+        let pods: Api<Pod> = in_shop(&self.admin);
+        for (gated, words) in [(true, Some("this pod has no gate")), (false, None)] {
+            let level = Patch::Merge(json!({"spec": {"gated": gated}}));
+            states
+                .patch(PLACEMENT_ID, &PatchParams::default(), &level)
+                .await
+                .context("the level of fencing")?;
+            let bare = pod_with("data")?;
+            let ask = async || pods.create(&dry_run(), &bare).await;
+            match words {
+                Some(words) => refusal::comes_into_force(words, ask).await?,
+                None => refusal::goes_away(ask).await?,
+            }
+            let mut gated = bare.clone();
+            gated.metadata.annotations = Some([("understudy.dev/gate".to_owned(), "shop".to_owned())].into());
+            pods.create(&dry_run(), &gated).await.context("a pod with its gate")?;
+            pods.create(&dry_run(), &pod_with("scratch")?).await.context("a pod of something else")?;
         }
         Ok(())
     }
@@ -437,6 +499,11 @@ fn object<K: DeserializeOwned>(value: Value) -> Result<K> {
 
 fn containers() -> Value {
     json!([{"name": "shop", "image": "shop"}])
+}
+
+fn first_containers(pod: &Pod) -> Vec<&str> {
+    let first = pod.spec.iter().flat_map(|specification| specification.init_containers.iter().flatten());
+    first.map(|container| container.name.as_str()).collect()
 }
 
 fn pod_with(claim: &str) -> Result<Pod> {

@@ -7,6 +7,7 @@ mod application_objects;
 mod control_plane;
 mod deploy_manifests;
 mod disaster_failback;
+mod gate;
 mod gitops;
 mod handover_disturbed;
 mod handover_refused;

@@ -312,6 +312,8 @@ impl<'a> Site<'a> {
             driver: DRIVER.to_owned(),
             write_interval_ms: 20,
             append_writer: Some(env!("CARGO_BIN_EXE_append-writer").into()),
+            pause: None,
+            gate: None,
         };
         let array = launch_array(&arguments)?;
         let nodes = launch_nodes(&arguments)?;

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proto::{
-    Acknowledgement, ClusterName, Denial, DenialReason, Epoch, FromHub, Heartbeat, Hello, Mark, Moment,
-    OperationId, Outcome, PlacementId, Reply, Report, Role, Rule, StepKind, Term, kept,
+    Acknowledgement, ClusterName, Denial, DenialReason, Epoch, FromHub, Grant, Heartbeat, Hello, Mark,
+    Moment, OperationId, Outcome, PlacementId, Renewal, Reply, Report, Role, Rule, Sealed, StepKind, Term,
+    kept,
 };
 
 mod copies;
@@ -18,6 +19,7 @@ use crate::decision::{Decision, Remembered, Send};
 use crate::event::{Event, Now};
 use crate::finding::Finding;
 use crate::fleet::Fleet;
+use crate::gate;
 use crate::journal::{Entry, Line, OperationKind};
 use crate::lease::{self, Memories};
 use crate::orders::Orders;
@@ -399,7 +401,8 @@ impl Hub {
                 self.record(now, entry, decision);
             }
             match answer.verdict {
-                Ok(grant) => {
+                Ok(mut grant) => {
+                    grant.tickets = self.tickets(cluster, renewal, &grant);
                     self.last_grant.insert(id.clone(), now.boot);
                     reply.grants.push(grant);
                 }
@@ -409,6 +412,19 @@ impl Hub {
         decision.send.push(Send { to: cluster.clone(), message: FromHub::Reply(reply) });
         self.orders.let_go(&self.fleet, &self.ledger, cluster, decision);
         if was_quiet { self.placements_of(cluster) } else { Vec::new() }
+    }
+
+    /// What the gates of the holder's pods are told with its grant.
+    fn tickets(&self, cluster: &ClusterName, renewal: &Renewal, grant: &Grant) -> Vec<Sealed> {
+        let id = &renewal.placement;
+        let known = self.placements.get(id).map(|known| (&known.name, &known.clusters));
+        let journaled = || {
+            let progress = self.ledger.of(id)?;
+            let (_, clusters) = progress.targets.last()?;
+            Some((&self.refused.get(id)?.name, clusters))
+        };
+        let Some((name, clusters)) = known.or_else(journaled) else { return Vec::new() };
+        gate::tickets(cluster, name, &gate::targets(clusters, cluster, &self.fleet), renewal, grant)
     }
 
     fn report(&mut self, now: Now, report: Report, decision: &mut Decision) -> Vec<PlacementId> {

@@ -81,7 +81,7 @@ pub fn answer_by_the_journal(progress: &Progress, cluster: &ClusterName, renewal
     });
     let placement = renewal.placement.clone();
     let verdict = match progress.policies.last().filter(|_| trusted && owns) {
-        Some(policy) => Ok(Grant { placement, epoch: renewal.epoch, policy: *policy }),
+        Some(policy) => Ok(Grant { placement, epoch: renewal.epoch, policy: *policy, tickets: Vec::new() }),
         None => {
             let (epoch, holder, reason) = (Epoch(0), None, DenialReason::NotNow);
             Err(Denial { placement, epoch, holder, reason })
@@ -138,8 +138,12 @@ fn granted(placement: &Placement, progress: &Progress, renewal: &Renewal) -> Ans
     if renewal.echo > progress.echoed && echoes_a_known_one {
         record.push(Entry::Echo { placement: placement.id.clone(), generation: renewal.echo });
     }
-    let verdict =
-        Ok(Grant { placement: renewal.placement.clone(), epoch: renewal.epoch, policy: placement.policy });
+    let verdict = Ok(Grant {
+        placement: renewal.placement.clone(),
+        epoch: renewal.epoch,
+        policy: placement.policy,
+        tickets: Vec::new(),
+    });
     Answer { record, verdict }
 }
 

@@ -19,6 +19,7 @@ pub mod wish;
 
 pub mod checks;
 pub mod finding;
+pub mod gate;
 pub mod lease;
 pub mod observation;
 pub mod rejoin;

@@ -171,7 +171,7 @@ fn grant() -> hub_core::decision::Send {
             term: Term(1),
             nonce: Nonce(1),
             mark: Mark::default(),
-            grants: vec![Grant { placement: id(), epoch: Epoch(1), policy }],
+            grants: vec![Grant { placement: id(), epoch: Epoch(1), policy, tickets: Vec::new() }],
             denials: Vec::new(),
         }),
     }

@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
-use crate::convert::field::{Parsed, WireError, cluster, mirrored, nanos, part, placement, present};
+use crate::convert::field::{
+    Parsed, WireError, checked_list, cluster, list, mirrored, nanos, part, placement, present,
+};
+use crate::convert::gate::gate_nonce;
 use crate::epoch::{Epoch, Generation};
+use crate::gate::MOST_GATES;
 use crate::wire::v1;
 use crate::{Denial, Grant, HoldAnswer, HoldRequest, Policy, Renewal, Timing};
 
@@ -72,8 +76,13 @@ impl TryFrom<v1::Policy> for Policy {
 
 impl From<Renewal> for v1::Renewal {
     fn from(renewal: Renewal) -> Self {
-        let Renewal { placement, epoch, echo } = renewal;
-        v1::Renewal { placement: placement.to_string(), epoch: epoch.0, echo_generation: echo.0 }
+        let Renewal { placement, epoch, echo, gates } = renewal;
+        v1::Renewal {
+            placement: placement.to_string(),
+            epoch: epoch.0,
+            echo_generation: echo.0,
+            gates: gates.into_iter().map(String::from).collect(),
+        }
     }
 }
 
@@ -84,14 +93,20 @@ impl TryFrom<v1::Renewal> for Renewal {
             placement: placement(&renewal.placement, "placement")?,
             epoch: Epoch(renewal.epoch),
             echo: Generation(renewal.echo_generation),
+            gates: checked_list(renewal.gates, MOST_GATES, "gates", gate_nonce)?,
         })
     }
 }
 
 impl From<Grant> for v1::Grant {
     fn from(grant: Grant) -> Self {
-        let Grant { placement, epoch, policy } = grant;
-        v1::Grant { placement: placement.to_string(), epoch: epoch.0, policy: Some(policy.into()) }
+        let Grant { placement, epoch, policy, tickets } = grant;
+        v1::Grant {
+            placement: placement.to_string(),
+            epoch: epoch.0,
+            policy: Some(policy.into()),
+            tickets: tickets.into_iter().map(Into::into).collect(),
+        }
     }
 }
 
@@ -102,6 +117,7 @@ impl TryFrom<v1::Grant> for Grant {
             placement: placement(&grant.placement, "placement")?,
             epoch: Epoch(grant.epoch),
             policy: part(grant.policy, "policy")?,
+            tickets: list(grant.tickets, MOST_GATES, "tickets")?,
         })
     }
 }
@@ -132,12 +148,13 @@ impl TryFrom<v1::Denial> for Denial {
 
 impl From<HoldRequest> for v1::HoldRequest {
     fn from(request: HoldRequest) -> Self {
-        let HoldRequest { holder, placement, epoch, stop } = request;
+        let HoldRequest { holder, placement, epoch, stop, gates } = request;
         v1::HoldRequest {
             holder: holder.to_string(),
             placement: placement.to_string(),
             epoch: epoch.0,
             stop_nanos: nanos(stop),
+            gates: gates.into_iter().map(String::from).collect(),
         }
     }
 }
@@ -150,6 +167,7 @@ impl TryFrom<v1::HoldRequest> for HoldRequest {
             placement: placement(&request.placement, "hold.placement")?,
             epoch: Epoch(request.epoch),
             stop: Duration::from_nanos(request.stop_nanos),
+            gates: checked_list(request.gates, MOST_GATES, "hold.gates", gate_nonce)?,
         })
     }
 }
@@ -158,7 +176,10 @@ impl From<HoldAnswer> for v1::HoldResponse {
     fn from(answer: HoldAnswer) -> Self {
         use v1::hold_response::{Answer, Promised, Refused};
         let answer = match answer {
-            HoldAnswer::Promised { hold } => Answer::Promised(Promised { hold_nanos: nanos(hold) }),
+            HoldAnswer::Promised { hold, tickets } => Answer::Promised(Promised {
+                hold_nanos: nanos(hold),
+                tickets: tickets.into_iter().map(Into::into).collect(),
+            }),
             HoldAnswer::Refused { epoch_seen } => Answer::Refused(Refused { epoch_seen: epoch_seen.0 }),
         };
         v1::HoldResponse { answer: Some(answer) }
@@ -170,9 +191,10 @@ impl TryFrom<v1::HoldResponse> for HoldAnswer {
     fn try_from(response: v1::HoldResponse) -> Parsed<Self> {
         use v1::hold_response::Answer;
         Ok(match present(response.answer, "hold.answer")? {
-            Answer::Promised(promised) => {
-                HoldAnswer::Promised { hold: Duration::from_nanos(promised.hold_nanos) }
-            }
+            Answer::Promised(promised) => HoldAnswer::Promised {
+                hold: Duration::from_nanos(promised.hold_nanos),
+                tickets: list(promised.tickets, MOST_GATES, "hold.tickets")?,
+            },
             Answer::Refused(refused) => HoldAnswer::Refused { epoch_seen: Epoch(refused.epoch_seen) },
         })
     }

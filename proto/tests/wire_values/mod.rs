@@ -39,6 +39,21 @@ fn span() -> impl Strategy<Value = Duration> {
     any::<u64>().prop_map(Duration::from_nanos)
 }
 
+fn gate_nonce() -> impl Strategy<Value = GateNonce> {
+    any::<[u8; 16]>().prop_map(GateNonce::of_bytes)
+}
+
+fn sealed() -> impl Strategy<Value = Sealed> {
+    let bytes = || vec(any::<u8>(), 0..20);
+    let chain = vec(bytes().prop_map(gate::Certificate), 0..3);
+    let seal = (any::<u16>(), bytes(), chain).prop_map(|(scheme, signature, chain)| gate::Seal {
+        scheme,
+        signature,
+        chain,
+    });
+    (gate_nonce(), bytes(), of(seal)).prop_map(|(nonce, body, seal)| Sealed { nonce, body, seal })
+}
+
 fn mark() -> impl Strategy<Value = Mark> {
     (any::<u64>(), any::<u64>()).prop_map(|(term, at)| Mark { term, at: Moment(at) })
 }
@@ -179,11 +194,9 @@ fn hello() -> impl Strategy<Value = Hello> {
 }
 
 fn heartbeat() -> impl Strategy<Value = Heartbeat> {
-    let renewal = (placement(), epoch(), any::<u64>()).prop_map(|(placement, epoch, echo)| Renewal {
-        placement,
-        epoch,
-        echo: Generation(echo),
-    });
+    let renewal = (placement(), epoch(), any::<u64>(), vec(gate_nonce(), 0..3)).prop_map(
+        |(placement, epoch, echo, gates)| Renewal { placement, epoch, echo: Generation(echo), gates },
+    );
     let kind = prop::sample::select(vec![PathKind::PeerAgent, PathKind::ApiServer, PathKind::Witness]);
     let path = (cluster(), kind, any::<bool>(), mark(), of(span())).prop_map(
         |(cluster, path, reachable, mark, worked_age)| PathState {
@@ -267,11 +280,8 @@ pub fn from_agent() -> impl Strategy<Value = FromAgent> {
 
 fn reply() -> impl Strategy<Value = Reply> {
     use DenialReason::*;
-    let grant = (placement(), epoch(), policy()).prop_map(|(placement, epoch, policy)| Grant {
-        placement,
-        epoch,
-        policy,
-    });
+    let grant = (placement(), epoch(), policy(), vec(sealed(), 0..3))
+        .prop_map(|(placement, epoch, policy, tickets)| Grant { placement, epoch, policy, tickets });
     let reason = prop::sample::select(vec![Superseded, NotYours, NotNow]);
     let denial = (placement(), epoch(), of(cluster()), reason)
         .prop_map(|(placement, epoch, holder, reason)| Denial { placement, epoch, holder, reason });
@@ -379,17 +389,14 @@ pub fn from_hub() -> impl Strategy<Value = FromHub> {
 }
 
 pub fn hold_request() -> impl Strategy<Value = HoldRequest> {
-    (cluster(), placement(), epoch(), span()).prop_map(|(holder, placement, epoch, stop)| HoldRequest {
-        holder,
-        placement,
-        epoch,
-        stop,
-    })
+    (cluster(), placement(), epoch(), span(), vec(gate_nonce(), 0..3)).prop_map(
+        |(holder, placement, epoch, stop, gates)| HoldRequest { holder, placement, epoch, stop, gates },
+    )
 }
 
 pub fn hold_answer() -> impl Strategy<Value = HoldAnswer> {
     prop_oneof![
-        span().prop_map(|hold| HoldAnswer::Promised { hold }),
+        (span(), vec(sealed(), 0..3)).prop_map(|(hold, tickets)| HoldAnswer::Promised { hold, tickets }),
         epoch().prop_map(|epoch_seen| HoldAnswer::Refused { epoch_seen }),
     ]
 }

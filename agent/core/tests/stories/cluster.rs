@@ -56,6 +56,10 @@ pub struct Cluster {
     pub lingering: Vec<(PlacementId, Effect)>,
     pub asked: Vec<(ClusterName, Epoch, Moment)>,
     pub hold_requests: Vec<HoldRequest>,
+    /// What was passed on to gates.
+    pub admitted: Vec<Sealed>,
+    /// What was promised to the gates of another cluster.
+    pub promised_to_gates: Vec<Sealed>,
     /// The marks that probes have begun with.
     pub probed: Vec<Mark>,
     /// The newest report, with the inventory that the hub has from it or from one before.
@@ -63,6 +67,8 @@ pub struct Cluster {
     /// What the newest heartbeat told of paths.
     pub told_paths: Vec<PathState>,
     pub visits: Vec<WitnessVisit>,
+    /// What the newest heartbeat asked for gates.
+    pub renewed_gates: Vec<GateNonce>,
 }
 
 impl Cluster {
@@ -93,10 +99,13 @@ impl Cluster {
             lingering: Vec::new(),
             asked: Vec::new(),
             hold_requests: Vec::new(),
+            admitted: Vec::new(),
+            promised_to_gates: Vec::new(),
             probed: Vec::new(),
             reported: None,
             told_paths: Vec::new(),
             visits: Vec::new(),
+            renewed_gates: Vec::new(),
         }
     }
 

@@ -35,7 +35,7 @@ fn a_silent_hub_is_survived_through_the_promise_of_the_peer() {
     for _ in 0..30 {
         east.pass_seconds(1);
         for (peer, epoch, asked) in std::mem::take(&mut east.asked) {
-            let answer = Some(HoldAnswer::Promised { hold: timing().hold });
+            let answer = Some(HoldAnswer::Promised { hold: timing().hold, tickets: Vec::new() });
             east.event(Event::HoldAnswered { peer, placement: placement(), epoch, asked, answer });
         }
     }
@@ -56,7 +56,7 @@ fn a_promise_counts_from_when_it_was_asked_for() {
     east.pass_seconds(9);
     let (peer, epoch, asked) = east.asked.first().cloned().expect("a question");
     assert!(asked < Moment(5_000), "the first question comes after a third of the ttl");
-    let answer = Some(HoldAnswer::Promised { hold: timing().hold });
+    let answer = Some(HoldAnswer::Promised { hold: timing().hold, tickets: Vec::new() });
     east.event(Event::HoldAnswered { peer, placement: placement(), epoch, asked, answer });
     let end = (asked + timing().hold).max(Moment(granted_until));
     east.pass(end.since(east.now) - Duration::from_millis(1));
@@ -260,6 +260,7 @@ fn a_target_makes_its_promise_durable_before_it_answers() {
         placement: placement(),
         epoch: Epoch(1),
         stop: timing().stop,
+        gates: Vec::new(),
     };
     west.writable = false;
     west.say("asked while the API server takes no writes");

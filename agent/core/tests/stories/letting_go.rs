@@ -179,8 +179,13 @@ fn a_standby_that_was_unassigned_promises_nothing() {
     let mut west = standby_west();
     west.hears(FromHub::Unassign(placement()));
     west.transcript.clear();
-    let request =
-        HoldRequest { holder: cluster("east"), placement: placement(), epoch: Epoch(1), stop: timing().stop };
+    let request = HoldRequest {
+        holder: cluster("east"),
+        placement: placement(),
+        epoch: Epoch(1),
+        stop: timing().stop,
+        gates: Vec::new(),
+    };
     west.event(Event::HoldAsked { ask: AskId(1), request });
     west.pass_seconds(1);
     assert!(west.transcript.contains("answer question 1: Refused"), "{}", west.transcript);

@@ -4,6 +4,7 @@ mod ailments;
 mod claims_created_later;
 mod cluster;
 mod fencing;
+mod gates;
 mod groups;
 mod growth;
 mod leases;

@@ -27,8 +27,13 @@ fn stale_conflicting_and_expired_commands_change_nothing() {
 #[test]
 fn a_promise_delays_promotion_until_it_has_run_out_unless_the_proof_is_positive() {
     let mut west = standby_west();
-    let request =
-        HoldRequest { holder: cluster("east"), placement: placement(), epoch: Epoch(1), stop: timing().stop };
+    let request = HoldRequest {
+        holder: cluster("east"),
+        placement: placement(),
+        epoch: Epoch(1),
+        stop: timing().stop,
+        gates: Vec::new(),
+    };
     west.event(Event::HoldAsked { ask: AskId(1), request });
     west.transcript.clear();
     west.hears_command(
@@ -81,6 +86,7 @@ fn after_a_reboot_the_longest_outstanding_promise_is_waited_out() {
         placement: placement(),
         epoch: Epoch(1),
         stop: Duration::from_secs(60),
+        gates: Vec::new(),
     };
     west.event(Event::HoldAsked { ask: AskId(1), request: request.clone() });
     west.pass_seconds(1);

@@ -61,7 +61,7 @@ fn peers_promise_for(east: &mut Cluster, seconds: u64) {
     for _ in 0..seconds {
         east.pass_seconds(1);
         for (peer, epoch, asked) in std::mem::take(&mut east.asked) {
-            let answer = Some(HoldAnswer::Promised { hold: timing().hold });
+            let answer = Some(HoldAnswer::Promised { hold: timing().hold, tickets: Vec::new() });
             east.event(Event::HoldAnswered { peer, placement: placement(), epoch, asked, answer });
         }
     }
@@ -131,8 +131,13 @@ fn on_another_boot_the_former_holder_stops_before_it_calls_the_hub() {
 #[test]
 fn a_promise_given_before_a_reboot_is_waited_out_whole() {
     let mut west = standby_west();
-    let request =
-        HoldRequest { holder: cluster("east"), placement: placement(), epoch: Epoch(1), stop: timing().stop };
+    let request = HoldRequest {
+        holder: cluster("east"),
+        placement: placement(),
+        epoch: Epoch(1),
+        stop: timing().stop,
+        gates: Vec::new(),
+    };
     west.event(Event::HoldAsked { ask: AskId(1), request });
     west.now = proto::Moment(500);
     west.start("boot-w2");

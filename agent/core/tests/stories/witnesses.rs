@@ -37,7 +37,7 @@ fn a_cluster_shows_its_life_as_long_as_it_may_hold_something_and_no_longer() {
     east.event(Event::HubDown);
     east.pass_seconds(6);
     for (peer, epoch, asked) in std::mem::take(&mut east.asked) {
-        let answer = Some(HoldAnswer::Promised { hold: timing().hold });
+        let answer = Some(HoldAnswer::Promised { hold: timing().hold, tickets: Vec::new() });
         east.event(Event::HoldAnswered { peer, placement: placement(), epoch, asked, answer });
     }
     east.visits.clear();

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crds::conditions::Reason;
-use proto::{Report, Role, Rule, kept};
+use proto::{Fencing, Report, Role, Rule, kept};
 
 use super::witness;
 use crate::finding::Finding;
@@ -140,7 +140,8 @@ pub fn holder_knows_the_target(o: &Observation) -> Option<Finding> {
 /// Why the holder cannot be relied upon to stop by itself, if so: what it cannot stop, and what it does not live by.
 pub fn unfenceable(o: &Observation, heard: &Heard, report: &Report) -> Option<String> {
     let name = &report.cluster;
-    if heard.api_write_age.is_none_or(|age| age > o.placement.policy.timing.suspect) {
+    let by_its_agent = !is_ended_by_its_gates(o);
+    if by_its_agent && heard.api_write_age.is_none_or(|age| age > o.placement.policy.timing.suspect) {
         return Some(format!(
             "{name}: its agent cannot write to its own API server, and could not stop the application; mend that API server"
         ));
@@ -164,8 +165,16 @@ pub fn unfenceable(o: &Observation, heard: &Heard, report: &Report) -> Option<St
     })
 }
 
-/// What an agent reports that a self-fence cannot stop in time.
-const UNFENCEABLE: [&str; 9] = [
+/// The gates end the pods without the API server, whatever its agent can write. That level counts only when the holder has
+/// confirmed it: its echo says that every gate lives by such a policy, and its report names what has no gate.
+fn is_ended_by_its_gates(o: &Observation) -> bool {
+    let policies = &o.progress.policies;
+    let confirmed = policies.iter().any(|policy| policy.generation == o.progress.echoed);
+    confirmed && policies.iter().all(|policy| policy.fencing == Fencing::Gate)
+}
+
+/// What an agent reports that neither a self-fence nor the gates can stop in time.
+const UNFENCEABLE: [&str; 11] = [
     "GraceTooLong",
     "BarePodUsesVolume",
     "DaemonSetUsesVolume",
@@ -176,6 +185,8 @@ const UNFENCEABLE: [&str; 9] = [
     "PolicyMissing",
     "PolicyAltered",
     "PolicyNotInForce",
+    "PodNotGated",
+    "GateSilent",
 ];
 
 pub fn loss_bound_is_known(o: &Observation) -> Option<Finding> {

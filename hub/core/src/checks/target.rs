@@ -177,6 +177,7 @@ fn blocks_a_target(reason: &str) -> bool {
             | "TooManyClaims"
             | "ClaimReplicatedOtherwise"
             | "StrangerInGroup"
+            | "PodNotGated"
     )
 }
 

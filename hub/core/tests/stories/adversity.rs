@@ -34,6 +34,7 @@ fn renewal(story: &Story, name: &str, epoch: u64) -> Heartbeat {
             placement: story.placement.id.clone(),
             epoch: Epoch(epoch),
             echo: Generation(1),
+            gates: Vec::new(),
         }],
         paths: Vec::new(),
     }

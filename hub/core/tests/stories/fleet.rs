@@ -143,6 +143,7 @@ impl Fleet {
                 placement: id.clone(),
                 epoch: Epoch(part.epoch),
                 echo: self.placement(id).generation,
+                gates: Vec::new(),
             })
             .collect();
         if self.greeted.insert(name.clone()) {

@@ -8,6 +8,7 @@ mod later_claims;
 mod adversity;
 mod approvals;
 mod fleet;
+mod gates;
 mod moves_survive_the_hub;
 mod planned;
 mod returns;

@@ -183,7 +183,8 @@ fn the_heartbeat_that_begins_a_move_is_not_answered_with_a_grant() {
         paths: Vec::new(),
     };
     story.step(Event::Heartbeat(heartbeat("west", Vec::new())));
-    let renewal = Renewal { placement: placement().id, epoch: Epoch(1), echo: Generation(1) };
+    let renewal =
+        Renewal { placement: placement().id, epoch: Epoch(1), echo: Generation(1), gates: Vec::new() };
     let now = Now { boot: story.now, wall: WallTime(1_767_225_600_000) };
     let hub = story.hub.as_mut().expect("a hub");
     let decision = hub.step(now, Event::Heartbeat(heartbeat("east", vec![renewal])));

@@ -29,6 +29,8 @@ const WALL_ZERO: i64 = 1_767_225_600_000;
 /// How long a returned site must be heard before it is a target.
 const STEADY: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_millis(20);
+/// How old the last write is where the API server is dead.
+const HOURS: Duration = Duration::from_secs(3 * 60 * 60);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Crash {
@@ -271,7 +273,12 @@ impl Story {
         };
         let hello = Hello { cluster: member.name.clone(), version: "0.1.0".to_owned(), known };
         let renewals = if member.role == Role::Holder {
-            vec![Renewal { placement: placement().id, epoch: member.epoch, echo: member.echo }]
+            vec![Renewal {
+                placement: placement().id,
+                epoch: member.epoch,
+                echo: member.echo,
+                gates: member.gates.clone(),
+            }]
         } else {
             Vec::new()
         };
@@ -292,7 +299,7 @@ impl Story {
         let heartbeat = Heartbeat {
             cluster: member.name.clone(),
             nonce: Nonce(member.nonce),
-            api_write_age: Some(Duration::from_millis(100)),
+            api_write_age: Some(if member.writes { Duration::from_millis(100) } else { HOURS }),
             renewals,
             paths,
         };

@@ -7,9 +7,10 @@ use super::Cluster;
 
 impl Cluster {
     pub(super) fn carry_out(&mut self, decision: Decision, events: &mut Vec<Event>) {
-        let Decision { remember, keep, apply, send, ask, answer, probe, visit, note: _, reached: _ } =
+        let Decision { remember, keep, apply, send, ask, answer, admit, probe, visit, note: _, reached: _ } =
             decision;
         self.visits.extend(visit);
+        self.admitted.extend(admit);
         self.probed.extend(probe.into_iter().map(|probe| probe.mark));
         for write in remember {
             let site = &write.state;
@@ -62,7 +63,13 @@ impl Cluster {
             self.asked.push((ask.peer.cluster, ask.request.epoch, ask.asked));
         }
         for (AskId(number), answer) in answer {
-            self.line(format!("answer question {number}: {answer:?}"));
+            match answer {
+                HoldAnswer::Promised { hold, tickets } => {
+                    self.line(format!("answer question {number}: Promised {{ hold: {hold:?} }}"));
+                    self.promised_to_gates.extend(tickets);
+                }
+                HoldAnswer::Refused { .. } => self.line(format!("answer question {number}: {answer:?}")),
+            }
         }
     }
 
@@ -72,6 +79,7 @@ impl Cluster {
             FromAgent::Heartbeat(heartbeat) => {
                 self.nonce = heartbeat.nonce;
                 self.told_paths = heartbeat.paths.clone();
+                self.renewed_gates = heartbeat.renewals.iter().flat_map(|it| it.gates.clone()).collect();
                 for renewal in &heartbeat.renewals {
                     self.line(format!("renew epoch {} (echo {})", renewal.epoch, renewal.echo.0));
                 }

@@ -87,8 +87,12 @@ impl Cluster {
     }
 
     pub fn hears_grant_of(&mut self, nonce: Nonce, epoch: u64, policy: Policy) {
+        self.hears_grant_with(nonce, epoch, policy, Vec::new());
+    }
+
+    pub fn hears_grant_with(&mut self, nonce: Nonce, epoch: u64, policy: Policy, tickets: Vec<Sealed>) {
         self.line(format!("< grant of epoch {epoch}"));
-        let grant = Grant { placement: placement(), epoch: Epoch(epoch), policy };
+        let grant = Grant { placement: placement(), epoch: Epoch(epoch), policy, tickets };
         self.hears(FromHub::Reply(Reply {
             term: Term(1),
             nonce,

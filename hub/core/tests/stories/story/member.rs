@@ -47,6 +47,10 @@ pub struct Member {
     pub(super) nonce: u64,
     pub(super) mark: Mark,
     pub(super) echo: Generation,
+    /// What the gates of its pods ask by.
+    pub gates: Vec<proto::GateNonce>,
+    /// Whether its API server takes writes.
+    pub writes: bool,
     pub(super) next_beat: Moment,
     pub(super) connected: bool,
     /// Done with, so that a repeated command gets the same answer.
@@ -83,6 +87,8 @@ impl Member {
             nonce: 0,
             mark: Mark::default(),
             echo: Generation(0),
+            gates: Vec::new(),
+            writes: true,
             next_beat: Moment(0),
             connected: false,
             worked: BTreeMap::new(),
