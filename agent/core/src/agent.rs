@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use proto::{
-    Acknowledgement, Action, Ailment, ClusterName, FromAgent, Mark, Moment, Nonce, Outcome,
-    PlacementId, PlacementName, Role, Rule, StepKind, WallTime, kept,
+    Acknowledgement, Action, Ailment, ClusterName, FromAgent, Mark, Moment, Nonce, Outcome, PlacementId,
+    PlacementName, Role, Rule, StepKind, WallTime, kept,
 };
 
 use crate::ailments::reason;
