@@ -52,9 +52,9 @@ generate:
 deny:
     cargo deny check licenses bans sources
 
-# Release builds of both binaries.
+# Release builds of the three programs.
 build:
-    cargo build --release -p understudy-hub -p understudy-agent
+    cargo build --release -p understudy-hub -p understudy-agent -p understudy-gate
 
 # The reference of all crates.
 docs:

@@ -101,10 +101,9 @@ impl Scene {
 
     fn refusal(&mut self, ticket: Ticket) -> Refused {
         let answer = sealed(&self.hub, Statement::Ticket(ticket));
-        match self.hears(&answer).expect_err("must be refused") {
-            Unbelievable::Refused(refused) => refused,
-            other => panic!("refused, but: {other}"),
-        }
+        let judged = self.hears(&answer);
+        let Err(Unbelievable::Refused(refused)) = judged else { panic!("not refused, but: {judged:?}") };
+        refused
     }
 
     fn seconds_left(&self) -> Option<u64> {
