@@ -39,6 +39,7 @@ use crate::application::Application;
 use crate::array;
 use crate::assets::Assets;
 use crate::control_plane::{ControlPlane, Options as ControlPlaneOptions};
+use crate::network::Network;
 use crate::programs::Programs;
 use crate::site::{self, Site};
 
@@ -82,6 +83,8 @@ pub struct Options {
     pub objects: Vec<ObjectsSpec>,
     pub east_array: array::Settings,
     pub west_array: array::Settings,
+    /// The sites' own network. None: loopback addresses, with relays as links.
+    pub network: Option<Arc<Network>>,
     /// Where everything lies, and stays. None: a folder that goes when the federation ends, unless `KEEP` says otherwise.
     pub folder: Option<PathBuf>,
 }
@@ -106,6 +109,7 @@ impl Options {
             objects: Vec::new(),
             east_array: array::Settings::default(),
             west_array: array::Settings::default(),
+            network: None,
             folder: None,
         }
     }
@@ -139,17 +143,17 @@ fn short_timing() -> TimingSpec {
 /// Short timings need a machine that keeps up, so the tests of one program take turns.
 static TURN: Semaphore = Semaphore::const_new(1);
 
-/// Two member clusters and a hub.
+/// Two member clusters and a hub, seen with one application in them.
 pub struct Federation {
     pub options: Options,
-    pub links: Links,
-    pub hub: Hub,
-    pub east: Site,
-    pub west: Site,
-    /// What the application's writers acknowledged, outside of all clusters.
+    pub links: Arc<Links>,
+    pub hub: Arc<Hub>,
+    pub east: Arc<Site>,
+    pub west: Arc<Site>,
+    /// What the writers of all applications acknowledged, outside of all clusters.
     pub writes: PathBuf,
-    folder: Folder,
-    _turn: SemaphorePermit<'static>,
+    /// Last, as all of the others lie in it.
+    ground: Arc<(Folder, SemaphorePermit<'static>)>,
 }
 
 /// The moment when a site was lost.
@@ -182,7 +186,15 @@ impl Federation {
             Box::pin(ground.site(west, EAST, &links))
         )?;
         let writes = ground.writes();
-        let federation = Federation { options, links, hub, east, west, writes, folder, _turn: turn };
+        let federation = Federation {
+            options,
+            links: Arc::new(links),
+            hub: Arc::new(hub),
+            east: Arc::new(east),
+            west: Arc::new(west),
+            writes,
+            ground: Arc::new((folder, turn)),
+        };
         federation.enrol().await?;
         federation.hub.start().await?;
         Ok(federation)
@@ -200,12 +212,29 @@ impl Federation {
     }
 
     pub fn folder(&self) -> &Path {
-        self.folder.path()
+        self.ground.0.path()
+    }
+
+    /// The same federation, seen with another application in it, which is not deployed yet.
+    pub fn beside(&self, options: Options) -> Federation {
+        Federation {
+            options,
+            links: Arc::clone(&self.links),
+            hub: Arc::clone(&self.hub),
+            east: Arc::clone(&self.east),
+            west: Arc::clone(&self.west),
+            writes: self.writes.clone(),
+            ground: Arc::clone(&self.ground),
+        }
     }
 
     pub fn site(&self, name: &str) -> Result<&Site> {
         let sites = [&self.east, &self.west];
-        sites.into_iter().find(|site| site.name == name).with_context(|| format!("there is no site {name}"))
+        sites
+            .into_iter()
+            .map(Arc::as_ref)
+            .find(|site| site.name == name)
+            .with_context(|| format!("there is no site {name}"))
     }
 
     /// Loses a site as by fire: its links fall silent, without a word of farewell, and every process is killed.
@@ -214,7 +243,7 @@ impl Federation {
         let survivor = if name == EAST { &self.west } else { &self.east };
         let promotions =
             Promotions::watch(survivor.control_plane.client(), &self.options.application.namespace);
-        self.links.isolate(name);
+        self.links.isolate(name)?;
         let loss = Loss { at: Instant::now(), boot_nanoseconds: boot_nanoseconds(), promotions };
         site.cut_power();
         Ok(loss)
@@ -301,7 +330,7 @@ struct Ground<'a> {
     folder: &'a Path,
     programs: &'a Programs,
     assets: &'a Assets,
-    block: Block,
+    addresses: Addresses,
 }
 
 impl<'a> Ground<'a> {
@@ -311,7 +340,7 @@ impl<'a> Ground<'a> {
         programs: &'a Programs,
         assets: &'a Assets,
     ) -> Result<Self> {
-        let ground = Ground { options, folder, programs, assets, block: Block::next() };
+        let ground = Ground { options, folder, programs, assets, addresses: Addresses::of(options) };
         ground.issue_identities()?;
         Ok(ground)
     }
@@ -342,7 +371,9 @@ impl<'a> Ground<'a> {
 
     async fn control_planes(&self) -> Result<[ControlPlane; 3]> {
         let start = async |name: &str| {
-            let options = ControlPlaneOptions::at(self.block.address(name));
+            let entrance = self.options.network.as_ref().map(|network| network.entrance(name));
+            let address = self.addresses.address(name);
+            let options = ControlPlaneOptions { entrance, ..ControlPlaneOptions::at(address) };
             ControlPlane::start(self.assets, name, self.folder, options).await
         };
         let (hub, east, west) =
@@ -351,16 +382,19 @@ impl<'a> Ground<'a> {
     }
 
     async fn links(&self, east: &ControlPlane, west: &ControlPlane) -> Result<Links> {
-        let block = &self.block;
+        let addresses = &self.addresses;
         let mut routes = Vec::new();
         for (from, to, far) in [(EAST, WEST, west), (WEST, EAST, east)] {
             let mut add = |to, carries, target| routes.push((Route::new(from, to, carries), target));
-            add(HUB, Carries::Session, block.at(HUB, SESSION_PORT));
-            add(to, Carries::Peer, block.at(to, PEER_PORT));
+            add(HUB, Carries::Session, addresses.at(HUB, SESSION_PORT));
+            add(to, Carries::Peer, addresses.at(to, PEER_PORT));
             add(to, Carries::Api, far.api_address());
-            add(to, Carries::Mirror, block.at(to, MIRROR_PORT));
+            add(to, Carries::Mirror, addresses.at(to, MIRROR_PORT));
         }
-        Links::lay(routes).await
+        match &self.options.network {
+            Some(network) => Ok(Links::of(network, routes)),
+            None => Links::lay(routes).await,
+        }
     }
 
     async fn hub(&self, control_plane: ControlPlane) -> Result<Hub> {
@@ -369,8 +403,8 @@ impl<'a> Ground<'a> {
             folder: &self.folder.join(HUB),
             identity: &self.identity(HUB),
             trust_domain: TRUST_DOMAIN,
-            listen: self.block.at(HUB, SESSION_PORT),
-            metrics: self.block.at(HUB, METRICS_PORT),
+            listen: self.addresses.at(HUB, SESSION_PORT),
+            metrics: self.addresses.at(HUB, METRICS_PORT),
             steady_after: self.options.steady_after,
         };
         Hub::install(control_plane, setting).await
@@ -386,9 +420,9 @@ impl<'a> Ground<'a> {
             identity: &self.identity(&name),
             trust_domain: TRUST_DOMAIN,
             addresses: site::Addresses {
-                peer: self.block.at(&name, PEER_PORT),
-                mirror: self.block.at(&name, MIRROR_PORT),
-                metrics: self.block.at(&name, METRICS_PORT),
+                peer: self.addresses.at(&name, PEER_PORT),
+                mirror: self.addresses.at(&name, MIRROR_PORT),
+                metrics: self.addresses.at(&name, METRICS_PORT),
             },
             links,
             other,
@@ -404,29 +438,40 @@ fn agent_identity(cluster: &str) -> String {
     format!("agent-of-{cluster}")
 }
 
-/// Three loopback addresses that no other federation on this machine has.
+/// Where the sites are: each in its own network, or on loopback addresses that no other federation on this machine has.
 #[derive(Clone, Copy, Debug)]
-struct Block {
-    high: u8,
-    low: u8,
+enum Addresses {
+    OwnNetwork,
+    Loopback { high: u8, low: u8 },
 }
 
-impl Block {
+impl Addresses {
+    fn of(options: &Options) -> Addresses {
+        match options.network {
+            Some(_) => Addresses::OwnNetwork,
+            None => Addresses::next_on_loopback(),
+        }
+    }
+
     /// Processes count from different numbers, and each counts its own federations.
-    fn next() -> Block {
+    fn next_on_loopback() -> Addresses {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = std::process::id().wrapping_mul(5).wrapping_add(COUNT.fetch_add(1, Ordering::Relaxed));
         let [_, _, high, low] = number.to_be_bytes();
-        Block { high: high % 128 + 64, low }
+        Addresses::Loopback { high: high % 128 + 64, low }
     }
 
     fn address(self, site: &str) -> Ipv4Addr {
+        let (high, low) = match self {
+            Addresses::OwnNetwork => return Network::address(site),
+            Addresses::Loopback { high, low } => (high, low),
+        };
         let last = match site {
             HUB => 1,
             EAST => 2,
             _ => 3,
         };
-        Ipv4Addr::new(127, self.high, self.low, last)
+        Ipv4Addr::new(127, high, low, last)
     }
 
     fn at(self, site: &str, port: u16) -> SocketAddr {

@@ -61,6 +61,12 @@ impl History {
         parse_lines(text[..finished].lines()).map(History::new)
     }
 
+    /// What was written to these images alone.
+    pub fn of_images(mut self, images: &[String]) -> History {
+        self.records.retain(|record| images.contains(&record.image));
+        self
+    }
+
     pub fn records(&self) -> &[Record] {
         &self.records
     }

@@ -21,6 +21,7 @@ pub mod history;
 pub mod timeline;
 
 pub mod assets;
+pub mod network;
 pub mod patience;
 pub mod process;
 pub mod programs;

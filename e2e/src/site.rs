@@ -220,7 +220,7 @@ fn array_service(control_plane: &ControlPlane, setting: &Setting<'_>, folders: &
     setting.array_settings.write(&folders.array).with_context(|| format!("setting the array of {name}"))?;
     let log = setting.folder.join("array.log");
     Ok(Service::new(&format!("array of {name}"), &setting.programs.array, &log, |launch| {
-        launch.arguments(options.arguments())
+        launch.through(control_plane.entrance()).arguments(options.arguments())
     }))
 }
 
@@ -239,7 +239,7 @@ fn nodes_service(control_plane: &ControlPlane, setting: &Setting<'_>, folders: &
     };
     let log = setting.folder.join("nodes.log");
     Ok(Service::new(&format!("nodes of {name}"), &setting.programs.nodes, &log, |launch| {
-        launch.arguments(arguments.command_line())
+        launch.through(control_plane.entrance()).arguments(arguments.command_line())
     }))
 }
 
@@ -253,6 +253,7 @@ async fn agent_service(control_plane: &ControlPlane, setting: &Setting<'_>) -> R
     let log = setting.folder.join("agent.log");
     Ok(Service::new(&format!("agent of {name}"), &setting.programs.agent, &log, |launch| {
         launch
+            .through(control_plane.entrance())
             .argument("run")
             .argument(format!("--cluster={name}"))
             .argument(format!("--hub=https://{hub}"))

@@ -18,7 +18,7 @@ use serde_json::json;
 async fn a_holder_that_is_cut_off_has_stopped_before_the_other_cluster_promotes() -> Result<()> {
     let _first = rustls::crypto::ring::default_provider().install_default();
     let federation = Federation::protected(Options::short(2), progress()).await?;
-    federation.links.isolate(EAST);
+    federation.links.isolate(EAST)?;
     let stopped = pods_are_gone(&federation).await?;
     refused_by_its_own_api_server(&federation).await?;
     federation.await_writes(WEST, 20, SLOW).await?;

@@ -49,6 +49,7 @@ impl Hub {
         let file = |flag: &str, name: &str| format!("--{flag}={}", setting.identity.join(name).display());
         let service = Service::new("hub", setting.program, &setting.folder.join("hub.log"), |launch| {
             launch
+                .through(control_plane.entrance())
                 .argument("run")
                 .argument(format!("--listen={}", setting.listen))
                 .argument(format!("--metrics-listen={}", setting.metrics))

@@ -165,12 +165,13 @@ impl Federation {
         self.or_diagnosis(waited).await
     }
 
-    /// All acknowledged writes so far.
+    /// All acknowledged writes of the application so far.
     pub fn history(&self) -> Result<History> {
         if !self.writes.exists() {
             return Ok(History::default());
         }
-        History::read(&self.writes).context("reading what was written")
+        let all = History::read(&self.writes).context("reading what was written")?;
+        Ok(all.of_images(&self.options.application.volume_handles()))
     }
 
     async fn survivors(&self, cluster: &str) -> Result<Survivors> {

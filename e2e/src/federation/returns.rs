@@ -19,8 +19,7 @@ impl Federation {
         self.await_role(name, SiteRole::Fenced).await?;
         self.await_pods_are_unwanted(site).await?;
         site.start_empty_nodes()?;
-        self.links.reconnect(name);
-        Ok(())
+        self.links.reconnect(name)
     }
 
     /// Waits until the cluster's own DRSiteState says that it is this for the placement.
