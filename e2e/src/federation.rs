@@ -250,7 +250,8 @@ impl Federation {
     }
 }
 
-fn boot_nanoseconds() -> u64 {
+/// Now, on the clock that all sites share.
+pub fn boot_nanoseconds() -> u64 {
     let now = clock_gettime(ClockId::Boottime);
     u64::try_from(now.tv_sec).unwrap_or_default() * 1_000_000_000
         + u64::try_from(now.tv_nsec).unwrap_or_default()

@@ -17,6 +17,7 @@ pub mod nodes;
 pub mod relay;
 
 pub mod application;
+pub mod faults;
 pub mod history;
 pub mod timeline;
 

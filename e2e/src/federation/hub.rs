@@ -71,6 +71,16 @@ impl Hub {
     /// The same with a changed environment, for this one start.
     pub async fn start_with(&self, environment: &[(&str, &str)]) -> Result<()> {
         self.service.start_with(environment)?;
+        self.await_listening().await
+    }
+
+    /// The same through a command line that becomes it, for this one start.
+    pub async fn start_through(&self, command_line: &[String]) -> Result<()> {
+        self.service.start_through(command_line)?;
+        self.await_listening().await
+    }
+
+    async fn await_listening(&self) -> Result<()> {
         until("the hub listens", async || {
             self.service.still_runs()?;
             Ok(TcpStream::connect(self.listen).await.is_ok().then_some(()))

@@ -1,0 +1,2 @@
+//! `cargo soak`.
+fn main() {}
