@@ -20,8 +20,8 @@ mod wishes;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -39,6 +39,7 @@ use crate::application::Application;
 use crate::array;
 use crate::assets::Assets;
 use crate::control_plane::{ControlPlane, Options as ControlPlaneOptions};
+use crate::history::Following;
 use crate::network::Network;
 use crate::programs::Programs;
 use crate::site::{self, Site};
@@ -57,6 +58,9 @@ const SESSION_PORT: u16 = 7443;
 const PEER_PORT: u16 = 7444;
 const MIRROR_PORT: u16 = 7445;
 const METRICS_PORT: u16 = 9464;
+
+/// Between two rounds of an append-writer.
+const WRITE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Names the beginning of the folders' paths: folders that would go when their federations end are made there, and stay.
 const KEEP: &str = "UNDERSTUDY_KEEP";
@@ -83,6 +87,8 @@ pub struct Options {
     pub objects: Vec<ObjectsSpec>,
     pub east_array: array::Settings,
     pub west_array: array::Settings,
+    /// Between two rounds of a writer.
+    pub write_interval: Duration,
     /// The sites' own network. None: loopback addresses, with relays as links.
     pub network: Option<Arc<Network>>,
     /// Where everything lies, and stays. None: a folder that goes when the federation ends, unless `KEEP` says otherwise.
@@ -109,6 +115,7 @@ impl Options {
             objects: Vec::new(),
             east_array: array::Settings::default(),
             west_array: array::Settings::default(),
+            write_interval: WRITE_INTERVAL,
             network: None,
             folder: None,
         }
@@ -152,6 +159,7 @@ pub struct Federation {
     pub west: Arc<Site>,
     /// What the writers of all applications acknowledged, outside of all clusters.
     pub writes: PathBuf,
+    following: Arc<Mutex<Following>>,
     /// Last, as all of the others lie in it.
     ground: Arc<(Folder, SemaphorePermit<'static>)>,
 }
@@ -193,6 +201,7 @@ impl Federation {
             east: Arc::new(east),
             west: Arc::new(west),
             writes,
+            following: Arc::default(),
             ground: Arc::new((folder, turn)),
         };
         federation.enrol().await?;
@@ -224,6 +233,7 @@ impl Federation {
             east: Arc::clone(&self.east),
             west: Arc::clone(&self.west),
             writes: self.writes.clone(),
+            following: Arc::clone(&self.following),
             ground: Arc::clone(&self.ground),
         }
     }
@@ -428,6 +438,7 @@ impl<'a> Ground<'a> {
             links,
             other,
             writes: &self.writes(),
+            write_interval: self.options.write_interval,
             array_settings,
         };
         Site::start(control_plane, setting).await

@@ -292,9 +292,13 @@ fn ip(arguments: &[&str]) -> Result<()> {
 /// Runs a tool to its end, and returns what it printed.
 fn tool(program: &str, arguments: &[&str]) -> Result<String> {
     let doing = || format!("running {program} {}", arguments.join(" "));
-    let output = Command::new(program).args(arguments).output().map_err(|error| match error.kind() {
-        ErrorKind::NotFound => anyhow!("{program} is missing: install iproute2 (and util-linux)"),
-        _ => anyhow!(error),
+    let output = Command::new(program).args(arguments).output().map_err(|error| {
+        let is_missing = error.kind() == ErrorKind::NotFound;
+        let error = anyhow!(error);
+        if is_missing {
+            return error.context(format!("{program} is missing: install iproute2 (and util-linux)"));
+        }
+        error
     });
     let Output { status, stdout, stderr } = output.with_context(doing)?;
     ensure!(status.success(), "{} failed ({status}): {}", doing(), String::from_utf8_lossy(&stderr).trim());

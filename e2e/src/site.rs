@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
@@ -23,8 +24,6 @@ const NODES: usize = 2;
 const SECOND_AGENT_PORTS: u16 = 100;
 /// Tells an agent which boot it runs in; all sites share the machine's own.
 const BOOT_ID_FILE: &str = "UNDERSTUDY_BOOT_ID_FILE";
-/// Between two rounds of an append-writer.
-const WRITE_INTERVAL_MILLISECONDS: u64 = 20;
 
 /// One member cluster. All of it ends when this is dropped.
 pub struct Site {
@@ -62,6 +61,7 @@ pub struct Setting<'a> {
     pub other: &'a str,
     /// The log outside of all clusters.
     pub writes: &'a Path,
+    pub write_interval: Duration,
     pub array_settings: &'a array::Settings,
 }
 
@@ -265,7 +265,7 @@ fn nodes_service(control_plane: &ControlPlane, setting: &Setting<'_>, folders: &
         log: setting.writes.to_owned(),
         dir: folders.nodes.clone(),
         driver: DRIVER.to_owned(),
-        write_interval_ms: WRITE_INTERVAL_MILLISECONDS,
+        write_interval_ms: u64::try_from(setting.write_interval.as_millis())?,
         append_writer: Some(setting.programs.append_writer.clone()),
     };
     let log = setting.folder.join("nodes.log");

@@ -26,6 +26,7 @@ const PAUSE: Duration = Duration::from_secs(3);
 pub const MAX_DATA_LOSS: Duration = Duration::from_secs(20);
 /// A failover, a resync and a failback, one after the other, on a busy machine.
 const SETTLED: Duration = Duration::from_secs(180);
+const WRITE_INTERVAL: Duration = Duration::from_millis(20);
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 pub struct Stage {
@@ -39,9 +40,19 @@ pub struct Stage {
 
 impl Stage {
     pub async fn set(network: Arc<Network>, progress: Progress) -> Result<Stage> {
+        Stage::set_with(network, WRITE_INTERVAL, progress).await
+    }
+
+    /// With so long between two writes.
+    pub async fn set_with(
+        network: Arc<Network>,
+        write_interval: Duration,
+        progress: Progress,
+    ) -> Result<Stage> {
         network.heal_all()?;
-        let automatic = options(&network, "shop", FailoverMode::Automatic);
-        let confirm = options(&network, "bank", FailoverMode::Confirm);
+        let made = |name, mode| Options { write_interval, ..options(&network, name, mode) };
+        let (automatic, confirm) =
+            (made("shop", FailoverMode::Automatic), made("bank", FailoverMode::Confirm));
         let shop = Federation::start(automatic, progress.clone()).await?;
         let bank = shop.beside(confirm);
         for application in [&shop, &bank] {
