@@ -132,6 +132,16 @@ impl Network {
         Ok(how)
     }
 
+    /// How many packets have gone the narrow way to a site.
+    pub fn narrowed(&self, to: &str) -> Result<u64> {
+        let device = device(to);
+        let shown = tool("tc", &["-n", &self.name(EXCHANGE), "-s", "class", "show", "dev", &device])?;
+        let words: Vec<&str> = shown.split_whitespace().skip_while(|word| *word != "1:2").collect();
+        let sent = words.windows(2).find(|pair| pair[1] == "pkt").map(|pair| pair[0]);
+        let sent = sent.with_context(|| format!("nothing is narrow to {to}: {shown}"))?;
+        sent.parse().with_context(|| format!("reading how many packets went to {to}: {sent}"))
+    }
+
     /// Takes back what `narrow` did.
     pub fn widen(&self, to: &str) -> Result<()> {
         let device = device(to);

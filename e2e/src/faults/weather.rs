@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use tokio::time::sleep;
 
 use super::Scenario;
@@ -38,7 +38,13 @@ async fn slow(stage: &Stage) -> Result<String> {
         how = stage.network.narrow(site, SLOW_WAY)?;
     }
     let stay = stage.both_stay(LONG_AGAINST_W).await?;
-    Ok(format!("each way by {how}: {stay}"))
+    let mut packets = Vec::new();
+    for site in [HUB, EAST, WEST] {
+        let narrowed = stage.network.narrowed(site)?;
+        ensure!(narrowed > 0, "nothing went the slow way to {site}");
+        packets.push(narrowed);
+    }
+    Ok(format!("each way by {how}, packets that went it {packets:?}: {stay}"))
 }
 
 /// Cuts and heals, each for so long. With one link there is a veto. With all of them the hub may begin a failover and give
