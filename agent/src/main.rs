@@ -19,7 +19,7 @@ use understudy_agent::metrics::Metrics;
 use understudy_agent::peer::{self, PeerSettings};
 use understudy_agent::watches::{self, Watches};
 use understudy_agent::{clock, identity, site_states, telemetry};
-use understudy_telemetry::{Health, serve};
+use understudy_telemetry::{Health, failure, serve};
 
 const _: () = assert!(!proto::rule::CAN_BE_SWITCHED_OFF, "what runs in a cluster keeps every safety rule");
 
@@ -142,13 +142,10 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     let asked = stop.is_cancelled();
     stop.cancel();
     health.send_replace(Health { alive: Err("stopping".to_owned()), ready: Err("stopping".to_owned()) });
+    let why = failure(ended, &mut tasks, asked).await;
     give_back(&mut tasks).await;
     telemetry.shutdown().await;
-    match ended {
-        Some(Ok(Err(error))) if !asked => Err(error),
-        Some(Err(panicked)) => Err(panicked.into()),
-        Some(Ok(_)) | None => Ok(()),
-    }
+    why
 }
 
 /// The driver ends first, and with it its end of the memory; then the turn is given back, so that the next agent need
