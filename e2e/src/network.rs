@@ -18,6 +18,8 @@ use std::thread;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tokio::signal::ctrl_c;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::assets::Assets;
 use crate::programs::Programs;
@@ -175,7 +177,7 @@ impl Network {
                 })
                 .build()
                 .context("starting the runtime")?;
-            runtime.block_on(story(network))
+            runtime.block_on(unless_interrupted(story(network)))
         });
         let watcher = watcher.context("starting a thread at the exchange")?;
         watcher.join().map_err(|_| anyhow!("the story panicked"))?
@@ -248,6 +250,16 @@ impl Drop for Network {
                 tracing::warn!(%name, error = format!("{error:#}"), "a network namespace is left behind");
             }
         }
+    }
+}
+
+/// What is interrupted still removes what it has made.
+async fn unless_interrupted<T>(story: impl Future<Output = Result<T>>) -> Result<T> {
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    tokio::select! {
+        ended = Box::pin(story) => ended,
+        _ = ctrl_c() => bail!("interrupted"),
+        _ = terminate.recv() => bail!("asked to end"),
     }
 }
 

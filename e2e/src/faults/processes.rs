@@ -159,6 +159,8 @@ impl Before {
 
     /// Nothing was moved, also long after the end of the fault, and both write.
     async fn still_holds(self, stage: &Stage) -> Result<String> {
+        // What a kubelet would start again by now.
+        stage.mend().await?;
         stage.await_well().await?;
         stage.both_stay(LONG_AGAINST_W / 2).await?;
         let mut pauses = Vec::new();
