@@ -8,6 +8,14 @@ default:
 demo *arguments:
     cargo demo {{ arguments }}
 
+# Real faults on the real federation in network namespaces, all or those whose names contain a word; needs root.
+e2e *arguments:
+    cargo e2e {{ arguments }}
+
+# The same by chance, for so long: --minutes 60 --seed 7.
+soak *arguments:
+    cargo soak {{ arguments }}
+
 # The whole federation in one thread, with random faults: --seeds 1000, or --seed 7 to read one story.
 simulate *arguments:
     cargo simulate {{ arguments }}

@@ -21,7 +21,7 @@ use understudy_agent::watches::{self, Watches};
 use understudy_agent::{
     clock, enforcement, gates as gate_service, identity, site_states, telemetry, witnesses,
 };
-use understudy_telemetry::{Health, serve};
+use understudy_telemetry::{Health, failure, serve};
 
 const _: () = assert!(!proto::rule::CAN_BE_SWITCHED_OFF, "what runs in a cluster keeps every safety rule");
 
@@ -134,13 +134,10 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     let asked = stop.is_cancelled();
     stop.cancel();
     health.send_replace(Health { alive: Err("stopping".to_owned()), ready: Err("stopping".to_owned()) });
+    let why = failure(ended, &mut tasks, asked).await;
     give_back(&mut tasks).await;
     telemetry.shutdown().await;
-    match ended {
-        Some(Ok(Err(error))) if !asked => Err(error),
-        Some(Err(panicked)) => Err(panicked.into()),
-        Some(Ok(_)) | None => Ok(()),
-    }
+    why
 }
 
 fn first_event(boot: String, remembered: Option<Remembered>, sites: Vec<Recorded>) -> Event {

@@ -33,12 +33,17 @@ const PROBE_DEADLINE: Duration = Duration::from_secs(5);
 /// How often a start is tried with other ports, when a port that was free is taken a moment later.
 const START_ATTEMPTS: u32 = 3;
 const TOKEN_SECONDS: i64 = 24 * 60 * 60;
+/// API server, etcd and etcd's peers, where nobody else is.
+const OWN_PORTS: [u16; 3] = [6443, 2379, 2380];
 
 /// How a control plane differs from the usual one.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Its own loopback address.
+    /// Its own address.
     pub address: Ipv4Addr,
+    /// What its processes are started through, where they live in a network of their own; None: on loopback, where
+    /// others may have any port.
+    pub entrance: Option<Vec<String>>,
     /// Further flags, which win over ours.
     pub api_server_flags: Vec<String>,
     pub controller_manager_flags: Vec<String>,
@@ -50,6 +55,7 @@ impl Options {
     pub fn at(address: Ipv4Addr) -> Self {
         Options {
             address,
+            entrance: None,
             api_server_flags: Vec::new(),
             controller_manager_flags: Vec::new(),
             controllers: true,
@@ -95,6 +101,11 @@ impl ControlPlane {
     /// The folder of its data and logs.
     pub fn folder(&self) -> &Path {
         &self.layout.folder
+    }
+
+    /// What a process of this cluster is started through.
+    pub fn entrance(&self) -> &[String] {
+        self.layout.options.entrance.as_deref().unwrap_or_default()
     }
 
     pub fn api_address(&self) -> SocketAddr {
@@ -224,7 +235,10 @@ impl Layout {
             fs::remove_dir_all(&data).with_context(|| format!("clearing {}", data.display()))?;
         }
         fs::create_dir_all(folder).with_context(|| format!("making the folder {}", folder.display()))?;
-        let [api, etcd, etcd_peer] = free_ports(options.address)?;
+        let [api, etcd, etcd_peer] = match &options.entrance {
+            Some(_) => OWN_PORTS.map(|port| SocketAddr::from((options.address, port))),
+            None => free_ports(options.address)?,
+        };
         Ok(Layout {
             assets: assets.clone(),
             folder: folder.to_owned(),
@@ -238,6 +252,7 @@ impl Layout {
 
     fn launch(&self, name: &str, component: &str, program: &Path) -> Launch {
         Launch::new(format!("{component} of {name}"), program, self.folder.join(format!("{component}.log")))
+            .through(self.options.entrance.iter().flatten())
             // They live for a minute: memory is cheaper than the time in which it is collected while they start.
             .environment("GOGC", "300")
     }

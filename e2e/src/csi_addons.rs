@@ -129,6 +129,7 @@ struct Surroundings {
     cluster: String,
     client: Client,
     api: SocketAddr,
+    entrance: Vec<String>,
     assets: Assets,
     folder: PathBuf,
     array_socket: PathBuf,
@@ -157,6 +158,7 @@ impl Surroundings {
             cluster: control_plane.name().to_owned(),
             client: control_plane.client(),
             api: control_plane.api_address(),
+            entrance: control_plane.entrance().to_vec(),
             assets: assets.clone(),
             folder: folder.to_owned(),
             array_socket: array_socket.to_owned(),
@@ -196,6 +198,7 @@ impl Surroundings {
             own_mounts.extend(["--user", "--map-root-user"]);
         }
         Launch::new(format!("{name} of {}", self.cluster), "unshare", self.folder.join(format!("{name}.log")))
+            .through(&self.entrance)
             .environment("KUBERNETES_SERVICE_HOST", self.api.ip().to_string())
             .environment("KUBERNETES_SERVICE_PORT", self.api.port().to_string())
             .environment("POD_NAME", POD)

@@ -21,8 +21,8 @@ pub mod witness;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -41,6 +41,8 @@ use crate::application::Application;
 use crate::array;
 use crate::assets::Assets;
 use crate::control_plane::{ControlPlane, Options as ControlPlaneOptions};
+use crate::history::Following;
+use crate::network::Network;
 use crate::programs::Programs;
 use crate::site::{self, Site};
 
@@ -60,6 +62,9 @@ const PEER_PORT: u16 = 7444;
 const GATE_PORT: u16 = 7446;
 const MIRROR_PORT: u16 = 7445;
 const METRICS_PORT: u16 = 9464;
+
+/// Between two rounds of an append-writer.
+const WRITE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Names the beginning of the folders' paths: folders that would go when their federations end are made there, and stay.
 const KEEP: &str = "UNDERSTUDY_KEEP";
@@ -88,6 +93,10 @@ pub struct Options {
     pub objects: Vec<ObjectsSpec>,
     pub east_array: array::Settings,
     pub west_array: array::Settings,
+    /// Between two rounds of a writer.
+    pub write_interval: Duration,
+    /// The sites' own network. None: loopback addresses, with relays as links.
+    pub network: Option<Arc<Network>>,
     /// Where everything lies, and stays. None: a folder that goes when the federation ends, unless `KEEP` says otherwise.
     pub folder: Option<PathBuf>,
 }
@@ -113,6 +122,8 @@ impl Options {
             objects: Vec::new(),
             east_array: array::Settings::default(),
             west_array: array::Settings::default(),
+            write_interval: WRITE_INTERVAL,
+            network: None,
             folder: None,
         }
     }
@@ -146,18 +157,19 @@ fn short_timing() -> TimingSpec {
 /// Short timings need a machine that keeps up, so the tests of one program take turns.
 static TURN: Semaphore = Semaphore::const_new(1);
 
-/// Two member clusters and a hub.
+/// Two member clusters and a hub, seen with one application in them.
 pub struct Federation {
     pub options: Options,
-    pub links: Links,
-    pub hub: Hub,
+    pub links: Arc<Links>,
+    pub hub: Arc<Hub>,
     pub witness: Option<Witness>,
-    pub east: Site,
-    pub west: Site,
-    /// What the application's writers acknowledged, outside of all clusters.
+    pub east: Arc<Site>,
+    pub west: Arc<Site>,
+    /// What the writers of all applications acknowledged, outside of all clusters.
     pub writes: PathBuf,
-    folder: Folder,
-    _turn: SemaphorePermit<'static>,
+    following: Arc<Mutex<Following>>,
+    /// Last, as all of the others lie in it.
+    ground: Arc<(Folder, SemaphorePermit<'static>)>,
 }
 
 /// The moment when a site was lost.
@@ -191,7 +203,17 @@ impl Federation {
             Box::pin(ground.site(west, EAST, &links, witness.as_ref()))
         )?;
         let writes = ground.writes();
-        let federation = Federation { options, links, hub, witness, east, west, writes, folder, _turn: turn };
+        let federation = Federation {
+            options,
+            links: Arc::new(links),
+            hub: Arc::new(hub),
+            witness,
+            east: Arc::new(east),
+            west: Arc::new(west),
+            writes,
+            following: Arc::default(),
+            ground: Arc::new((folder, turn)),
+        };
         federation.enrol().await?;
         federation.hub.start().await?;
         Ok(federation)
@@ -209,12 +231,30 @@ impl Federation {
     }
 
     pub fn folder(&self) -> &Path {
-        self.folder.path()
+        self.ground.0.path()
+    }
+
+    /// The same federation, seen with another application in it, which is not deployed yet.
+    pub fn beside(&self, options: Options) -> Federation {
+        Federation {
+            options,
+            links: Arc::clone(&self.links),
+            hub: Arc::clone(&self.hub),
+            east: Arc::clone(&self.east),
+            west: Arc::clone(&self.west),
+            writes: self.writes.clone(),
+            following: Arc::clone(&self.following),
+            ground: Arc::clone(&self.ground),
+        }
     }
 
     pub fn site(&self, name: &str) -> Result<&Site> {
         let sites = [&self.east, &self.west];
-        sites.into_iter().find(|site| site.name == name).with_context(|| format!("there is no site {name}"))
+        sites
+            .into_iter()
+            .map(Arc::as_ref)
+            .find(|site| site.name == name)
+            .with_context(|| format!("there is no site {name}"))
     }
 
     /// Loses a site as by fire: its links fall silent, without a word of farewell, and every process is killed.
@@ -223,14 +263,15 @@ impl Federation {
         let survivor = if name == EAST { &self.west } else { &self.east };
         let promotions =
             Promotions::watch(survivor.control_plane.client(), &self.options.application.namespace);
-        self.links.isolate(name);
+        self.links.isolate(name)?;
         let loss = Loss { at: Instant::now(), boot_nanoseconds: boot_nanoseconds(), promotions };
         site.cut_power();
         Ok(loss)
     }
 }
 
-fn boot_nanoseconds() -> u64 {
+/// Now, on the clock that all sites share.
+pub fn boot_nanoseconds() -> u64 {
     let now = clock_gettime(ClockId::Boottime);
     u64::try_from(now.tv_sec).unwrap_or_default() * 1_000_000_000
         + u64::try_from(now.tv_nsec).unwrap_or_default()
@@ -310,7 +351,7 @@ struct Ground<'a> {
     folder: &'a Path,
     programs: &'a Programs,
     assets: &'a Assets,
-    block: Block,
+    addresses: Addresses,
 }
 
 impl<'a> Ground<'a> {
@@ -320,7 +361,7 @@ impl<'a> Ground<'a> {
         programs: &'a Programs,
         assets: &'a Assets,
     ) -> Result<Self> {
-        let ground = Ground { options, folder, programs, assets, block: Block::next() };
+        let ground = Ground { options, folder, programs, assets, addresses: Addresses::of(options) };
         ground.issue_identities()?;
         Ok(ground)
     }
@@ -351,7 +392,9 @@ impl<'a> Ground<'a> {
 
     async fn control_planes(&self) -> Result<[ControlPlane; 3]> {
         let start = async |name: &str| {
-            let options = ControlPlaneOptions::at(self.block.address(name));
+            let entrance = self.options.network.as_ref().map(|network| network.entrance(name));
+            let address = self.addresses.address(name);
+            let options = ControlPlaneOptions { entrance, ..ControlPlaneOptions::at(address) };
             ControlPlane::start(self.assets, name, self.folder, options).await
         };
         let (hub, east, west) =
@@ -360,23 +403,26 @@ impl<'a> Ground<'a> {
     }
 
     async fn links(&self, east: &ControlPlane, west: &ControlPlane) -> Result<Links> {
-        let block = &self.block;
+        let addresses = &self.addresses;
         let mut routes = Vec::new();
         for (from, to, far) in [(EAST, WEST, west), (WEST, EAST, east)] {
             let mut add = |to, carries, target| routes.push((Route::new(from, to, carries), target));
-            add(HUB, Carries::Session, block.at(HUB, SESSION_PORT));
-            add(to, Carries::Peer, block.at(to, PEER_PORT));
+            add(HUB, Carries::Session, addresses.at(HUB, SESSION_PORT));
+            add(to, Carries::Peer, addresses.at(to, PEER_PORT));
             add(to, Carries::Api, far.api_address());
-            add(to, Carries::Mirror, block.at(to, MIRROR_PORT));
+            add(to, Carries::Mirror, addresses.at(to, MIRROR_PORT));
         }
-        Links::lay(routes).await
+        match &self.options.network {
+            Some(network) => Ok(Links::of(network, routes)),
+            None => Links::lay(routes).await,
+        }
     }
 
     async fn witness(&self) -> Result<Option<Witness>> {
         if !self.options.witness {
             return Ok(None);
         }
-        let options = ControlPlaneOptions::at(self.block.address(THIRD)).without_controllers();
+        let options = ControlPlaneOptions::at(self.addresses.address(THIRD)).without_controllers();
         let control_plane = ControlPlane::start(self.assets, THIRD, self.folder, options).await?;
         Witness::install(control_plane).await.map(Some)
     }
@@ -387,8 +433,8 @@ impl<'a> Ground<'a> {
             folder: &self.folder.join(HUB),
             identity: &self.identity(HUB),
             trust_domain: TRUST_DOMAIN,
-            listen: self.block.at(HUB, SESSION_PORT),
-            metrics: self.block.at(HUB, METRICS_PORT),
+            listen: self.addresses.at(HUB, SESSION_PORT),
+            metrics: self.addresses.at(HUB, METRICS_PORT),
             steady_after: self.options.steady_after,
             failure_domain: if self.options.witness { "west-site" } else { "hub-site" },
             witness: argument(witness, HUB).await?,
@@ -412,14 +458,15 @@ impl<'a> Ground<'a> {
             identity: &self.identity(&name),
             trust_domain: TRUST_DOMAIN,
             addresses: site::Addresses {
-                peer: self.block.at(&name, PEER_PORT),
-                gate: self.block.at(&name, GATE_PORT),
-                mirror: self.block.at(&name, MIRROR_PORT),
-                metrics: self.block.at(&name, METRICS_PORT),
+                peer: self.addresses.at(&name, PEER_PORT),
+                gate: self.addresses.at(&name, GATE_PORT),
+                mirror: self.addresses.at(&name, MIRROR_PORT),
+                metrics: self.addresses.at(&name, METRICS_PORT),
             },
             links,
             other,
             writes: &self.writes(),
+            write_interval: self.options.write_interval,
             array_settings,
             witness: argument(witness, &name).await?,
         };
@@ -439,30 +486,41 @@ fn agent_identity(cluster: &str) -> String {
     format!("agent-of-{cluster}")
 }
 
-/// Four loopback addresses that no other federation on this machine has.
+/// Where the sites are: each in its own network, or on loopback addresses that no other federation on this machine has.
 #[derive(Clone, Copy, Debug)]
-struct Block {
-    high: u8,
-    low: u8,
+enum Addresses {
+    OwnNetwork,
+    Loopback { high: u8, low: u8 },
 }
 
-impl Block {
+impl Addresses {
+    fn of(options: &Options) -> Addresses {
+        match options.network {
+            Some(_) => Addresses::OwnNetwork,
+            None => Addresses::next_on_loopback(),
+        }
+    }
+
     /// Processes count from different numbers, and each counts its own federations.
-    fn next() -> Block {
+    fn next_on_loopback() -> Addresses {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = std::process::id().wrapping_mul(5).wrapping_add(COUNT.fetch_add(1, Ordering::Relaxed));
         let [_, _, high, low] = number.to_be_bytes();
-        Block { high: high % 128 + 64, low }
+        Addresses::Loopback { high: high % 128 + 64, low }
     }
 
     fn address(self, site: &str) -> Ipv4Addr {
+        let (high, low) = match self {
+            Addresses::OwnNetwork => return Network::address(site),
+            Addresses::Loopback { high, low } => (high, low),
+        };
         let last = match site {
             HUB => 1,
             EAST => 2,
             THIRD => 4,
             _ => 3,
         };
-        Ipv4Addr::new(127, self.high, self.low, last)
+        Ipv4Addr::new(127, high, low, last)
     }
 
     fn at(self, site: &str, port: u16) -> SocketAddr {

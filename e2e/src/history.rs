@@ -8,7 +8,8 @@ mod telling;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
+    fs,
+    io::{self, Read, Seek, SeekFrom},
     path::Path,
     time::Duration,
 };
@@ -61,8 +62,37 @@ impl History {
         parse_lines(text[..finished].lines()).map(History::new)
     }
 
+    /// What was written to these images alone.
+    pub fn of_images(mut self, images: &[String]) -> History {
+        self.records.retain(|record| images.contains(&record.image));
+        self
+    }
+
     pub fn records(&self) -> &[Record] {
         &self.records
+    }
+}
+
+/// A log of writes that grows, of which each line is read once.
+#[derive(Debug, Default)]
+pub struct Following {
+    offset: u64,
+    records: Vec<Record>,
+}
+
+impl Following {
+    /// All acknowledged writes up to now.
+    pub fn read(&mut self, log: &Path) -> Result<History, HistoryError> {
+        let file_error = |source| HistoryError::File { path: log.display().to_string(), source };
+        let mut file = fs::File::open(log).map_err(file_error)?;
+        file.seek(SeekFrom::Start(self.offset)).map_err(file_error)?;
+        let mut text = String::new();
+        file.read_to_string(&mut text).map_err(file_error)?;
+        // A writer killed inside its write leaves a last line without an end: it claims nothing.
+        let finished = text.rfind('\n').map_or(0, |end| end + 1);
+        self.records.extend(parse_lines(text[..finished].lines())?);
+        self.offset += u64::try_from(finished).unwrap_or_default();
+        Ok(History::new(self.records.clone()))
     }
 }
 
@@ -463,6 +493,23 @@ mod tests {
         let log = run("east", 1, 1..=3, 1_000);
         let verdict = check(&History::new(log), &survived("east", run("east", 1, 1..=4, 1_000)));
         assert!(verdict.holds() && verdict.losses.is_empty(), "{verdict}");
+    }
+
+    #[test]
+    fn a_log_that_grows_is_followed_and_a_torn_line_counts_once_it_is_whole() {
+        let folder = tempfile::tempdir().expect("a scratch folder");
+        let log = folder.path().join("writes.jsonl");
+        let line = |sequence| {
+            serde_json::to_string(&write("east", 1, sequence, 1_000 + sequence)).expect("a record is JSON")
+        };
+        let (first, second) = (line(1), line(2));
+        let (half, rest) = second.split_at(9);
+        let mut following = Following::default();
+        fs::write(&log, format!("{first}\n{half}")).expect("a torn log");
+        assert_eq!(following.read(&log).expect("a readable log").records().len(), 1);
+        fs::write(&log, format!("{first}\n{half}{rest}\n")).expect("a whole log");
+        assert_eq!(following.read(&log).expect("a readable log").records().len(), 2);
+        assert_eq!(following.read(&log).expect("a readable log").records().len(), 2);
     }
 
     #[test]

@@ -17,10 +17,12 @@ pub mod nodes;
 pub mod relay;
 
 pub mod application;
+pub mod faults;
 pub mod history;
 pub mod timeline;
 
 pub mod assets;
+pub mod network;
 pub mod patience;
 pub mod process;
 pub mod programs;

@@ -32,6 +32,8 @@ const LOG_TAIL_BYTES: u64 = 16 * 1024;
 #[derive(Debug, Clone)]
 pub struct Launch {
     name: String,
+    /// What becomes the program, such as a tool that enters a network namespace first.
+    through: Vec<OsString>,
     program: PathBuf,
     arguments: Vec<OsString>,
     environment: Vec<(String, OsString)>,
@@ -43,12 +45,23 @@ impl Launch {
     pub fn new(name: impl Into<String>, program: impl Into<PathBuf>, log: impl Into<PathBuf>) -> Self {
         Launch {
             name: name.into(),
+            through: Vec::new(),
             program: program.into(),
             arguments: Vec::new(),
             environment: Vec::new(),
             directory: None,
             log: log.into(),
         }
+    }
+
+    /// Starts the program through this command line, which must become it; the last one given comes first.
+    pub fn through<I>(mut self, command_line: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: Into<OsString>,
+    {
+        self.through.splice(0..0, command_line.into_iter().map(Into::into));
+        self
     }
 
     pub fn argument(mut self, argument: impl Into<OsString>) -> Self {
@@ -94,6 +107,7 @@ impl Launch {
         let mut command = Command::new("setpriv");
         command
             .args(["--pdeathsig", "KILL", "--"])
+            .args(&self.through)
             .arg(&self.program)
             .args(&self.arguments)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))

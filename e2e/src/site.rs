@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
@@ -20,10 +21,10 @@ use crate::patience::until;
 use crate::programs::Programs;
 
 const NODES: usize = 2;
+/// How far the ports of the second agent lie above those of the first.
+const SECOND_AGENT_PORTS: u16 = 100;
 /// Tells an agent which boot it runs in; all sites share the machine's own.
 const BOOT_ID_FILE: &str = "UNDERSTUDY_BOOT_ID_FILE";
-/// Between two rounds of an append-writer.
-const WRITE_INTERVAL_MILLISECONDS: u64 = 20;
 
 /// One member cluster. All of it ends when this is dropped.
 pub struct Site {
@@ -33,6 +34,8 @@ pub struct Site {
     pub array: Service,
     pub nodes: Service,
     pub agent: Service,
+    /// Another pod of the same agent, which does not run unless it is started.
+    pub second_agent: Service,
     array_folder: PathBuf,
     nodes_folder: PathBuf,
 }
@@ -60,6 +63,7 @@ pub struct Setting<'a> {
     pub other: &'a str,
     /// The log outside of all clusters.
     pub writes: &'a Path,
+    pub write_interval: Duration,
     pub array_settings: &'a array::Settings,
     /// The argument that names the witness, if there is one.
     pub witness: Option<String>,
@@ -97,7 +101,7 @@ impl Site {
         let (csi_addons, ()) = tokio::try_join!(Box::pin(csi_addons), Box::pin(agent_installed))?;
         let nodes = nodes_service(&control_plane, &setting, &folders)?;
         nodes.start()?;
-        let agent = agent_service(&control_plane, &setting).await?;
+        let [agent, second_agent] = agent_services(&control_plane, &setting).await?;
         agent.start()?;
         Ok(Site {
             name: control_plane.name().to_owned(),
@@ -106,6 +110,7 @@ impl Site {
             array,
             nodes,
             agent,
+            second_agent,
             array_folder: folders.array,
             nodes_folder: folders.nodes,
         })
@@ -117,21 +122,47 @@ impl Site {
         self.control_plane.cut_power();
         self.nodes.cut_power();
         self.agent.cut_power();
+        self.second_agent.cut_power();
         self.csi_addons.cut_power();
         self.array.cut_power();
         self.control_plane.kill9();
         self.csi_addons.kill9();
-        [&self.nodes, &self.agent, &self.array].into_iter().for_each(Service::kill9);
+        [&self.nodes, &self.agent, &self.second_agent, &self.array].into_iter().for_each(Service::kill9);
     }
 
     /// Starts all but the nodes again after a power cut, with the disks as they were, as another boot of the machines.
     pub async fn restart_without_nodes(&self) -> Result<()> {
         let restarting = || format!("restarting the site {}", self.name);
-        let boot = self.another_boot()?;
         self.array.start().with_context(restarting)?;
         self.control_plane.restart().await.with_context(restarting)?;
-        self.agent.start_with(&[(BOOT_ID_FILE, &boot)]).with_context(restarting)?;
+        self.start_agent_of_another_boot()?;
         self.csi_addons.restart().await.with_context(restarting)
+    }
+
+    /// Starts the agent in a boot that the machine under the federation has not had.
+    pub fn start_agent_of_another_boot(&self) -> Result<()> {
+        let boot = self.another_boot()?;
+        let started = self.agent.start_with(&[(BOOT_ID_FILE, &boot)]);
+        started.with_context(|| format!("restarting the agent of {}", self.name))
+    }
+
+    /// Starts the parts that a kubelet would start again when they have ended by themselves: controllers that have lost their
+    /// API server for long, as they do on purpose.
+    pub async fn restart_what_ended(&self) -> Result<()> {
+        if self.csi_addons.still_runs().is_err() {
+            self.csi_addons.restart().await?;
+        }
+        for service in [&self.array, &self.nodes, &self.agent] {
+            if !service.runs() {
+                service.start()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts nodes whose runtime runs their pods again before anybody is asked, as after a power cut that spared it.
+    pub fn start_nodes_as_they_were(&self) -> Result<()> {
+        self.nodes.start().with_context(|| format!("restarting the nodes of {}", self.name))
     }
 
     /// Starts nodes that ask their API server before they run anything, as kubelets do that have lost their runtime's state.
@@ -240,7 +271,7 @@ fn array_service(control_plane: &ControlPlane, setting: &Setting<'_>, folders: &
     setting.array_settings.write(&folders.array).with_context(|| format!("setting the array of {name}"))?;
     let log = setting.folder.join("array.log");
     Ok(Service::new(&format!("array of {name}"), &setting.programs.array, &log, |launch| {
-        launch.arguments(options.arguments())
+        launch.through(control_plane.entrance()).arguments(options.arguments())
     }))
 }
 
@@ -254,18 +285,17 @@ fn nodes_service(control_plane: &ControlPlane, setting: &Setting<'_>, folders: &
         log: setting.writes.to_owned(),
         dir: folders.nodes.clone(),
         driver: DRIVER.to_owned(),
-        write_interval_ms: WRITE_INTERVAL_MILLISECONDS,
+        write_interval_ms: u64::try_from(setting.write_interval.as_millis())?,
         append_writer: Some(setting.programs.append_writer.clone()),
         pause: Some(setting.programs.pause.clone()),
         gate: Some(setting.programs.gate.clone()),
     };
     let log = setting.folder.join("nodes.log");
     Ok(Service::new(&format!("nodes of {name}"), &setting.programs.nodes, &log, |launch| {
-        launch.arguments(arguments.command_line())
+        launch.through(control_plane.entrance()).arguments(arguments.command_line())
     }))
 }
 
-/// The agent gets the rights of its service account, by its token, and nothing more.
 /// What admission writes into the gates of annotated pods.
 fn gate_settings(cluster: &str, setting: &Setting<'_>) -> Result<String> {
     let authority = setting.identity.join("ca.crt");
@@ -282,26 +312,33 @@ fn gate_settings(cluster: &str, setting: &Setting<'_>) -> Result<String> {
     Ok(settings.to_string())
 }
 
-async fn agent_service(control_plane: &ControlPlane, setting: &Setting<'_>) -> Result<Service> {
+/// The agent gets the rights of its service account, by its token, and nothing more. Two pods of it have their own names, and
+/// ports, as they share an address here.
+async fn agent_services(control_plane: &ControlPlane, setting: &Setting<'_>) -> Result<[Service; 2]> {
     let name = control_plane.name();
     let token = control_plane.token(NAMESPACE, AGENT_ACCOUNT).await?;
     let kubeconfig = control_plane.kubeconfig(&token)?;
     let hub = setting.links.address(name, "hub", Carries::Session)?;
     let file = |flag: &str, file: &str| format!("--{flag}={}", setting.identity.join(file).display());
-    let log = setting.folder.join("agent.log");
-    Ok(Service::new(&format!("agent of {name}"), &setting.programs.agent, &log, |launch| {
-        launch
-            .argument("run")
-            .argument(format!("--cluster={name}"))
-            .argument(format!("--hub=https://{hub}"))
-            .argument(format!("--trust-domain={}", setting.trust_domain))
-            .argument(format!("--peer-listen={}", setting.addresses.peer))
-            .argument(format!("--gate-listen={}", setting.addresses.gate))
-            .argument(format!("--metrics-listen={}", setting.addresses.metrics))
-            .argument(format!("--namespace={NAMESPACE}"))
-            .arguments(setting.witness.iter())
-            .arguments([file("cert", "tls.crt"), file("key", "tls.key"), file("ca", "ca.crt")])
-            .environment("KUBECONFIG", kubeconfig)
-            .environment("POD_NAME", format!("understudy-agent-of-{name}"))
-    }))
+    let pod = |pod: &str, log: &str, beside: u16| {
+        let at = |address: SocketAddr| SocketAddr::new(address.ip(), address.port() + beside);
+        let log = setting.folder.join(log);
+        Service::new(&format!("{pod} of {name}"), &setting.programs.agent, &log, |launch| {
+            launch
+                .through(control_plane.entrance())
+                .argument("run")
+                .argument(format!("--cluster={name}"))
+                .argument(format!("--hub=https://{hub}"))
+                .argument(format!("--trust-domain={}", setting.trust_domain))
+                .argument(format!("--peer-listen={}", at(setting.addresses.peer)))
+                .argument(format!("--gate-listen={}", at(setting.addresses.gate)))
+                .argument(format!("--metrics-listen={}", at(setting.addresses.metrics)))
+                .argument(format!("--namespace={NAMESPACE}"))
+                .arguments(setting.witness.iter())
+                .arguments([file("cert", "tls.crt"), file("key", "tls.key"), file("ca", "ca.crt")])
+                .environment("KUBECONFIG", &kubeconfig)
+                .environment("POD_NAME", format!("understudy-{pod}-of-{name}"))
+        })
+    };
+    Ok([pod("agent", "agent.log", 0), pod("second-agent", "second-agent.log", SECOND_AGENT_PORTS)])
 }

@@ -21,7 +21,7 @@ use understudy_hub::metrics::Metrics;
 use understudy_hub::sessions::{SessionCounters, SessionRefusal, SessionSettings, Sessions};
 use understudy_hub::traces::Traces;
 use understudy_hub::{approvals, clock, identity, pki, placements, status_writer, telemetry, witnesses};
-use understudy_telemetry::{Health, serve};
+use understudy_telemetry::{Health, failure, serve};
 use witness::WitnessSettings;
 
 const _: () = assert!(!proto::rule::CAN_BE_SWITCHED_OFF, "what runs in a cluster keeps every safety rule");
@@ -125,13 +125,10 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     let asked = stop.is_cancelled();
     stop.cancel();
     health.send_replace(Health { alive: Err("stopping".to_owned()), ready: Err("stopping".to_owned()) });
+    let why = failure(ended, &mut tasks, asked).await;
     tasks.shutdown().await;
     telemetry.shutdown().await;
-    match ended {
-        Some(Ok(Err(error))) if !asked => Err(error),
-        Some(Err(panicked)) => Err(panicked.into()),
-        Some(Ok(_)) | None => Ok(()),
-    }
+    why
 }
 
 fn configured(settings: &WitnessSettings) -> Witness {

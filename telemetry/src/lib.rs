@@ -6,6 +6,7 @@
 mod arguments;
 mod calls;
 mod declaration;
+mod ending;
 mod endpoint;
 mod logs;
 mod pipeline;
@@ -14,6 +15,7 @@ mod trace_context;
 pub use arguments::{Arguments, LogFormat};
 pub use calls::{CALL_DURATION, CallDurations};
 pub use declaration::{Attributes, Declaration, Kind, Sample, deviations, markdown_table};
+pub use ending::failure;
 pub use endpoint::{Health, serve};
 pub use opentelemetry::KeyValue;
 pub use opentelemetry::metrics::{Counter, Histogram, Meter};

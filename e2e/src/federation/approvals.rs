@@ -14,6 +14,11 @@ const ACCOUNT: &str = "ops";
 impl Federation {
     /// Says yes to what is proposed, as it was looked at.
     pub async fn approve(&self, operation: &DROperation) -> Result<DRApproval> {
+        self.approve_asserting(operation, None).await
+    }
+
+    /// The same, and that a cluster has been seen to be off.
+    pub async fn approve_asserting(&self, operation: &DROperation, off: Option<&str>) -> Result<DRApproval> {
         let name = operation.name_any();
         let generation = operation.status.as_ref().and_then(|status| status.generation);
         let approval = DRApproval::new(
@@ -25,7 +30,7 @@ impl Federation {
                 generation: generation.with_context(|| format!("the proposal {name} names no generation"))?,
                 approver: self.approver(),
                 approve: true,
-                assert_fenced: None,
+                assert_fenced: off.map(str::to_owned),
                 expires: None,
             },
         );

@@ -95,7 +95,7 @@ impl Federation {
             let pair = ["csi-addons-manager.log", "csi-addons-sidecar.log"].map(|log| addons.join(log));
             services.into_iter().chain(pair).chain(site.pod_logs())
         };
-        let sites = [&self.east, &self.west].into_iter().flat_map(of_site);
+        let sites = [&self.east, &self.west].into_iter().map(AsRef::as_ref).flat_map(of_site);
         own.into_iter().chain(sites).collect()
     }
 }

@@ -52,6 +52,7 @@ impl Hub {
         let file = |flag: &str, name: &str| format!("--{flag}={}", setting.identity.join(name).display());
         let service = Service::new("hub", setting.program, &setting.folder.join("hub.log"), |launch| {
             launch
+                .through(control_plane.entrance())
                 .argument("run")
                 .argument(format!("--listen={}", setting.listen))
                 .argument(format!("--metrics-listen={}", setting.metrics))
@@ -74,6 +75,16 @@ impl Hub {
     /// The same with a changed environment, for this one start.
     pub async fn start_with(&self, environment: &[(&str, &str)]) -> Result<()> {
         self.service.start_with(environment)?;
+        self.await_listening().await
+    }
+
+    /// The same through a command line that becomes it, for this one start.
+    pub async fn start_through(&self, command_line: &[String]) -> Result<()> {
+        self.service.start_through(command_line)?;
+        self.await_listening().await
+    }
+
+    async fn await_listening(&self) -> Result<()> {
         until("the hub listens", async || {
             self.service.still_runs()?;
             Ok(TcpStream::connect(self.listen).await.is_ok().then_some(()))

@@ -1,9 +1,12 @@
-//! The network between the sites: one relay for each directed link, so that each can be cut on its own.
+//! The network between the sites: one relay for each directed link, so that each can be cut on its own, or the sites' own
+//! network, where there is one.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
+use crate::network::Network;
 use crate::relay::Relay;
 
 /// What a link carries. The connection is made from its first end to its second; both directions of it are cut at once.
@@ -43,7 +46,12 @@ impl Route {
 
 /// All links of a federation.
 pub struct Links {
-    links: Vec<(Route, Relay)>,
+    ways: Ways,
+}
+
+enum Ways {
+    Relays(Vec<(Route, Relay)>),
+    Network { network: Arc<Network>, targets: Vec<(Route, SocketAddr)> },
 }
 
 impl Links {
@@ -53,44 +61,63 @@ impl Links {
         for (route, target) in routes {
             links.push((route, Relay::start(None, target).await?));
         }
-        Ok(Links { links })
+        Ok(Links { ways: Ways::Relays(links) })
+    }
+
+    /// Of sites that have a network of their own, and connect to the targets themselves.
+    pub fn of(network: &Arc<Network>, routes: Vec<(Route, SocketAddr)>) -> Links {
+        Links { ways: Ways::Network { network: Arc::clone(network), targets: routes } }
     }
 
     /// Where to connect in order to get over the link.
     pub fn address(&self, from: &str, to: &str, carries: Carries) -> Result<SocketAddr> {
         let wanted = Route::new(from, to, carries);
-        let found = self.links.iter().find(|(route, _)| *route == wanted);
-        Ok(found.with_context(|| format!("there is no link {wanted:?}"))?.1.address())
+        let found = match &self.ways {
+            Ways::Relays(links) => {
+                links.iter().find(|(route, _)| *route == wanted).map(|(_, relay)| relay.address())
+            }
+            Ways::Network { targets, .. } => {
+                targets.iter().find(|(route, _)| *route == wanted).map(|(_, target)| *target)
+            }
+        };
+        found.with_context(|| format!("there is no link {wanted:?}"))
     }
 
     /// Makes black holes of all links between the two, whatever they carry and whoever connects.
-    pub fn cut_between(&self, one: &str, other: &str) {
-        self.each(|route| route.joins(one, other), Relay::cut);
+    pub fn cut_between(&self, one: &str, other: &str) -> Result<()> {
+        match &self.ways {
+            Ways::Relays(links) => each(links, |route| route.joins(one, other), Relay::cut),
+            Ways::Network { network, .. } => network.cut(one, other)?,
+        }
+        Ok(())
     }
 
-    pub fn heal_between(&self, one: &str, other: &str) {
-        self.each(|route| route.joins(one, other), Relay::heal);
-    }
-
-    /// Makes black holes of the links between the two that carry this.
-    pub fn cut(&self, one: &str, other: &str, carries: Carries) {
-        self.each(|route| route.joins(one, other) && route.carries == carries, Relay::cut);
-    }
-
-    pub fn heal(&self, one: &str, other: &str, carries: Carries) {
-        self.each(|route| route.joins(one, other) && route.carries == carries, Relay::heal);
+    pub fn heal_between(&self, one: &str, other: &str) -> Result<()> {
+        match &self.ways {
+            Ways::Relays(links) => each(links, |route| route.joins(one, other), Relay::heal),
+            Ways::Network { network, .. } => network.heal(one, other)?,
+        }
+        Ok(())
     }
 
     /// Makes black holes of everything that leads to the site or away from it.
-    pub fn isolate(&self, site: &str) {
-        self.each(|route| route.touches(site), Relay::cut);
+    pub fn isolate(&self, site: &str) -> Result<()> {
+        match &self.ways {
+            Ways::Relays(links) => each(links, |route| route.touches(site), Relay::cut),
+            Ways::Network { network, .. } => network.isolate(site)?,
+        }
+        Ok(())
     }
 
-    pub fn reconnect(&self, site: &str) {
-        self.each(|route| route.touches(site), Relay::heal);
+    pub fn reconnect(&self, site: &str) -> Result<()> {
+        match &self.ways {
+            Ways::Relays(links) => each(links, |route| route.touches(site), Relay::heal),
+            Ways::Network { network, .. } => network.reconnect(site)?,
+        }
+        Ok(())
     }
+}
 
-    fn each(&self, meant: impl Fn(&Route) -> bool, act: impl Fn(&Relay)) {
-        self.links.iter().filter(|(route, _)| meant(route)).for_each(|(_, relay)| act(relay));
-    }
+fn each(links: &[(Route, Relay)], meant: impl Fn(&Route) -> bool, act: impl Fn(&Relay)) {
+    links.iter().filter(|(route, _)| meant(route)).for_each(|(_, relay)| act(relay));
 }

@@ -1,6 +1,7 @@
 //! What tests and the demo ask of a federation, and how they wait: by watching the real objects.
 
 use std::collections::BTreeSet;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -165,12 +166,14 @@ impl Federation {
         self.or_diagnosis(waited).await
     }
 
-    /// All acknowledged writes so far.
+    /// All acknowledged writes of the application so far.
     pub fn history(&self) -> Result<History> {
         if !self.writes.exists() {
             return Ok(History::default());
         }
-        History::read(&self.writes).context("reading what was written")
+        let mut following = self.following.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = following.read(&self.writes).context("reading what was written")?;
+        Ok(all.of_images(&self.options.application.volume_handles()))
     }
 
     async fn survivors(&self, cluster: &str) -> Result<Survivors> {

@@ -19,8 +19,20 @@ impl Federation {
         self.await_role(name, SiteRole::Fenced).await?;
         self.await_pods_are_unwanted(site).await?;
         site.start_empty_nodes()?;
-        self.links.reconnect(name);
-        Ok(())
+        self.links.reconnect(name)
+    }
+
+    /// Waits until the cluster's agent has stopped the application there, as far as an API server can say.
+    pub async fn await_stopped(&self, name: &str) -> Result<()> {
+        let what = format!("{name} is no holder any more");
+        let waited =
+            within(
+                SLOW,
+                &what,
+                async || Ok((self.role(name).await? != Some(SiteRole::Holder)).then_some(())),
+            );
+        self.or_diagnosis(waited).await?;
+        self.await_pods_are_unwanted(self.site(name)?).await
     }
 
     /// Waits until the cluster's own DRSiteState says that it is this for the placement.

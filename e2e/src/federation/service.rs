@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::ExitStatus;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, bail};
@@ -33,10 +34,19 @@ impl Service {
 
     /// The same with a changed environment, for this one start.
     pub fn start_with(&self, environment: &[(&str, &str)]) -> Result<()> {
-        self.kill9();
         let launch = environment
             .iter()
             .fold(self.launch.clone(), |launch, (name, value)| launch.environment(*name, *value));
+        self.replace(&launch)
+    }
+
+    /// The same through a command line that becomes it, for this one start.
+    pub fn start_through(&self, command_line: &[String]) -> Result<()> {
+        self.replace(&self.launch.clone().through(command_line))
+    }
+
+    fn replace(&self, launch: &Launch) -> Result<()> {
+        self.kill9();
         *self.process() = Some(launch.spawn()?);
         Ok(())
     }
@@ -67,6 +77,11 @@ impl Service {
     /// An error when the program has ended of itself, with the end of its log.
     pub fn still_runs(&self) -> Result<()> {
         self.running(Process::still_runs)
+    }
+
+    /// How the process ended by itself, if it has.
+    pub fn exited(&self) -> Option<ExitStatus> {
+        self.process().as_ref().and_then(Process::exited)
     }
 
     /// Whether a process runs that has not ended by itself.

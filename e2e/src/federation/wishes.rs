@@ -88,6 +88,15 @@ impl Federation {
         edited.map(drop).with_context(|| format!("preferring {cluster} for the DRPlacement {name}"))
     }
 
+    /// Edits the DRPlacement so that it has a new generation and means the same, or nearly: a cool-down that nobody waits for.
+    pub async fn touch(&self) -> Result<()> {
+        let name = &self.options.application.name;
+        let generation = self.placement().await?.metadata.generation.unwrap_or_default();
+        let migration = json!({"spec": {"migration": {"deadline": format!("{}m", 10 + generation % 2)}}});
+        let edited = self.placements().patch(name, &PatchParams::default(), &Patch::Merge(migration)).await;
+        edited.map(drop).with_context(|| format!("editing the DRPlacement {name}"))
+    }
+
     /// Deletes the DRPlacement; it stays until the hub has let go.
     pub async fn unprotect(&self) -> Result<()> {
         let name = &self.options.application.name;

@@ -21,6 +21,7 @@ mod new_claim;
 mod nodes;
 mod promote_stuck;
 mod proposals_are_told;
+mod real_network;
 mod release;
 mod site_loss;
 mod volume_group;

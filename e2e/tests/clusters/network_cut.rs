@@ -24,7 +24,7 @@ async fn a_holder_that_is_cut_off_has_stopped_before_the_other_cluster_promotes(
     let federation = Federation::protected(Options::short(2), progress()).await?;
     what_is_protected_is_not_deleted(&federation).await?;
     without_its_policies_the_holder_is_not_relied_upon(&federation).await?;
-    federation.links.isolate(EAST);
+    federation.links.isolate(EAST)?;
     let stopped = pods_are_gone(&federation).await?;
     refused_by_its_own_api_server(&federation).await?;
     federation.await_writes(WEST, 20, SLOW).await?;

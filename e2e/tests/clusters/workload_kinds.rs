@@ -43,7 +43,7 @@ async fn every_kind_of_workload_is_stopped_by_the_fence_and_started_by_the_failo
     federation.await_protected().await?;
 
     say("cutting east off");
-    federation.links.isolate(EAST);
+    federation.links.isolate(EAST)?;
     let stopped = WORKLOADS.map(|(kind, name, _)| (kind, name, 0));
     await_replicas(&federation, &federation.east, &stopped).await?;
     say("all is stopped at east");

@@ -17,7 +17,7 @@ use consent::{
     one_site_an_hour, wish_is_read_afresh,
 };
 pub use consent::{not_paused, too_many_move};
-use copy::{loss_is_within_the_bound, skew_is_within_the_bound, target_follows};
+use copy::{copies_arrive, loss_is_within_the_bound, skew_is_within_the_bound, target_follows};
 pub use copy::{missing_copy, not_a_follower};
 pub use holder::{claims_are_its_own, holder_works, unfenceable};
 use holder::{
@@ -79,6 +79,7 @@ pub const HANDOVER: &[Check] = &[
     claims_can_cross,
     preferred_can_take_over,
     preferred_is_staged,
+    copies_arrive,
 ];
 
 /// May the hub move anything back by itself?

@@ -48,6 +48,23 @@ pub fn loss_is_within_the_bound(o: &Observation) -> Option<Finding> {
     }
 }
 
+/// A handover waits for the last copy to cross, with the application stopped: when no copy has crossed for long, nor would
+/// that one (protocol, the link table: no migration while the sites' link is down).
+pub fn copies_arrive(o: &Observation) -> Option<Finding> {
+    let (bound, loss) = (o.loss_bound()?, o.worst_loss(o.lost_by())?);
+    (loss > bound).then(|| {
+        Finding::new(
+            Reason::StaleCopy,
+            format!(
+                "{}: no copy has arrived for {}, more than {}, so the last one would not either, and the application would stand still meanwhile; mend the replication first",
+                o.placement.name,
+                at_least(loss),
+                shown(bound)
+            ),
+        )
+    })
+}
+
 /// Volumes that were copied at different times may not fit together, which only the user can judge.
 pub fn skew_is_within_the_bound(o: &Observation) -> Option<Finding> {
     let (bound, skew) = (o.placement.max_skew?, o.skew()?);

@@ -98,6 +98,23 @@ fn nothing_is_stopped_for_a_move_that_is_known_not_to_end() {
     }
 }
 
+/// Seen on real networks: with the storage's link cut, an edit stopped the application for a copy that could not cross.
+#[test]
+fn nothing_is_stopped_for_a_move_while_no_copy_arrives() {
+    let mut story = Story::protected();
+    story.edit(|placement| placement.max_data_loss = Some(Duration::from_secs(20)));
+    story.member("east").syncs = false;
+    story.pass(21_000);
+    story.edit(|placement| placement.preferred = cluster("west"));
+    story.pass(3000);
+    assert!(story.told().contains("waits   StaleCopy"), "{}", story.told());
+    assert!(!story.told().contains("ScaleDown"), "{}", story.told());
+    story.say("the link is mended");
+    story.member("east").syncs = true;
+    story.pass(6000);
+    assert_eq!((story.holder().as_deref(), story.epoch()), (Some("west"), 2), "{}", story.told());
+}
+
 #[test]
 fn past_the_point_of_no_return_a_change_of_mind_waits_for_its_turn() {
     let mut story = moving_where(|story| story.member("west").slow = true);
