@@ -2,19 +2,25 @@
 
 use agent_core::decision::Memory;
 use agent_core::{
-    Agent, Decision, Effect, Event, Failed, Failure, HoldAsk, Identity, MemoryRead, Note, Probe, Receipt,
+    Agent, Change, Decision, Effect, Event, Failed, Failure, HoldAsk, Identity, MemoryRead, Note, Probe, Receipt,
     SiteWrite, Watched,
 };
-use proto::{ClusterName, FromAgent, FromHub, HoldAnswer, Mark, Moment, PathKind, PlacementId, Role};
+use proto::{ClusterName, FromAgent, FromHub, HoldAnswer, Mark, Moment, PathKind, PlacementId, PlacementName, Role};
 
+use crate::application::number_of;
 use crate::crash::{Boundary, Verdict};
 use crate::hub::RESTART;
-use crate::kubernetes::kinds;
+use crate::kubernetes::is_namespaced;
 use crate::network::End;
+use crate::reference;
 use crate::transition::{Happening, Hold, Life, Request, Time};
 use crate::world::World;
 
+/// While a lease is near its end or over, and while something is done.
 const TICK: Time = 50;
+/// While nothing can happen by time alone.
+const CALM_TICK: Time = 100;
+const NEAR: Time = 1_500;
 const DIAL_AGAIN: Time = 250;
 /// One way of a request to the own API server.
 const REQUEST: std::ops::RangeInclusive<u64> = 2..=20;
@@ -38,9 +44,9 @@ impl World {
         let now = self.now;
         let here = self.site_mut(site);
         here.life += 1;
-        here.granted = None;
+        here.leases.iter_mut().for_each(|lease| lease.granted = None);
         here.sent.clear();
-        here.followed = false;
+        here.followed.clear();
         here.dialling = false;
         here.probing.clear();
         here.asks.clear();
@@ -63,7 +69,7 @@ impl World {
         let life = here.life;
         self.agent_step(site, Event::Started(first));
         self.check_start(site, another_boot);
-        self.list(site, false);
+        self.list(site, None);
         self.later(TICK, Happening::AgentTicks { site: site.clone(), life });
         self.later(20, Happening::Dials { site: site.clone(), life });
     }
@@ -88,28 +94,33 @@ impl World {
 
     /// Every watch begins anew.
     pub(crate) fn list_all(&mut self, site: &ClusterName) {
-        self.list(site, false);
-        if self.site(site).followed {
-            self.list(site, true);
+        self.list(site, None);
+        for namespace in self.site(site).followed.clone() {
+            self.list(site, Some(&namespace));
         }
     }
 
-    fn list(&mut self, site: &ClusterName, namespaced: bool) {
+    /// What is in a namespace, or in none.
+    fn list(&mut self, site: &ClusterName, namespace: Option<&str>) {
         for (kind, is_namespaced) in self.site(site).kubernetes.watched() {
-            if is_namespaced != namespaced {
+            if is_namespaced != namespace.is_some() {
                 continue;
             }
             let delay = self.random.within(&WATCH_LAG);
             let began = self.agent_now(site);
-            let list = self.site(site).kubernetes.list(&kind, namespaced, began);
+            let list = self.site(site).kubernetes.list(&kind, namespace, began);
             self.hear_news(site, list, delay);
         }
     }
 
     pub(crate) fn tell_watch(&mut self, site: &ClusterName, watched: Watched) {
-        let cluster_wide = kinds().iter().any(|(kind, namespaced)| *kind == watched.kind && !namespaced);
+        let (Change::Applied(object) | Change::Deleted(object)) = &watched.change else { return };
         let here = self.site(site);
-        if here.agent.is_some() && here.up && here.api_up && (cluster_wide || here.followed) {
+        let follows = match object["metadata"]["namespace"].as_str() {
+            Some(namespace) if is_namespaced(&watched.kind) => here.followed.contains(namespace),
+            Some(_) | None => !is_namespaced(&watched.kind),
+        };
+        if here.agent.is_some() && here.up && here.api_up && follows {
             let delay = self.random.within(&WATCH_LAG) + self.site(site).watch_lag;
             self.hear_news(site, watched, delay);
         }
@@ -139,10 +150,21 @@ impl World {
         if self.agent_waits(site, Happening::AgentTicks { site: site.clone(), life }).is_some()
             && self.site(site).life == life
         {
-            self.later(TICK, Happening::AgentTicks { site: site.clone(), life });
+            let next = if self.is_calm(site) { CALM_TICK } else { TICK };
+            self.later(next, Happening::AgentTicks { site: site.clone(), life });
             let wall = self.site(site).own_wall(self.now);
             self.agent_step(site, Event::Tick(wall));
         }
+    }
+
+    fn is_calm(&self, site: &ClusterName) -> bool {
+        let (here, now) = (self.site(site), self.agent_now(site));
+        let at_rest = |(name, role, end): (&PlacementName, Role, Option<Moment>)| match role {
+            Role::Holder => end.is_some_and(|end| now.0 + NEAR < end.0),
+            Role::Standby => reference::running(&self.apps[number_of(&name.namespace)].lines).is_none(),
+            Role::Promoting | Role::Fenced | Role::Unknown => false,
+        };
+        here.agent.as_ref().is_some_and(|agent| agent.roles().all(at_rest))
     }
 
     pub(crate) fn agent_hears(&mut self, site: &ClusterName, life: Life, event: Event) {
@@ -156,20 +178,20 @@ impl World {
 
     fn agent_step(&mut self, site: &ClusterName, event: Event) {
         let now = self.agent_now(site);
-        let Some(agent) = &mut self.site_mut(site).agent else { return };
-        let decision = agent.step(now, event);
-        let follows = agent.followed().namespaces.contains(crate::kubernetes::NAMESPACE);
-        let lease_end =
-            agent.roles().into_iter().find_map(|(_, role, end)| end.filter(|_| role == Role::Holder));
-        let holds = agent.roles().iter().any(|(_, role, _)| *role == Role::Holder);
-        self.site_mut(site).follow_lease(now, holds, lease_end);
-        self.agent_carries_out(site, decision);
         let here = self.site_mut(site);
-        if follows && !here.followed && here.agent.is_some() {
-            here.followed = true;
-            self.list(site, true);
-        } else if !follows {
-            here.followed = false;
+        let Some(agent) = &mut here.agent else { return };
+        let decision = agent.step(now, event);
+        let held = agent.roles().filter(|(_, role, _)| *role == Role::Holder);
+        let held: Vec<_> = held.map(|(name, _, end)| (number_of(&name.namespace), end)).collect();
+        let followed = &agent.followed().namespaces;
+        let followed = (*followed != here.followed).then(|| followed.clone());
+        here.follow_leases(now, &held);
+        self.agent_carries_out(site, decision);
+        if let Some(followed) = followed.filter(|_| self.site(site).agent.is_some()) {
+            let before = std::mem::replace(&mut self.site_mut(site).followed, followed.clone());
+            for namespace in followed.difference(&before) {
+                self.list(site, Some(namespace));
+            }
         }
     }
 
@@ -188,7 +210,7 @@ impl World {
             self.later(delay, Happening::MemoryLands { site: site.clone(), life, memory: Box::new(memory) });
         }
         for (placement, effect) in apply {
-            self.check_effect(site, &effect);
+            self.check_effect(site, self.app_of(&placement), &effect);
             let (delay, first) = (self.request_takes(site), self.now);
             let read = self.site(site).kubernetes.read_for(&effect);
             let failed =
@@ -251,7 +273,7 @@ impl World {
                 self.say(format!("{site}: refuses {command}: {}", refusal.as_str()));
             }
             Note::CommandDone { command } => {
-                self.watch.done.insert((site.clone(), command.to_string()));
+                self.watch.done.insert((site.clone(), command.placement.clone(), command.to_string()));
                 self.say(format!("{site}: has done {command}"));
             }
             Note::EffectFailed { effect, message, .. } => {
@@ -335,11 +357,12 @@ impl World {
     }
 
     fn agent_takes(&mut self, site: &ClusterName, message: FromHub) {
-        if let FromHub::Reply(reply) = &message
-            && let Some(grant) = reply.grants.first()
-        {
-            let here = self.site_mut(site);
-            here.granted = here.granted.max(Some(grant.epoch));
+        if let FromHub::Reply(reply) = &message {
+            for grant in &reply.grants {
+                let app = self.app_of(&grant.placement);
+                let lease = &mut self.site_mut(site).leases[app];
+                lease.granted = lease.granted.max(Some(grant.epoch));
+            }
         }
         let unfit = match &message {
             FromHub::Command(command) => self.unfit(site, command).map(|why| (command.id.clone(), why)),

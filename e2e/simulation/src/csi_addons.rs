@@ -116,7 +116,8 @@ impl World {
 
     fn promotes(&mut self, site: &ClusterName, claim: &str, handle: &str, generation: u64, force: bool) {
         self.array.enable(site, handle);
-        if self.storage_ails.promotion || self.storage_ails.promotion_of == Some(claim) {
+        if self.storage_ails.promotion
+            || self.storage_ails.promotion_of.is_some_and(|of| claim.starts_with(of)) {
             self.show(site, claim, generation, |status| {
                 *status = shown("Unknown", generation, (false, "FailedToPromote"), Some(true), None);
                 status["message"] = json!("deadline exceeded");

@@ -1,9 +1,11 @@
 //! What goes wrong, on purpose: in the stories and traps at a chosen moment, in random runs at any.
 
+use crds::DRPlacement;
 use crds::placement::{FailoverMode, FencingLevel, OnSilence};
 use hub_core::journal::Entry;
 use proto::ClusterName;
 
+use crate::application::Number;
 use crate::kubernetes::deployments;
 use crate::network::{Echo, End};
 use crate::scenario::edit;
@@ -103,6 +105,8 @@ pub enum Fault {
     SetTtl(Time),
     Pause(bool),
     Delete,
+    /// What the user does to one placement alone; the others are left as they are.
+    Of(Number, Box<Fault>),
     /// From now on somebody reads what is proposed.
     HumanComes(Human),
 }
@@ -122,6 +126,36 @@ pub enum FencingOf {
     Gate,
     Storage,
     External,
+    None,
+}
+
+impl FailoverModeOf {
+    pub fn set(self, wish: &mut DRPlacement) {
+        let (mode, on_silence) = match self {
+            FailoverModeOf::Automatic => (FailoverMode::Automatic, OnSilence::Stop),
+            FailoverModeOf::ConfirmAndStop => (FailoverMode::Confirm, OnSilence::Stop),
+            FailoverModeOf::ConfirmAndContinue => (FailoverMode::Confirm, OnSilence::Continue),
+            FailoverModeOf::Manual => (FailoverMode::Manual, OnSilence::Stop),
+        };
+        wish.spec.failover.mode = mode;
+        wish.spec.failover.on_silence = Some(on_silence);
+    }
+}
+
+impl FencingOf {
+    pub fn set(self, wish: &mut DRPlacement) {
+        wish.spec.failover.fencing = match self {
+            FencingOf::SelfFence => FencingLevel::SelfFence,
+            FencingOf::Gate => FencingLevel::Gate,
+            FencingOf::Storage => FencingLevel::Storage,
+            FencingOf::External => FencingLevel::External,
+            FencingOf::None => FencingLevel::None,
+        };
+        // The API server refuses the two together.
+        if self == FencingOf::None && wish.spec.failover.mode == FailoverMode::Automatic {
+            FailoverModeOf::ConfirmAndStop.set(wish);
+        }
+    }
 }
 
 impl Fault {
@@ -174,6 +208,7 @@ impl Fault {
             Fault::Pause(true) => "user: paused",
             Fault::Pause(false) => "user: resumed",
             Fault::Delete => "user: placement deleted",
+            Fault::Of(_, edit) => edit.kind(),
             Fault::HumanComes(Human::Careful) => "human approves",
             Fault::HumanComes(Human::Careless) => "human approves what was not proposed",
             Fault::HumanComes(Human::Absent) => "human leaves",
@@ -217,7 +252,7 @@ impl World {
             Fault::HubApiStops => self.hub.api_up = false,
             Fault::HubApiReturns => {
                 self.hub.api_up = true;
-                self.tell_wish();
+                self.tell_wishes();
             }
             Fault::KillAgent(site) => self.kill_agent(&site),
             Fault::FreezeAgent(site, span) => self.freeze_agent(&site, span),
@@ -251,10 +286,12 @@ impl World {
             Fault::Conflicts(site, percent) => self.site_mut(&site).conflicts = percent,
             Fault::StaleWatch(site, by) => self.site_mut(&site).watch_lag = by,
             Fault::Scales { site, replicas } => {
-                let kubernetes = &mut self.site_mut(&site).kubernetes;
-                let _none_at_a_mere_neighbour = kubernetes.change(&deployments(), "web", |object| {
-                    object["spec"]["replicas"] = serde_json::json!(replicas);
-                });
+                for workload in self.apps.iter().map(|app| app.workload.clone()).collect::<Vec<_>>() {
+                    let kubernetes = &mut self.site_mut(&site).kubernetes;
+                    let _none_at_a_mere_neighbour = kubernetes.change(&deployments(), &workload, |object| {
+                        object["spec"]["replicas"] = serde_json::json!(replicas);
+                    });
+                }
             }
             Fault::SlowPods(delay) => self.pod_delay = delay,
             Fault::SlowCrossing(_)
@@ -268,8 +305,11 @@ impl World {
             | Fault::SetFencing(_)
             | Fault::SetTtl(_)
             | Fault::Pause(_)
-            | Fault::Delete
-            | Fault::HumanComes(_) => self.people_do(fault),
+            | Fault::Delete => {
+                (0..self.apps.len()).for_each(|app| self.user_edits(app, &fault));
+            }
+            Fault::Of(app, edit) => self.user_edits(app, &edit),
+            Fault::HumanComes(human) => self.human_comes(human),
         }
     }
 
@@ -300,7 +340,7 @@ impl World {
         let first = self.hub.lines.iter().position(|line| matches!(line.entry, Entry::Intent(_)));
         if let Some(newest) = newest.filter(|_| newest != first) {
             self.say(format!("hub: its journal ends at line {newest} again"));
-            self.hub.restore(newest);
+            self.restore_journal(newest);
             self.watch_restore();
         }
     }
@@ -319,41 +359,23 @@ impl World {
         }
     }
 
-    fn people_do(&mut self, fault: Fault) {
+    fn user_edits(&mut self, app: Number, fault: &Fault) {
         if let Fault::Prefer(cluster) = fault {
-            crate::scenario::prefer(self, cluster.as_str());
+            edit(self, app, |wish| wish.spec.preferred_cluster = cluster.to_string());
         } else if let Fault::SetMode(mode) = fault {
-            edit(self, |wish| {
-                let (mode, on_silence) = match mode {
-                    FailoverModeOf::Automatic => (FailoverMode::Automatic, OnSilence::Stop),
-                    FailoverModeOf::ConfirmAndStop => (FailoverMode::Confirm, OnSilence::Stop),
-                    FailoverModeOf::ConfirmAndContinue => (FailoverMode::Confirm, OnSilence::Continue),
-                    FailoverModeOf::Manual => (FailoverMode::Manual, OnSilence::Stop),
-                };
-                wish.spec.failover.mode = mode;
-                wish.spec.failover.on_silence = Some(on_silence);
-            });
+            edit(self, app, |wish| mode.set(wish));
         } else if let Fault::SetFencing(level) = fault {
-            edit(self, |wish| {
-                wish.spec.failover.fencing = match level {
-                    FencingOf::SelfFence => FencingLevel::SelfFence,
-                    FencingOf::Gate => FencingLevel::Gate,
-                    FencingOf::Storage => FencingLevel::Storage,
-                    FencingOf::External => FencingLevel::External,
-                };
-            });
+            edit(self, app, |wish| level.set(wish));
         } else if let Fault::SetTtl(ttl) = fault {
-            edit(self, |wish| {
+            edit(self, app, |wish| {
                 if let Some(timing) = &mut wish.spec.failover.timing {
                     timing.ttl = Some(format!("{ttl}ms"));
                 }
             });
         } else if let Fault::Pause(paused) = fault {
-            edit(self, |wish| wish.spec.paused = paused);
-        } else if let Fault::HumanComes(human) = fault {
-            self.human_comes(human);
+            edit(self, app, |wish| wish.spec.paused = *paused);
         } else {
-            crate::scenario::delete(self);
+            crate::scenario::delete(self, app);
         }
     }
 
@@ -488,7 +510,7 @@ impl World {
         here.life += 1;
         here.stream = None;
         here.containers.clear();
-        here.lease_end = None;
+        here.leases.iter_mut().for_each(|lease| lease.end = None);
     }
 
     /// A cold start: another boot, and everything that Kubernetes still wants begins again.

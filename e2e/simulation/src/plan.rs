@@ -3,9 +3,10 @@
 
 use proto::ClusterName;
 
+use crate::application::{CLAIMS, Number};
 use crate::faults::{FailoverModeOf, Fault, FencingOf};
 use crate::random::Random;
-use crate::scenario::CLAIMS;
+
 use crate::transition::{Happening, Time};
 use crate::world::{Human, World, cluster as cluster_named};
 
@@ -15,6 +16,8 @@ pub type Group = Vec<(Time, Fault)>;
 pub struct Plan {
     pub groups: Vec<Group>,
     pub lasts: Time,
+    /// How the other applications are to fail over, and what fences them.
+    pub wishes: Vec<(Number, FailoverModeOf, FencingOf)>,
     /// More than the fencing level SelfFence covers; then the hub must know better than to act.
     pub beyond_cover: bool,
 }
@@ -22,11 +25,18 @@ pub struct Plan {
 impl Plan {
     /// Of faults at chosen moments.
     pub fn of(lasts: Time, faults: Vec<(Time, Fault)>) -> Plan {
-        Plan { groups: faults.into_iter().map(|fault| vec![fault]).collect(), lasts, beyond_cover: false }
+        let groups = faults.into_iter().map(|fault| vec![fault]).collect();
+        Plan { groups, lasts, ..Plan::default() }
     }
 
     /// Faults of every kind, so many at most.
-    pub fn at_random(random: &mut Random, sites: &[ClusterName], lasts: Time, most: u64) -> Plan {
+    pub fn at_random(
+        random: &mut Random,
+        sites: &[ClusterName],
+        apps: usize,
+        lasts: Time,
+        most: u64,
+    ) -> Plan {
         let mut groups = Vec::new();
         if random.percent(50) {
             groups.push(vec![(0, Fault::HumanComes(Human::Careful))]);
@@ -36,10 +46,17 @@ impl Plan {
         }
         for _ in 0..random.within(&(1..=most)) {
             let at = random.within(&(0..=lasts));
-            let group = any(random, sites).into_iter();
+            let group = any(random, sites, apps).into_iter();
             groups.push(group.map(|(after, fault)| ((at + after).min(lasts), fault)).collect());
         }
-        Plan { groups, lasts, beyond_cover: false }
+        Plan { groups, lasts, ..Plan::default() }
+    }
+
+    /// What the users wish before anything is set going.
+    pub fn prepare(&self, world: &mut World) {
+        for (app, mode, fencing) in &self.wishes {
+            world.apps[*app].differs = Some((*mode, *fencing));
+        }
     }
 
     pub fn without(&self, group: usize) -> Plan {
@@ -81,7 +98,7 @@ fn loss(random: &mut Random, lasts: Time) -> Group {
 }
 
 /// One fault, and what ends it if it does not end by itself.
-fn any(random: &mut Random, sites: &[ClusterName]) -> Group {
+fn any(random: &mut Random, sites: &[ClusterName], apps: usize) -> Group {
     let site = random.one_of(sites).clone();
     let lasts = random.within(&(200..=25_000));
     match random.within(&(0..=9)) {
@@ -90,7 +107,7 @@ fn any(random: &mut Random, sites: &[ClusterName]) -> Group {
         2..=4 => network(random, site, lasts),
         5 | 6 => cluster(random, site, lasts),
         7 => storage(random, lasts),
-        _ => people(random, site, lasts),
+        _ => of_one(random, apps, |random| people(random, site, lasts)),
     }
 }
 
@@ -177,6 +194,18 @@ fn storage(random: &mut Random, lasts: Time) -> Group {
     vec![(0, fault), (lasts, Fault::Heal)]
 }
 
+/// Some of what users do they do to one placement alone.
+fn of_one(random: &mut Random, apps: usize, people: impl FnOnce(&mut Random) -> Group) -> Group {
+    let app = usize::try_from(random.within(&(0..=u64::try_from(apps - 1).unwrap_or(0)))).unwrap_or(0);
+    let alone = random.percent(60);
+    let only = |fault: Fault| match fault {
+        Fault::HumanComes(_) => fault,
+        fault if alone || fault == Fault::Delete => Fault::Of(app, Box::new(fault)),
+        fault => fault,
+    };
+    people(random).into_iter().map(|(after, fault)| (after, only(fault))).collect()
+}
+
 fn people(random: &mut Random, site: ClusterName, lasts: Time) -> Group {
     match random.within(&(0..=13)) {
         0..=5 => vec![(0, Fault::Prefer(site))],
@@ -190,7 +219,13 @@ fn people(random: &mut Random, site: ClusterName, lasts: Time) -> Group {
             vec![(0, Fault::SetMode(*random.one_of(&modes)))]
         }
         8 => {
-            let levels = [FencingOf::SelfFence, FencingOf::Gate, FencingOf::Storage, FencingOf::External];
+            let levels = [
+                FencingOf::SelfFence,
+                FencingOf::Gate,
+                FencingOf::Storage,
+                FencingOf::External,
+                FencingOf::None,
+            ];
             vec![(0, Fault::SetFencing(*random.one_of(&levels)))]
         }
         9 => vec![(0, Fault::SetTtl(random.within(&(3_000..=6_000))))],

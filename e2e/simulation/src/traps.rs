@@ -9,7 +9,7 @@ use crate::plan::Plan;
 use crate::random::Random;
 use crate::scenario::Run;
 use crate::transition::Time;
-use crate::world::{Human, cluster};
+use crate::world::{Human, World, cluster};
 
 #[derive(Clone, Copy)]
 pub struct Trap {
@@ -28,7 +28,7 @@ impl Trap {
     }
 
     pub fn with(&self, seed: u64, plan: &Plan) -> Run {
-        follow(seed, self.clusters, plan)
+        follow(World::new(seed, self.clusters), plan)
     }
 }
 

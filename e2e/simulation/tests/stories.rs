@@ -17,7 +17,7 @@ fn every_story_ends_as_it_must() {
         for seed in SEED..SEED + 2 {
             let run = scenario.run(seed, None);
             assert!(run.outcome.is_ok(), "{}, seed {seed}:\n{}", scenario.name, run.told());
-            let kinds: Vec<&str> = intents(&run.world.hub.lines).map(|intent| intent.kind.as_str()).collect();
+            let kinds: Vec<&str> = intents(&run.world.first().lines).map(|intent| intent.kind.as_str()).collect();
             assert_eq!(kinds.last(), Some(&scenario.shows), "{}, seed {seed}", scenario.name);
         }
     }

@@ -164,6 +164,7 @@ fn all_traps(seed: u64, only: Option<&str>) -> bool {
 #[derive(Default)]
 struct Figures {
     simulated: u64,
+    placements: usize,
     events: u64,
     faults: BTreeMap<&'static str, u64>,
     begun: BTreeMap<&'static str, u64>,
@@ -179,19 +180,22 @@ impl Figures {
         for (kind, count) in &run.world.faults {
             *self.faults.entry(kind).or_default() += count;
         }
-        let lines = &run.world.hub.lines;
-        for intent in intents(lines) {
-            let kind = intent.kind.as_str();
-            *self.begun.entry(kind).or_default() += 1;
-            if has_promoted(lines, &intent.operation) || matches!(kind, "resync" | "release") {
-                *self.completed.entry(kind).or_default() += 1;
+        self.placements += run.world.apps.len();
+        for app in &run.world.apps {
+            for intent in intents(&app.lines) {
+                let kind = intent.kind.as_str();
+                *self.begun.entry(kind).or_default() += 1;
+                if has_promoted(&app.lines, &intent.operation) || matches!(kind, "resync" | "release") {
+                    *self.completed.entry(kind).or_default() += 1;
+                }
             }
         }
     }
 
     fn merge(&mut self, other: Figures) {
-        let Figures { simulated, events, faults, begun, completed, coverage } = other;
+        let Figures { simulated, placements, events, faults, begun, completed, coverage } = other;
         self.simulated += simulated;
+        self.placements += placements;
         self.events += events;
         self.coverage.add(&coverage);
         for (of, counts) in
@@ -222,7 +226,8 @@ impl Figures {
         }
         let hours = self.simulated / 3_600_000;
         println!(
-            "{seeds} seeds, {hours} h {} s simulated, {} events",
+            "{seeds} seeds, {} placements, {hours} h {} s simulated, {} events",
+            self.placements,
             self.simulated / 1000 % 3600,
             self.events
         );
