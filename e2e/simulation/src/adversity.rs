@@ -3,7 +3,7 @@
 
 use crate::application::{App, Number};
 use crate::faults::{FailoverModeOf, FencingOf};
-use crate::plan::Plan;
+use crate::plan::{Plan, begin_again};
 use crate::random::Random;
 use crate::reference;
 use crate::scenario::{Run, STAYS, protected, runs_as_wished, unbroken, wait};
@@ -81,6 +81,17 @@ fn survive(world: &mut World, plan: &Plan) -> Result<(), String> {
     world.coverage.counting = true;
     plan.begin(world);
     world.pass(plan.lasts + 2);
+    comes_to_rest(world)?;
+    for round in &plan.again {
+        world.say("-- again".to_owned());
+        let lasts = begin_again(world, round);
+        world.pass(lasts + 2);
+        comes_to_rest(world)?;
+    }
+    all_books(world)
+}
+
+fn comes_to_rest(world: &mut World) -> Result<(), String> {
     unbroken(world)?;
     // What was not possible before may begin now: a move that the user wished for, a new copy, a failback.
     for _ in 0..MOST_OPERATIONS {
@@ -91,7 +102,7 @@ fn survive(world: &mut World, plan: &Plan) -> Result<(), String> {
         world.pass(STAYS);
         unbroken(world)?;
         if at_rest(world).is_ok() {
-            return all_books(world);
+            return Ok(());
         }
     }
     Err(format!("L2 the wish is reached, and stays: {}", at_rest(world).err().unwrap_or_default()))
@@ -121,7 +132,8 @@ fn rests(world: &World, app: &App) -> Result<(), String> {
     if world.is_refused(app.number) && reference::is_unsettled(lines) {
         return Ok(());
     }
-    runs_as_wished(world, app, owner.as_str()).or_else(|wrong| if is_known(app) { Ok(()) } else { Err(wrong) })
+    runs_as_wished(world, app, owner.as_str())
+        .or_else(|wrong| if is_known(app) { Ok(()) } else { Err(wrong) })
 }
 
 /// Not solved yet, and told as `PromoteStuck`: csi-addons shows a demotion that was refused for ever, when the volume is meant
@@ -139,8 +151,8 @@ fn kind(wrong: &str) -> &str {
 pub fn shrink(plan: &Plan, wrong: &str, run: impl Fn(&Plan) -> Run) -> (Plan, Run) {
     let (mut smallest, mut told) = (plan.clone(), run(plan));
     let mut group = 0;
-    while group < smallest.groups.len() {
-        let smaller = smallest.without(group);
+    while group < smallest.parts() {
+        let smaller = smallest.without(&[group]);
         let tried = run(&smaller);
         match &tried.outcome {
             Err(other) if kind(other) == kind(wrong) => (smallest, told) = (smaller, tried),

@@ -2,10 +2,12 @@
 
 use agent_core::decision::Memory;
 use agent_core::{
-    Agent, Change, Decision, Effect, Event, Failed, Failure, HoldAsk, Identity, MemoryRead, Note, Probe, Receipt,
-    SiteWrite, Watched,
+    Agent, Change, Decision, Effect, Event, Failed, Failure, HoldAsk, Identity, MemoryRead, Note, Probe,
+    Receipt, SiteWrite, Watched,
 };
-use proto::{ClusterName, FromAgent, FromHub, HoldAnswer, Mark, Moment, PathKind, PlacementId, PlacementName, Role};
+use proto::{
+    ClusterName, FromAgent, FromHub, HoldAnswer, Mark, Moment, PathKind, PlacementId, PlacementName, Role,
+};
 
 use crate::application::number_of;
 use crate::crash::{Boundary, Verdict};
@@ -19,7 +21,7 @@ use crate::world::World;
 /// While a lease is near its end or over, and while something is done.
 const TICK: Time = 50;
 /// While nothing can happen by time alone.
-const CALM_TICK: Time = 100;
+const CALM_TICK: Time = 250;
 const NEAR: Time = 1_500;
 const DIAL_AGAIN: Time = 250;
 /// One way of a request to the own API server.
@@ -150,14 +152,14 @@ impl World {
         if self.agent_waits(site, Happening::AgentTicks { site: site.clone(), life }).is_some()
             && self.site(site).life == life
         {
-            let next = if self.is_calm(site) { CALM_TICK } else { TICK };
+            let next = if self.has_time(site) { CALM_TICK } else { TICK };
             self.later(next, Happening::AgentTicks { site: site.clone(), life });
             let wall = self.site(site).own_wall(self.now);
             self.agent_step(site, Event::Tick(wall));
         }
     }
 
-    fn is_calm(&self, site: &ClusterName) -> bool {
+    fn has_time(&self, site: &ClusterName) -> bool {
         let (here, now) = (self.site(site), self.agent_now(site));
         let at_rest = |(name, role, end): (&PlacementName, Role, Option<Moment>)| match role {
             Role::Holder => end.is_some_and(|end| now.0 + NEAR < end.0),
@@ -474,7 +476,7 @@ impl World {
 
     /// Admission's cache and the watch of DRSiteStates follow.
     fn site_state_changed(&mut self, site: &ClusterName, placement: PlacementId) {
-        let delay = self.random.within(&ADMISSION_LAG);
+        let delay = self.random.within(&ADMISSION_LAG) + self.site(site).admission_lag;
         self.later(delay, Happening::AdmissionLearns { site: site.clone(), placement: placement.clone() });
         let delay = self.random.within(&WATCH_LAG) + self.site(site).watch_lag;
         let (now, here) = (self.now, self.site_mut(site));

@@ -95,6 +95,7 @@ impl World {
             return;
         }
         self.coverage.next = self.now + LOOK_EVERY;
+        self.nothing_stays_started_at_a_standby();
         for app in &self.apps {
             let (Some(row), Some(wish)) = (self.row(app), &app.wish) else { continue };
             let key = (row, mode(&wish.spec.failover), level(&wish.spec.failover));

@@ -5,9 +5,10 @@ use crds::placement::{FailoverMode, FencingLevel, OnSilence};
 use hub_core::journal::Entry;
 use proto::ClusterName;
 
-use crate::application::Number;
+use crate::application::{App, Number};
 use crate::kubernetes::deployments;
 use crate::network::{Echo, End};
+use crate::reference;
 use crate::scenario::edit;
 use crate::transition::{Happening, Time};
 use crate::world::{Clock, Human, World};
@@ -73,6 +74,8 @@ pub enum Fault {
     ApiReturns(ClusterName),
     /// Some requests take so much longer, and are done when nobody waits any more.
     ApiSlow(ClusterName, Time),
+    /// Admission goes by what was so much longer ago.
+    AdmissionLags(ClusterName, Time),
     /// So many of a hundred writes meet somebody else's.
     Conflicts(ClusterName, u64),
     /// Watches lag by so much more.
@@ -105,6 +108,12 @@ pub enum Fault {
     SetTtl(Time),
     Pause(bool),
     Delete,
+    /// The site that owns the most placements dies, or is isolated.
+    OwnersLost {
+        dies: bool,
+    },
+    /// Where nothing is moved unasked, the user asks for the other cluster once the owner is lost.
+    SurvivorsPreferred,
     /// What the user does to one placement alone; the others are left as they are.
     Of(Number, Box<Fault>),
     /// From now on somebody reads what is proposed.
@@ -191,6 +200,7 @@ impl Fault {
             Fault::ApiStops(_) => "API server stops",
             Fault::ApiReturns(_) => "API server back",
             Fault::ApiSlow(..) => "API server slow, writes land late",
+            Fault::AdmissionLags(..) => "admission reads an old cache",
             Fault::Conflicts(..) => "writes conflict",
             Fault::StaleWatch(..) => "watches lag",
             Fault::Scales { .. } => "workload scaled by others",
@@ -209,6 +219,8 @@ impl Fault {
             Fault::Pause(false) => "user: resumed",
             Fault::Delete => "user: placement deleted",
             Fault::Of(_, edit) => edit.kind(),
+            Fault::OwnersLost { .. } => "the site with the most placements lost",
+            Fault::SurvivorsPreferred => "user: survivors preferred",
             Fault::HumanComes(Human::Careful) => "human approves",
             Fault::HumanComes(Human::Careless) => "human approves what was not proposed",
             Fault::HumanComes(Human::Absent) => "human leaves",
@@ -262,6 +274,10 @@ impl World {
                 let here = self.site_mut(&site);
                 here.slept = true;
                 here.clock.miss(until, span);
+                // Its timers have run out meanwhile.
+                let (life, wall) = (here.life, here.own_wall(until));
+                let event = Box::new(agent_core::Event::Tick(wall));
+                self.queue.push(until, Happening::AgentHears { site, life, event });
             }
             Fault::ClocksApart => self.part_the_clocks(),
             Fault::SecondHub => self.hub.twin = true,
@@ -283,6 +299,7 @@ impl World {
             Fault::ApiStops(site) => self.site_mut(&site).api_up = false,
             Fault::ApiSlow(site, by) => self.site_mut(&site).api_slow = by,
             Fault::ApiReturns(site) => self.api_returns(&site),
+            Fault::AdmissionLags(site, by) => self.site_mut(&site).admission_lag = by,
             Fault::Conflicts(site, percent) => self.site_mut(&site).conflicts = percent,
             Fault::StaleWatch(site, by) => self.site_mut(&site).watch_lag = by,
             Fault::Scales { site, replicas } => {
@@ -308,6 +325,8 @@ impl World {
             | Fault::Delete => {
                 (0..self.apps.len()).for_each(|app| self.user_edits(app, &fault));
             }
+            Fault::OwnersLost { dies } => self.owners_lost(dies),
+            Fault::SurvivorsPreferred => self.survivors_preferred(),
             Fault::Of(app, edit) => self.user_edits(app, &edit),
             Fault::HumanComes(human) => self.human_comes(human),
         }
@@ -359,6 +378,27 @@ impl World {
         }
     }
 
+    fn owners_lost(&mut self, dies: bool) {
+        let owned = |site: &ClusterName| {
+            let owner = |app: &&App| reference::owner(&app.lines).is_some_and(|(_, owner)| owner == site);
+            self.apps.iter().filter(owner).count()
+        };
+        let Some(site) = self.array.sites.iter().max_by_key(|site| owned(site)).cloned() else { return };
+        self.fails(if dies { Fault::Dies(site) } else { Fault::Isolate(site) });
+    }
+
+    fn survivors_preferred(&mut self) {
+        for app in 0..self.apps.len() {
+            let App { wish, lines, .. } = &self.apps[app];
+            let manual = wish.as_ref().is_some_and(|wish| wish.spec.failover.mode == FailoverMode::Manual);
+            let Some((_, owner)) = reference::owner(lines).filter(|_| manual) else { continue };
+            let lost = !self.site(owner).up || !self.linked(owner);
+            if let Some(other) = self.array.peer(owner).filter(|_| lost) {
+                self.user_edits(app, &Fault::Prefer(other));
+            }
+        }
+    }
+
     fn user_edits(&mut self, app: Number, fault: &Fault) {
         if let Fault::Prefer(cluster) = fault {
             edit(self, app, |wish| wish.spec.preferred_cluster = cluster.to_string());
@@ -383,7 +423,8 @@ impl World {
     /// API server or agent is silent while its nodes live must not be cut off as well (docs/invariants.md, "Not covered").
     fn is_uncovered(&self, fault: &Fault) -> bool {
         let mute = self.sites.values().any(|site| {
-            site.up && (!site.api_up || site.api_slow > 0 || site.conflicts > 0 || site.watch_lag > 0)
+            let lags = site.watch_lag > 0 || site.admission_lag > 0;
+            site.up && (!site.api_up || site.api_slow > 0 || site.conflicts > 0 || lags)
         });
         let frozen = self.sites.values().any(|site| site.frozen_until > self.now);
         let cut = self.array.sites.iter().any(|site| !self.linked(site)) || self.hub.stays_down;
@@ -401,6 +442,7 @@ impl World {
             Fault::ApiSlow(..)
                 | Fault::FreezeAgent(..)
                 | Fault::Suspend(..)
+                | Fault::AdmissionLags(..)
                 | Fault::Conflicts(..)
                 | Fault::StaleWatch(..)
         );
@@ -498,6 +540,7 @@ impl World {
         for site in self.sites.values_mut() {
             site.conflicts = 0;
             site.watch_lag = 0;
+            site.admission_lag = 0;
         }
     }
 

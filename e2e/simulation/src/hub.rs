@@ -10,13 +10,16 @@ use hub_core::placement::Placement;
 use hub_core::{Decision, Event, Explanation, Hub, Now, Remembered, Send, Settings};
 use proto::{ClusterName, FromAgent, FromHub, Moment, PlacementId};
 
-use crate::application::{Number, number_of, placement_of};
+use crate::application::{App, Number, number_of, placement_of};
 use crate::crash::{Boundary, Verdict};
 use crate::network::End;
+use crate::reference;
 use crate::transition::{Happening, Life, Time};
 use crate::world::{Clock, Human, World, wall};
 
 const TICK: Time = 50;
+/// While nobody is away and nothing is under way.
+const CALM_TICK: Time = 200;
 /// A process that has died is started again after this long.
 pub const RESTART: Time = 700;
 /// The other hub is a little behind.
@@ -183,9 +186,19 @@ impl World {
             return;
         }
         if self.hub.life == life && self.hub.hub.is_some() {
-            self.later(TICK, Happening::HubTicks(life));
+            let next = if self.is_calm() { CALM_TICK } else { TICK };
+            self.later(next, Happening::HubTicks(life));
             self.hub_step(Event::Tick);
         }
+    }
+
+    fn is_calm(&self) -> bool {
+        let heard = |site: &ClusterName| self.hub.streams.contains_key(site) && self.linked(site);
+        let at_rest = |app: &App| app.waits.is_empty() && reference::running(&app.lines).is_none();
+        self.network.is_whole()
+            && self.sites.keys().all(heard)
+            && self.sites.values().all(|site| site.up && site.agent.is_some())
+            && self.apps.iter().all(at_rest)
     }
 
     pub(crate) fn hub_hears(&mut self, life: Life, event: Event) {

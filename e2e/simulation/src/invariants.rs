@@ -3,15 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hub_core::journal::OperationKind;
-use proto::{ClusterName, Epoch, OperationId, PlacementId, StepKind};
+use proto::{ClusterName, Epoch, OperationId, PlacementId, Role, StepKind};
+use serde_json::json;
 
 mod decisions;
 mod requests;
 
 use crate::application::{App, handle_of, number_of};
+use crate::kubernetes::deployments;
 use crate::reference;
 use crate::transition::Time;
-use crate::world::{World, wall};
+use crate::world::{Site, World, wall};
 
 #[derive(Debug, Default)]
 pub struct Watch {
@@ -88,6 +90,16 @@ impl Watch {
     }
 }
 
+/// Since anything was last done to the world.
+const STOPPED_WITHIN: Time = 4_000;
+
+fn is_started_standby(site: &Site, app: &App) -> bool {
+    let recorded = site.kubernetes.site_states.get(&app.id);
+    let standby = recorded.is_some_and(|recorded| recorded.state.role == Role::Standby);
+    let workload = site.kubernetes.get(&deployments(), &app.workload);
+    standby && workload.is_some_and(|workload| workload["spec"]["replicas"] != json!(0))
+}
+
 impl World {
     /// After every event.
     pub(crate) fn check(&mut self) {
@@ -109,6 +121,24 @@ impl World {
                 let what = format!("pods of {} run in {a} and in {b}", app.id);
                 self.watch.breaks("S1 single writer", what);
             }
+        }
+    }
+
+    /// S21: looked at now and then, because it has its time.
+    pub(crate) fn nothing_stays_started_at_a_standby(&mut self) {
+        if self.now < self.watch.disturbed + STOPPED_WITHIN {
+            return;
+        }
+        let able = |site: &&Site| {
+            let agent = site.agent.is_some() && site.frozen_until <= self.now && site.up && site.api_up;
+            agent && site.api_slow == 0 && site.conflicts == 0 && site.watch_lag == 0
+        };
+        let started = self.sites.values().filter(able).find_map(|site| {
+            let app = self.apps.iter().find(|app| is_started_standby(site, app))?;
+            Some(format!("{} runs on in {}, which is a standby", app.workload, site.name))
+        });
+        if let Some(what) = started {
+            self.watch.breaks("S21 nothing runs at a standby", what);
         }
     }
 

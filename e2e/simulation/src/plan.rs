@@ -6,7 +6,6 @@ use proto::ClusterName;
 use crate::application::{CLAIMS, Number};
 use crate::faults::{FailoverModeOf, Fault, FencingOf};
 use crate::random::Random;
-
 use crate::transition::{Happening, Time};
 use crate::world::{Human, World, cluster as cluster_named};
 
@@ -16,6 +15,8 @@ pub type Group = Vec<(Time, Fault)>;
 pub struct Plan {
     pub groups: Vec<Group>,
     pub lasts: Time,
+    /// When all is at rest again: one round for each.
+    pub again: Vec<Group>,
     /// How the other applications are to fail over, and what fences them.
     pub wishes: Vec<(Number, FailoverModeOf, FencingOf)>,
     /// More than the fencing level SelfFence covers; then the hub must know better than to act.
@@ -49,7 +50,9 @@ impl Plan {
             let group = any(random, sites, apps).into_iter();
             groups.push(group.map(|(after, fault)| ((at + after).min(lasts), fault)).collect());
         }
-        Plan { groups, lasts, ..Plan::default() }
+        let rounds = random.within(&(0..=MOST_ROUNDS));
+        let again = (0..rounds).map(|_| round(random, sites, apps)).collect();
+        Plan { groups, lasts, again, ..Plan::default() }
     }
 
     /// What the users wish before anything is set going.
@@ -59,30 +62,56 @@ impl Plan {
         }
     }
 
-    pub fn without(&self, group: usize) -> Plan {
+    /// What can be left out by itself.
+    pub fn parts(&self) -> usize {
+        self.groups.len() + self.again.len()
+    }
+
+    /// Without the parts of these numbers, first the groups and then those of the rounds after.
+    pub fn without(&self, left_out: &[usize]) -> Plan {
         let mut plan = self.clone();
-        plan.groups.remove(group);
+        let mut number = 0..;
+        let mut keep = |_: &Group| number.next().is_some_and(|number| !left_out.contains(&number));
+        plan.groups.retain(&mut keep);
+        plan.again.retain(&mut keep);
         plan
     }
 
     /// Sets it going. At its end everything is mended.
     pub fn begin(&self, world: &mut World) {
         world.covered_only = !self.beyond_cover;
-        for (at, fault) in self.groups.iter().flatten() {
-            world.later(*at, Happening::Fails(fault.clone()));
-        }
-        let sites: Vec<ClusterName> = world.sites.keys().cloned().collect();
-        let mended =
-            sites.iter().flat_map(|site| [Fault::Returns(site.clone()), Fault::ApiReturns(site.clone())]);
-        for fault in [Fault::Heal].into_iter().chain(mended).chain([Fault::HubReturns, Fault::HubApiReturns])
-        {
-            world.later(self.lasts + 1, Happening::Fails(fault));
-        }
+        set_going(world, self.groups.iter().flatten());
+        mend_at(world, self.lasts + 1);
         if self.groups.iter().flatten().any(|(_, fault)| *fault == Fault::Pause(true)) {
             world.later(self.lasts + 1, Happening::Fails(Fault::Pause(false)));
         }
     }
 }
+
+/// One more round, when all is at rest again; says for how long.
+pub fn begin_again(world: &mut World, group: &Group) -> Time {
+    let lasts = group.iter().map(|(at, _)| *at).max().unwrap_or(0);
+    set_going(world, group.iter());
+    mend_at(world, lasts + 1);
+    lasts
+}
+
+fn set_going<'a>(world: &mut World, faults: impl Iterator<Item = &'a (Time, Fault)>) {
+    for (at, fault) in faults {
+        world.later(*at, Happening::Fails(fault.clone()));
+    }
+}
+
+fn mend_at(world: &mut World, at: Time) {
+    let sites: Vec<ClusterName> = world.sites.keys().cloned().collect();
+    let mended =
+        sites.iter().flat_map(|site| [Fault::Returns(site.clone()), Fault::ApiReturns(site.clone())]);
+    for fault in [Fault::Heal].into_iter().chain(mended).chain([Fault::HubReturns, Fault::HubApiReturns]) {
+        world.later(at, Happening::Fails(fault));
+    }
+}
+
+const MOST_ROUNDS: u64 = 3;
 
 /// The periods of the timing: renew, ttl, W, and those between.
 const PERIODS: [Time; 6] = [500, 1_500, 3_000, 4_500, 7_200, 9_000];
@@ -95,6 +124,24 @@ fn loss(random: &mut Random, lasts: Time) -> Group {
         return vec![(at, Fault::Isolate(site)), (back, Fault::Heal)];
     }
     vec![(at, Fault::Dies(site.clone())), (back, Fault::Returns(site))]
+}
+
+/// Whatever has most is lost, there is somebody who reads what is proposed, and now and then something else goes wrong.
+fn round(random: &mut Random, sites: &[ClusterName], apps: usize) -> Group {
+    let (at, dies) = (random.within(&(200..=1_500)), random.percent(50));
+    let ends = at + random.within(&(11_000..=14_000));
+    let mut group = vec![
+        (0, Fault::HumanComes(Human::Careful)),
+        (at, Fault::OwnersLost { dies }),
+        (at + 4_000, Fault::SurvivorsPreferred),
+        (ends, Fault::Heal),
+    ];
+    if random.percent(40) {
+        let after = random.within(&(0..=ends));
+        let other = any(random, sites, apps).into_iter();
+        group.extend(other.map(|(at, fault)| ((after + at).min(ends), fault)));
+    }
+    group
 }
 
 /// One fault, and what ends it if it does not end by itself.
@@ -168,6 +215,9 @@ fn cluster(random: &mut Random, site: ClusterName, lasts: Time) -> Group {
             vec![(0, Fault::ApiSlow(site.clone(), by)), (lasts, Fault::ApiReturns(site))]
         }
         6 => vec![(0, Fault::Conflicts(site, random.within(&(10..=60)))), (lasts, Fault::Heal)],
+        7 if random.percent(40) => {
+            vec![(0, Fault::AdmissionLags(site, random.within(&(300..=6_000)))), (lasts, Fault::Heal)]
+        }
         7 => vec![(0, Fault::StaleWatch(site, random.within(&(300..=3_000)))), (lasts, Fault::Heal)],
         // Again and again, as an autoscaler does.
         8 => (0..random.within(&(1..=6)))

@@ -279,7 +279,10 @@ pub fn runs_as_wished(world: &World, app: &App, name: &str) -> Result<(), String
         reference::owner(&app.lines).ok_or_else(|| format!("{}: nobody owns it yet", app.id))?;
     if *owner != site {
         let id = &app.id;
-        return Err(format!("{id}: {owner} owns it at epoch {epoch}, not {site}; the hub waits for {}", app.waits));
+        return Err(format!(
+            "{id}: {owner} owns it at epoch {epoch}, not {site}; the hub waits for {}",
+            app.waits
+        ));
     }
     if let Some(intent) = reference::running(&app.lines) {
         return Err(format!("{} has not ended; the hub waits for {}", intent.operation, app.waits));

@@ -243,7 +243,8 @@ impl World {
             (same && waits && !reference::is_promoted(&other.lines, &running.operation)).then_some(running)
         });
         if let Some(ahead) = ahead {
-            let what = format!("{} promotes while {} has not shown that it can", intent.operation, ahead.operation);
+            let what =
+                format!("{} promotes while {} has not shown that it can", intent.operation, ahead.operation);
             self.watch.breaks("S20 the first proves the path", what);
         }
     }
@@ -324,8 +325,7 @@ impl World {
         let Some(wish) = wish else { return };
         let automatic = wish.spec.failover.mode == FailoverMode::Automatic;
         judged.paused_since = wish.spec.paused.then(|| judged.paused_since.unwrap_or(self.now));
-        judged.not_automatic_since =
-            (!automatic).then(|| judged.not_automatic_since.unwrap_or(self.now));
+        judged.not_automatic_since = (!automatic).then(|| judged.not_automatic_since.unwrap_or(self.now));
     }
 
     /// The journal is an older one: what nobody has seen was never entered.

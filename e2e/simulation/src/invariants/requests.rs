@@ -67,7 +67,8 @@ impl World {
 
     fn has_role(&self, site: &ClusterName, app: &App, wanted: Role) -> bool {
         let agent = self.site(site).agent.as_ref();
-        let is = |(name, role, _): (&PlacementName, Role, _)| role == wanted && name.namespace == app.namespace;
+        let is =
+            |(name, role, _): (&PlacementName, Role, _)| role == wanted && name.namespace == app.namespace;
         agent.is_some_and(|agent| agent.roles().any(is))
     }
 
@@ -78,7 +79,9 @@ impl World {
         }
         let now = self.agent_now(holder);
         let policy = self.policy_of(holder, app);
-        if self.has_role(holder, &self.apps[app], Role::Holder) && policy.as_ref().is_some_and(|policy| !policy.expiry_stops()) {
+        if self.has_role(holder, &self.apps[app], Role::Holder)
+            && policy.as_ref().is_some_and(|policy| !policy.expiry_stops())
+        {
             return Some(format!("{holder} goes on whatever becomes of its lease"));
         }
         let timing = policy.map(|policy| policy.timing);
@@ -114,7 +117,8 @@ impl World {
     pub(crate) fn unfit(&self, site: &ClusterName, command: &Command) -> Option<String> {
         let here = self.site(site);
         let state = here.kubernetes.site_states.get(&command.id.placement).map(|recorded| &recorded.state)?;
-        let told = self.watch.done.contains(&(site.clone(), command.id.placement.clone(), command.id.to_string()));
+        let told =
+            self.watch.done.contains(&(site.clone(), command.id.placement.clone(), command.id.to_string()));
         if command.action == Action::Release || told {
             return None;
         }
