@@ -123,7 +123,10 @@ impl Agent {
             Event::Started(memory) => self.start(memory),
             Event::Tick(wall) => self.compare_clocks(wall, decision),
             Event::HubUp => self.hub_up(decision),
-            Event::HubDown => self.hub_up = false,
+            Event::HubDown => {
+                self.hub_up = false;
+                self.placements.values_mut().for_each(|placement| placement.lease.lose_hub());
+            }
             Event::FromHub(message) => self.hear_hub(message, decision),
             Event::Watched(watched) => self.world.see(watched),
             Event::HoldAsked { ask, request } => self.answer_hold(ask, request, decision),

@@ -11,7 +11,7 @@ use crate::network::{Echo, End};
 use crate::reference;
 use crate::scenario::edit;
 use crate::transition::{Happening, Time};
-use crate::world::{Clock, Human, World};
+use crate::world::{Clock, Human, Site, World};
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
@@ -248,6 +248,7 @@ const KEEP_ALIVE: std::ops::RangeInclusive<u64> = 1_000..=1_800;
 const FASTEST: i64 = 9_900;
 /// The agent comes first; kubelets that are faster are what the fencing level SelfFence does not cover.
 const NODES_AFTER_AGENT: Time = 9_000;
+const MUTE_IS_KNOWN_AFTER: Time = 4_500;
 
 impl World {
     pub fn fails(&mut self, fault: Fault) {
@@ -296,7 +297,13 @@ impl World {
             Fault::Heal => self.heal(),
             Fault::Dies(site) => self.dies(&site),
             Fault::Returns(site) => self.returns(&site),
-            Fault::ApiStops(site) => self.site_mut(&site).api_up = false,
+            Fault::ApiStops(site) => {
+                let now = self.now;
+                let here = self.site_mut(&site);
+                if std::mem::take(&mut here.api_up) {
+                    here.api_down_since = now;
+                }
+            }
             Fault::ApiSlow(site, by) => self.site_mut(&site).api_slow = by,
             Fault::ApiReturns(site) => self.api_returns(&site),
             Fault::AdmissionLags(site, by) => self.site_mut(&site).admission_lag = by,
@@ -424,7 +431,8 @@ impl World {
     fn is_uncovered(&self, fault: &Fault) -> bool {
         let mute = self.sites.values().any(|site| {
             let lags = site.watch_lag > 0 || site.admission_lag > 0;
-            site.up && (!site.api_up || site.api_slow > 0 || site.conflicts > 0 || lags)
+            let silent = !site.api_up && !self.is_known_to_be_mute(site);
+            site.up && (silent || site.api_slow > 0 || site.conflicts > 0 || lags)
         });
         let frozen = self.sites.values().any(|site| site.frozen_until > self.now);
         let cut = self.array.sites.iter().any(|site| !self.linked(site)) || self.hub.stays_down;
@@ -459,6 +467,12 @@ impl World {
             || isolates && mute
             || blinds && frozen
             || disables && (cut || !self.network.is_whole())
+    }
+
+    /// The hub has heard for long enough that its agent can write nothing: it relies on no fence there any more.
+    fn is_known_to_be_mute(&self, site: &Site) -> bool {
+        let since = site.api_down_since.max(self.hub.started);
+        self.hub.hub.is_some() && self.linked(&site.name) && self.now > since + MUTE_IS_KNOWN_AFTER
     }
 
     fn cuts(&mut self, fault: Fault) {

@@ -50,6 +50,8 @@ pub struct Judged {
     entered: Epoch,
     /// The epoch that the running operation leaves.
     leaving: Option<Epoch>,
+    /// Where failovers were meant to go.
+    sought: BTreeSet<ClusterName>,
     pub(crate) read_afresh: Option<Time>,
     paused_since: Option<Time>,
     not_automatic_since: Option<Time>,
@@ -181,10 +183,13 @@ impl World {
         let seen = self.watch.forced;
         self.watch.forced = self.array.forced.len();
         for forced in &self.array.forced[seen..] {
-            let running = reference::running(&self.apps[number_of(&forced.handle)].lines);
+            let app = &self.apps[number_of(&forced.handle)];
+            let running = reference::running(&app.lines);
             let failover = running
                 .is_some_and(|intent| intent.kind == OperationKind::FailOver && intent.to == forced.site);
-            if !failover {
+            // A journal that was restored meanwhile has forgotten it.
+            let forgotten = self.watch.restored && app.judged.sought.contains(&forced.site);
+            if !failover && !forgotten {
                 let running = running.map_or("nothing".to_owned(), |intent| intent.operation.to_string());
                 let what = format!("{} in {} while {running} ran", forced.handle, forced.site);
                 self.watch.violations.push(format!("forced promotion outside a failover: {what}"));

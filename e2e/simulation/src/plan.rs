@@ -209,6 +209,12 @@ fn network(random: &mut Random, site: ClusterName, lasts: Time) -> Group {
 fn cluster(random: &mut Random, site: ClusterName, lasts: Time) -> Group {
     match random.within(&(0..=9)) {
         0..=2 => vec![(0, Fault::Dies(site.clone())), (lasts + 5_000, Fault::Returns(site))],
+        3 if random.percent(40) => vec![
+            (0, Fault::ApiStops(site.clone())),
+            (5_000, Fault::CutFromHub(site.clone())),
+            (5_000 + lasts, Fault::Heal),
+            (6_000 + lasts, Fault::ApiReturns(site)),
+        ],
         3 => vec![(0, Fault::ApiStops(site.clone())), (lasts, Fault::ApiReturns(site))],
         4 | 5 => {
             let by = random.within(&(300..=6_500));

@@ -104,6 +104,8 @@ pub struct Site {
     pub nodes_up: bool,
     /// The API server answers.
     pub api_up: bool,
+    /// When it stopped to, if it does not.
+    pub api_down_since: Time,
     /// Some requests take up to this much longer.
     pub api_slow: Time,
     /// Of a hundred writes, so many meet somebody else's.
@@ -406,6 +408,7 @@ impl Site {
             up: true,
             nodes_up: true,
             api_up: true,
+            api_down_since: 0,
             api_slow: 0,
             conflicts: 0,
             watch_lag: 0,

@@ -72,6 +72,8 @@ impl World {
         }
         judged.entered = judged.entered.max(intent.epoch);
         judged.leaving = enters.then(|| judged.owners.keys().next_back().copied()).flatten();
+        let failover = intent.kind == OperationKind::FailOver;
+        judged.sought.extend(failover.then(|| intent.to.clone()));
         let moves = intent.plan.contains(&StepKind::Promote) && intent.kind.takes_away();
         self.watch.moves.extend(moves.then(|| operation.clone()));
         self.check_approval(intent);
