@@ -2,8 +2,8 @@
 
 use crds::DRPlacement;
 use crds::placement::{FailoverMode, FencingLevel, OnSilence};
-use hub_core::journal::Entry;
-use proto::ClusterName;
+use hub_core::journal::{Entry, Line, StepRecord};
+use proto::{ClusterName, StepKind};
 
 use crate::application::{App, Number};
 use crate::kubernetes::deployments;
@@ -23,6 +23,8 @@ pub enum Fault {
     FreezeHub(Time),
     /// The hub comes back with its journal as it was before the newest operation.
     OldBackup,
+    /// The hub comes back with its journal as it was before the newest promotion was begun.
+    BackupBeforePromotion,
     HubApiStops,
     HubApiReturns,
 
@@ -175,6 +177,7 @@ impl Fault {
             Fault::HubReturns => "hub back",
             Fault::FreezeHub(_) => "hub frozen",
             Fault::OldBackup => "hub restored from an old backup",
+            Fault::BackupBeforePromotion => "hub restored from before a promotion",
             Fault::HubApiStops => "hub's API server stops",
             Fault::HubApiReturns => "hub's API server back",
             Fault::KillAgent(_) => "agent killed",
@@ -259,9 +262,12 @@ impl World {
         *self.faults.entry(fault.kind()).or_default() += 1;
         self.watch.disturbed(self.now);
         match fault {
-            Fault::KillHub | Fault::LoseHub | Fault::HubReturns | Fault::FreezeHub(_) | Fault::OldBackup => {
-                self.hub_fails(fault);
-            }
+            Fault::KillHub
+            | Fault::LoseHub
+            | Fault::HubReturns
+            | Fault::FreezeHub(_)
+            | Fault::OldBackup
+            | Fault::BackupBeforePromotion => self.hub_fails(fault),
             Fault::HubApiStops => self.hub.api_up = false,
             Fault::HubApiReturns => {
                 self.hub.api_up = true;
@@ -356,6 +362,16 @@ impl World {
             self.hub.stays_down |= fault == Fault::LoseHub;
             if fault == Fault::OldBackup {
                 self.restore_backup();
+            } else if fault == Fault::BackupBeforePromotion {
+                let begins = |line: &Line| {
+                    matches!(
+                        line.entry,
+                        Entry::Step { step: StepKind::Promote, state: StepRecord::Issued, .. }
+                    )
+                };
+                if let Some(end) = self.hub.lines.iter().rposition(begins) {
+                    self.restore(end);
+                }
             }
         }
     }
@@ -364,11 +380,26 @@ impl World {
     fn restore_backup(&mut self) {
         let newest = self.hub.lines.iter().rposition(|line| matches!(line.entry, Entry::Intent(_)));
         let first = self.hub.lines.iter().position(|line| matches!(line.entry, Entry::Intent(_)));
-        if let Some(newest) = newest.filter(|_| newest != first) {
-            self.say(format!("hub: its journal ends at line {newest} again"));
-            self.restore_journal(newest);
-            self.watch_restore();
+        let (Some(newest), Some(first)) = (newest, first) else { return };
+        // What was under way when the backup was made could be taken up by a hub that does not know how it went on.
+        let at_rest = |end: &usize| {
+            let before = &self.hub.lines[..*end];
+            let begun = before.iter().filter(|line| matches!(line.entry, Entry::Intent(_))).count();
+            let ends = |line: &&Line| {
+                matches!(line.entry, Entry::Commit { .. } | Entry::Cut { .. } | Entry::Abort { .. })
+            };
+            begun == before.iter().filter(ends).count()
+        };
+        let newest = (first + 1..=newest).rev().find(at_rest);
+        if let Some(end) = newest {
+            self.restore(end);
         }
+    }
+
+    fn restore(&mut self, end: usize) {
+        self.say(format!("hub: its journal ends at line {end} again"));
+        self.restore_journal(end);
+        self.watch_restore();
     }
 
     fn storage_fails(&mut self, fault: &Fault) {

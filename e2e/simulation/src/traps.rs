@@ -72,6 +72,7 @@ pub fn all() -> Vec<Trap> {
         trap("the holder comes back to its peers before the wait is over", back_to_peers),
         trap("nothing has been mirrored for long", stale_copy),
         trap("a second site is lost", second_loss),
+        trap("the same site is lost again", same_loss),
         trap("a paused placement loses its site", paused),
         trap("a pause comes in the middle of a move", paused_move),
         trap("a site is lost in mode Manual", manual),
@@ -92,6 +93,7 @@ pub fn all() -> Vec<Trap> {
         trap("the holder answers when it is too late", too_late),
         trap("the hub starts while the wish cannot be understood", wish_not_understood),
         trap("the new holder is lost before it is told to start", lost_before_the_start),
+        trap("the hub's journal is from before the promotion that it began", old_journal_before_promotion),
         trap("admission learns late that the holder is fenced", admission_lags),
         trap("the hub's journal is from before it gave the placement back", old_journal_after_readoption),
         trap("the holder's API server stops while the sites do not reach each other", mute_and_apart),
@@ -126,6 +128,19 @@ fn admission_lags(random: &mut Random) -> Plan {
 fn old_journal_after_readoption(random: &mut Random) -> Plan {
     let restored = random.within(&(9_000..=14_000));
     Plan::of(24_000, vec![(0, Fault::Isolate(east())), (4_500, Fault::Heal), (restored, Fault::OldBackup)])
+}
+
+/// The old holder answers again, and another one has been promoted.
+fn old_journal_before_promotion(random: &mut Random) -> Plan {
+    let restored = random.within(&(7_500..=11_000));
+    Plan::of(
+        24_000,
+        vec![
+            (0, Fault::Isolate(east())),
+            (restored, Fault::BackupBeforePromotion),
+            (restored + 1_800, Fault::Heal),
+        ],
+    )
 }
 
 fn mute_and_apart(_: &mut Random) -> Plan {
@@ -319,6 +334,21 @@ fn second_loss(random: &mut Random) -> Plan {
             (16_000, Fault::Returns(east())),
             (28_000, Fault::HumanComes(Human::Absent)),
             (second, Fault::Isolate(west())),
+        ],
+    )
+}
+
+/// The application has been given back to it meanwhile.
+fn same_loss(random: &mut Random) -> Plan {
+    let again = random.within(&(62_000..=68_000));
+    Plan::of(
+        84_000,
+        vec![
+            (0, Fault::HumanComes(Human::Careful)),
+            (0, Fault::Dies(east())),
+            (16_000, Fault::Returns(east())),
+            (56_000, Fault::HumanComes(Human::Absent)),
+            (again, Fault::Isolate(east())),
         ],
     )
 }

@@ -246,7 +246,7 @@ impl Hub {
         if let Some(told) = &placement.told {
             let epoch = Epoch(told.epoch.and_then(|epoch| u64::try_from(epoch).ok()).unwrap_or(0));
             self.tell.knew(&id, told);
-            self.rejoin(now, &id, "its status", epoch, decision);
+            self.rejoin(now, &id, "its status", (epoch, Role::Unknown), decision);
         }
         self.placements.insert(id.clone(), placement);
         self.tell.take_patience(self.placements.values());
@@ -330,21 +330,30 @@ impl Hub {
         let memories = self.memories.get(id).into_iter().flatten();
         let known: Vec<_> = memories
             .filter(|(cluster, _)| concerned(cluster))
-            .map(|(cluster, (epoch, _))| (cluster.to_string(), *epoch))
+            .map(|(cluster, known)| (cluster.to_string(), *known))
             .collect();
-        for (witness, epoch) in known {
-            self.rejoin(now, id, &witness, epoch, decision);
+        for (witness, known) in known {
+            self.rejoin(now, id, &witness, known, decision);
         }
     }
 
-    fn rejoin(&mut self, now: Now, id: &PlacementId, witness: &str, epoch: Epoch, decision: &mut Decision) {
+    fn rejoin(
+        &mut self,
+        now: Now,
+        id: &PlacementId,
+        witness: &str,
+        known: (Epoch, Role),
+        decision: &mut Decision,
+    ) {
         let progress = self.ledger.of(id);
         let told_already = progress.is_some_and(|progress| progress.needs_human.is_some());
         if told_already || !kept(Rule::HighestEpochKnownWins) {
             return;
         }
         let name = self.placements.get(id).map(|placement| &placement.name);
-        if let Some(reason) = rejoin::knows_more(progress, witness, epoch, name) {
+        let reason = rejoin::knows_more(progress, witness, known.0, name)
+            .or_else(|| rejoin::acts_untold(progress, witness, known, name));
+        if let Some(reason) = reason {
             self.record(now, Entry::NeedsHuman { placement: id.clone(), reason }, decision);
         }
     }

@@ -337,6 +337,11 @@ impl World {
             app.judged.entered = known.unwrap_or_default();
             app.judged.leaving = None;
         }
+        // What is not in the journal any more has never been begun by whoever reads it.
+        let apps = &self.apps;
+        self.watch.issued.retain(|(operation, step)| {
+            apps.iter().any(|app| reference::issued_at(&app.lines, operation, *step).is_some())
+        });
         self.watch.restored = true;
     }
 }

@@ -136,12 +136,7 @@ pub fn holder_knows_the_target(o: &Observation) -> Option<Finding> {
 }
 
 /// Why the holder cannot be relied upon to stop by itself, if so: what it cannot stop, and what it does not live by.
-pub fn unfenceable(
-    timing: &Timing,
-    progress: &Progress,
-    heard: &Heard,
-    report: &Report,
-) -> Option<String> {
+pub fn unfenceable(timing: &Timing, progress: &Progress, heard: &Heard, report: &Report) -> Option<String> {
     let name = &report.cluster;
     if heard.api_write_age.is_none_or(|age| age > timing.suspect) {
         return Some(format!(

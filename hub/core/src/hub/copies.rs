@@ -55,8 +55,7 @@ impl Hub {
             .or(report.inventory.as_ref())?;
         let received = site.heard.as_ref().map_or(now.wall, |heard| heard.at_wall);
         let timing = &self.placements.get(id)?.policy.timing;
-        let unfenceable =
-            site.heard.as_ref().and_then(|heard| unfenceable(timing, progress, heard, report));
+        let unfenceable = site.heard.as_ref().and_then(|heard| unfenceable(timing, progress, heard, report));
         let volumes = match known {
             // A stopped holder's volumes are about to show no sync time any more.
             Some(known) if hands_over => &known.volumes,
