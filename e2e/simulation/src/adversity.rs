@@ -2,12 +2,12 @@
 //! of a plan that fails, when every group that is not needed for it is left out, is the story to read.
 
 use crate::application::{App, Number};
-use crate::faults::{FailoverModeOf, FencingOf};
 use crate::plan::{Plan, begin_again};
 use crate::random::Random;
 use crate::reference;
 use crate::scenario::{Run, STAYS, protected, runs_as_wished, unbroken, wait};
 use crate::transition::Time;
+use crate::wishes::{FailoverModeOf, FencingOf};
 use crate::world::World;
 
 /// More operations than can still be due when everything is mended.

@@ -2,12 +2,10 @@
 
 use agent_core::decision::Memory;
 use agent_core::{
-    Agent, Change, Decision, Effect, Event, Failed, Failure, HoldAsk, Identity, MemoryRead, Note, Probe,
-    Receipt, SiteWrite, Watched,
+    Agent, Change, Decision, Effect, Event, Failed, Failure, Identity, MemoryRead, Note, Receipt, SiteWrite,
+    Watched,
 };
-use proto::{
-    ClusterName, FromAgent, FromHub, HoldAnswer, Mark, Moment, PathKind, PlacementId, PlacementName, Role,
-};
+use proto::{ClusterName, FromAgent, FromHub, Moment, PlacementId, PlacementName, Role};
 
 use crate::application::number_of;
 use crate::crash::{Boundary, Verdict};
@@ -15,7 +13,7 @@ use crate::hub::RESTART;
 use crate::kubernetes::is_namespaced;
 use crate::network::End;
 use crate::reference;
-use crate::transition::{Happening, Hold, Life, Request, Time};
+use crate::transition::{Happening, Life, Request, Time};
 use crate::world::World;
 
 /// While a lease is near its end or over, and while something is done.
@@ -34,7 +32,6 @@ const ADMISSION_BOUND: Time = 500;
 const EFFECT_BOUND: Time = 5_000;
 /// The agent's own call to another one, and a probe, take no longer.
 const NOBODY: Life = 0;
-const SILENCE: std::ops::RangeInclusive<u64> = 900..=1_600;
 
 impl World {
     pub(crate) fn agent_starts(&mut self, site: &ClusterName) {
@@ -139,7 +136,7 @@ impl World {
     }
 
     /// A frozen process takes in nothing: it waits for it.
-    fn agent_waits(&mut self, site: &ClusterName, happening: Happening) -> Option<Happening> {
+    pub(crate) fn agent_waits(&mut self, site: &ClusterName, happening: Happening) -> Option<Happening> {
         let until = self.site(site).frozen_until;
         if until <= self.now || self.site(site).agent.is_none() {
             return Some(happening);
@@ -178,7 +175,7 @@ impl World {
         }
     }
 
-    fn agent_step(&mut self, site: &ClusterName, event: Event) {
+    pub(crate) fn agent_step(&mut self, site: &ClusterName, event: Event) {
         let now = self.agent_now(site);
         let here = self.site_mut(site);
         let Some(agent) = &mut here.agent else { return };
@@ -506,109 +503,6 @@ impl World {
         }
         let delay = if success { self.random.within(&REQUEST) } else { EFFECT_BOUND };
         self.answer_agent(site, life, Event::MemoryWritten { success }, delay);
-    }
-
-    fn probes(&mut self, site: &ClusterName, probe: &Probe) {
-        let life = self.site(site).life;
-        for path in [PathKind::PeerAgent, PathKind::ApiServer] {
-            let of = probe.peer.cluster.clone();
-            if !self.site_mut(site).probing.insert((of.clone(), path)) {
-                continue;
-            }
-            let answers = self.path_works(site, &of, path);
-            let delay =
-                if answers { self.random.within(&(2..=40)) } else { self.random.within(&SILENCE) / 3 };
-            let (mark, began) = (probe.mark, probe.began);
-            self.later(delay, Happening::ProbeEnds { site: site.clone(), life, of, path, mark, began });
-        }
-    }
-
-    pub(crate) fn path_works(&self, site: &ClusterName, of: &ClusterName, path: PathKind) -> bool {
-        let Some(there) = self.sites.get(of) else { return false };
-        let linked = self.network.is_up(End::Agent(site.clone()), End::Agent(of.clone()));
-        let serves = match path {
-            PathKind::PeerAgent => there.agent.is_some() && there.frozen_until <= self.now,
-            PathKind::ApiServer => there.api_up,
-        };
-        linked && there.up && serves
-    }
-
-    pub(crate) fn probe_ends(
-        &mut self,
-        site: &ClusterName,
-        life: Life,
-        of: ClusterName,
-        path: PathKind,
-        mark: Mark,
-        began: Moment,
-    ) {
-        let late = Happening::ProbeEnds { site: site.clone(), life, of: of.clone(), path, mark, began };
-        if self.agent_waits(site, late).is_none() || self.site(site).life != life {
-            return;
-        }
-        self.site_mut(site).probing.remove(&(of.clone(), path));
-        let reachable = self.path_works(site, &of, path);
-        self.agent_step(site, Event::Probed { cluster: of, path, reachable, mark, began });
-    }
-
-    fn asks(&mut self, site: &ClusterName, ask: HoldAsk) {
-        let HoldAsk { peer, request, deadline, asked } = ask;
-        let deadline = self.now + u64::try_from(deadline.as_millis()).unwrap_or(0);
-        let (from_life, to) = (self.site(site).life, peer.cluster);
-        let hold = Hold { from: site.clone(), from_life, to: to.clone(), request, asked, deadline };
-        let arrives = self.network.call(End::Agent(site.clone()), End::Agent(to), &mut self.random);
-        if let Some(delay) = arrives {
-            self.later(delay, Happening::HoldArrives { hold: hold.clone() });
-        }
-        // The first answer counts; this one comes in any case.
-        self.queue.push(deadline, Happening::HoldReturns { hold, answer: None });
-    }
-
-    pub(crate) fn hold_arrives(&mut self, hold: Hold) {
-        let to = hold.to.clone();
-        let Some(Happening::HoldArrives { hold }) = self.agent_waits(&to, Happening::HoldArrives { hold })
-        else {
-            return;
-        };
-        let here = self.site_mut(&hold.to);
-        if !here.up || here.agent.is_none() {
-            return;
-        }
-        here.asked += 1;
-        let ask = agent_core::AskId(here.asked);
-        let (to, request) = (hold.to.clone(), hold.request.clone());
-        here.asks.insert(ask, hold);
-        self.agent_step(&to, Event::HoldAsked { ask, request });
-    }
-
-    fn hold_answered(&mut self, hold: Hold, answer: HoldAnswer) {
-        let (a, b) = (End::Agent(hold.to.clone()), End::Agent(hold.from.clone()));
-        if let Some(delay) = self.network.call(a, b, &mut self.random)
-            && self.now + delay < hold.deadline
-        {
-            self.later(delay, Happening::HoldReturns { hold, answer: Some(answer) });
-        }
-    }
-
-    pub(crate) fn hold_returns(&mut self, hold: Hold, answer: Option<HoldAnswer>) {
-        let from = hold.from.clone();
-        let Some(Happening::HoldReturns { hold, answer }) =
-            self.agent_waits(&from, Happening::HoldReturns { hold, answer })
-        else {
-            return;
-        };
-        if self.site(&hold.from).life != hold.from_life {
-            return;
-        }
-        let Hold { from, from_life: _, to, request, asked, deadline: _ } = hold;
-        let event = Event::HoldAnswered {
-            peer: to,
-            placement: request.placement,
-            epoch: request.epoch,
-            asked,
-            answer,
-        };
-        self.agent_step(&from, event);
     }
 }
 

@@ -7,9 +7,9 @@ use crds::DRPlacement;
 use hub_core::journal::{Entry, Intent, Line};
 use proto::{ClusterName, PlacementId};
 
-use crate::faults::{FailoverModeOf, FencingOf};
 use crate::invariants::Judged;
 use crate::transition::Time;
+use crate::wishes::{FailoverModeOf, FencingOf};
 
 /// The volumes of an application, as they are called in the first one.
 pub const CLAIMS: [&str; 2] = ["data", "logs"];

@@ -1,7 +1,6 @@
 //! What goes wrong, on purpose: in the stories and traps at a chosen moment, in random runs at any.
 
-use crds::DRPlacement;
-use crds::placement::{FailoverMode, FencingLevel, OnSilence};
+use crds::placement::FailoverMode;
 use hub_core::journal::{Entry, Line, StepRecord};
 use proto::{ClusterName, StepKind};
 
@@ -11,6 +10,7 @@ use crate::network::{Echo, End};
 use crate::reference;
 use crate::scenario::edit;
 use crate::transition::{Happening, Time};
+use crate::wishes::{FailoverModeOf, FencingOf};
 use crate::world::{Clock, Human, Site, World};
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -120,53 +120,6 @@ pub enum Fault {
     Of(Number, Box<Fault>),
     /// From now on somebody reads what is proposed.
     HumanComes(Human),
-}
-
-/// Mode, and what the holder does in silence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum FailoverModeOf {
-    Automatic,
-    ConfirmAndStop,
-    ConfirmAndContinue,
-    Manual,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum FencingOf {
-    SelfFence,
-    Gate,
-    Storage,
-    External,
-    None,
-}
-
-impl FailoverModeOf {
-    pub fn set(self, wish: &mut DRPlacement) {
-        let (mode, on_silence) = match self {
-            FailoverModeOf::Automatic => (FailoverMode::Automatic, OnSilence::Stop),
-            FailoverModeOf::ConfirmAndStop => (FailoverMode::Confirm, OnSilence::Stop),
-            FailoverModeOf::ConfirmAndContinue => (FailoverMode::Confirm, OnSilence::Continue),
-            FailoverModeOf::Manual => (FailoverMode::Manual, OnSilence::Stop),
-        };
-        wish.spec.failover.mode = mode;
-        wish.spec.failover.on_silence = Some(on_silence);
-    }
-}
-
-impl FencingOf {
-    pub fn set(self, wish: &mut DRPlacement) {
-        wish.spec.failover.fencing = match self {
-            FencingOf::SelfFence => FencingLevel::SelfFence,
-            FencingOf::Gate => FencingLevel::Gate,
-            FencingOf::Storage => FencingLevel::Storage,
-            FencingOf::External => FencingLevel::External,
-            FencingOf::None => FencingLevel::None,
-        };
-        // The API server refuses the two together.
-        if self == FencingOf::None && wish.spec.failover.mode == FailoverMode::Automatic {
-            FailoverModeOf::ConfirmAndStop.set(wish);
-        }
-    }
 }
 
 impl Fault {

@@ -4,9 +4,10 @@
 use proto::ClusterName;
 
 use crate::application::{CLAIMS, Number};
-use crate::faults::{FailoverModeOf, Fault, FencingOf};
+use crate::faults::Fault;
 use crate::random::Random;
 use crate::transition::{Happening, Time};
+use crate::wishes::{FailoverModeOf, FencingOf};
 use crate::world::{Human, World, cluster as cluster_named};
 
 pub type Group = Vec<(Time, Fault)>;
@@ -254,10 +255,10 @@ fn storage(random: &mut Random, lasts: Time) -> Group {
 fn of_one(random: &mut Random, apps: usize, people: impl FnOnce(&mut Random) -> Group) -> Group {
     let app = usize::try_from(random.within(&(0..=u64::try_from(apps - 1).unwrap_or(0)))).unwrap_or(0);
     let alone = random.percent(60);
-    let only = |fault: Fault| match fault {
-        Fault::HumanComes(_) => fault,
-        fault if alone || fault == Fault::Delete => Fault::Of(app, Box::new(fault)),
-        fault => fault,
+    let only = |fault: Fault| {
+        let edits = !matches!(fault, Fault::HumanComes(_));
+        let for_one = edits && (alone || fault == Fault::Delete);
+        if for_one { Fault::Of(app, Box::new(fault)) } else { fault }
     };
     people(random).into_iter().map(|(after, fault)| (after, only(fault))).collect()
 }

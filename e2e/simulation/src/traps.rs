@@ -4,11 +4,12 @@
 use proto::ClusterName;
 
 use crate::adversity::follow;
-use crate::faults::{FailoverModeOf, Fault};
+use crate::faults::Fault;
 use crate::plan::Plan;
 use crate::random::Random;
 use crate::scenario::Run;
 use crate::transition::Time;
+use crate::wishes::FailoverModeOf;
 use crate::world::{Human, World, cluster};
 
 #[derive(Clone, Copy)]
