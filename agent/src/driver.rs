@@ -310,8 +310,8 @@ impl Driver {
         }
         running.snapshot_due = Instant::now() + SNAPSHOT_EVERY;
         let (now, wall) = (clock::now(), clock::wall());
-        let placements = self.agent.roles().into_iter().map(|(name, role, deadline)| PlacementSnapshot {
-            name,
+        let placements = self.agent.roles().map(|(name, role, deadline)| PlacementSnapshot {
+            name: name.clone(),
             role,
             lease_expiry: deadline.map(|deadline| wall + deadline.since(now)),
         });

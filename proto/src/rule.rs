@@ -61,6 +61,8 @@ rules! {
     AccusedAgainBeforePromotion: "S17", "the accusation is made again right before the point of no return";
     LossBound: "S19", "nothing is failed over beyond the bound on loss";
     OneAutomaticFailover: "§7, S20", "one automatic failover an hour, and until a human has looked";
+    OneSiteAnHour: "§7, S20", "a second site that is lost within an hour is for a human";
+    FirstProvesThePath: "§7, S20", "of many placements that leave a site one is promoted before the others";
     AnotherBootStopsFirst: "§6, S21", "a holder from another boot is stopped, whatever its memory says";
     StoppedBeforeTheHubIsCalled: "§6, S21", "a returned holder has stopped before it calls the hub";
     NoStartWithoutALease: "S21", "a holder without a lease starts nothing";

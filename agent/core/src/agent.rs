@@ -105,14 +105,18 @@ impl Agent {
     pub fn step(&mut self, now: Moment, event: Event) -> Decision {
         let mut decision = Decision::default();
         self.now = now.max(self.now);
+        let concern = event.concerns();
         self.take(event, &mut decision);
         if self.started.is_none() {
             return decision;
         }
         let mut placements = std::mem::take(&mut self.placements);
         for (id, placement) in &mut placements {
+            let was = placement.role();
             self.watch_lease(id, placement, &mut decision);
-            self.decide(id, placement, &mut decision);
+            if concern.includes(id, &placement.name.namespace) || placement.role() != was {
+                self.decide(id, placement, &mut decision);
+            }
         }
         placements.retain(|_, placement| placement.assignment.is_some() || placement.site.is_some());
         self.placements = placements;
@@ -130,7 +134,10 @@ impl Agent {
             Event::Started(memory) => self.start(memory),
             Event::Tick(wall) => self.compare_clocks(wall, decision),
             Event::HubUp => self.hub_up(decision),
-            Event::HubDown => self.hub_up = false,
+            Event::HubDown => {
+                self.hub_up = false;
+                self.placements.values_mut().for_each(|placement| placement.lease.lose_hub());
+            }
             Event::FromHub(message) => self.hear_hub(message, decision),
             Event::Watched(watched) => self.world.see(watched),
             Event::HoldAsked { ask, request } => self.answer_hold(ask, request, decision),
@@ -193,13 +200,12 @@ impl Agent {
     }
 
     /// Name, role and, for what is held, the end of the lease.
-    pub fn roles(&self) -> Vec<(PlacementName, Role, Option<Moment>)> {
+    pub fn roles(&self) -> impl Iterator<Item = (&PlacementName, Role, Option<Moment>)> {
         let held = |placement: &Placement| {
             let deadline = placement.lease.deadline(placement.targets());
             deadline.filter(|_| placement.role() == Role::Holder)
         };
-        let placements = self.placements.values();
-        placements.map(|placement| (placement.name.clone(), placement.role(), held(placement))).collect()
+        self.placements.values().map(move |placement| (&placement.name, placement.role(), held(placement)))
     }
 
     /// When this agent last wrote to its API server.

@@ -75,6 +75,9 @@ impl Agent {
         for placement in self.placements.values_mut() {
             let Some(policy) = placement.policy() else { continue };
             placement.lease.suspend(self.now, jump, policy.timing.rpc);
+            if !self.hub_up {
+                placement.lease.lose_hub();
+            }
             if placement.role() == Role::Holder {
                 decision.note.push(Note::LeaseSuspended { placement: placement.name.clone(), jump });
             }

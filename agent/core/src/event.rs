@@ -75,6 +75,52 @@ pub enum Event {
     },
 }
 
+/// Whom an event is about. Everybody else is looked at with the next tick.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Concern {
+    All,
+    Nobody,
+    Placement(PlacementId),
+    Namespace(String),
+}
+
+impl Concern {
+    pub fn includes(&self, id: &PlacementId, namespace: &str) -> bool {
+        match self {
+            Concern::All => true,
+            Concern::Nobody => false,
+            Concern::Placement(of) => of == id,
+            Concern::Namespace(of) => of == namespace,
+        }
+    }
+}
+
+impl Event {
+    pub(crate) fn concerns(&self) -> Concern {
+        match self {
+            Event::Started(_)
+            | Event::Tick(_)
+            | Event::HubUp
+            | Event::HubDown
+            | Event::FromHub(FromHub::Reply(_))
+            | Event::MemoryWritten { .. } => Concern::All,
+            Event::FromHub(FromHub::Assignment(assignment)) => {
+                Concern::Placement(assignment.placement.clone())
+            }
+            Event::FromHub(FromHub::Unassign(placement)) => Concern::Placement(placement.clone()),
+            Event::FromHub(FromHub::Command(command)) => Concern::Placement(command.id.placement.clone()),
+            Event::Watched(watched) => watched.concerns(),
+            Event::HoldAsked { request, .. } => Concern::Placement(request.placement.clone()),
+            // What the probes find goes into the next heartbeat.
+            Event::Probed { .. } => Concern::Nobody,
+            Event::HoldAnswered { placement, .. }
+            | Event::SiteWritten { placement, .. }
+            | Event::SiteSeen { placement, .. }
+            | Event::Finished { placement, .. } => Concern::Placement(placement.clone()),
+        }
+    }
+}
+
 /// What the agent finds when it starts.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MemoryRead {

@@ -37,6 +37,8 @@ pub struct Lease {
     promised: BTreeMap<ClusterName, Moment>,
     /// The clocks disagreed: nothing new is started before a renewal succeeds (R7).
     suspended: bool,
+    /// Where the hub's part ends if the hub is not there to confirm it: without the time of a call.
+    unconfirmed: Option<Moment>,
     asked: Option<Moment>,
 }
 
@@ -68,6 +70,7 @@ impl Lease {
         if now < sent + ttl.min(lived_by) {
             self.granted = true;
             self.suspended = false;
+            self.unconfirmed = None;
         }
     }
 
@@ -142,9 +145,17 @@ impl Lease {
     /// boot time may have missed, but a hub that answers within one call's time can still confirm it.
     pub fn suspend(&mut self, now: Moment, jump: Duration, rpc: Duration) {
         self.suspended = true;
+        self.unconfirmed = self.until().map(|until| until - jump);
         let promised = self.promised.values_mut();
         for until in promised.chain(self.accounted.iter_mut().map(|accounted| &mut accounted.until)) {
             *until = (*until).min((*until - jump).max(now + rpc));
+        }
+    }
+
+    /// The hub is away: there is nobody who could confirm what is in doubt.
+    pub fn lose_hub(&mut self) {
+        if let (Some(accounted), Some(unconfirmed)) = (&mut self.accounted, self.unconfirmed.take()) {
+            accounted.until = accounted.until.min(unconfirmed);
         }
     }
 
@@ -238,5 +249,17 @@ mod tests {
         assert!(!lease.is_granted(Moment(11_000), [].into_iter()));
         lease.suspend(Moment(11_000), Duration::from_secs(3600), rpc);
         assert_eq!(lease.until(), Some(Moment(13_000)));
+    }
+
+    #[test]
+    fn after_a_jump_of_the_clock_a_hub_that_is_away_leaves_no_time_for_a_call() {
+        let mut lease = Lease::default();
+        lease.grant(Moment(10_000), Moment(10_000), TTL, TTL);
+        lease.lose_hub();
+        assert_eq!(lease.until(), Some(Moment(30_000)), "nothing is in doubt");
+        lease.suspend(Moment(11_000), Duration::from_secs(25), Duration::from_secs(2));
+        assert_eq!(lease.until(), Some(Moment(13_000)));
+        lease.lose_hub();
+        assert_eq!(lease.until(), Some(Moment(5_000)));
     }
 }

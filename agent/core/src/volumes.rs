@@ -278,11 +278,11 @@ fn bound_elsewhere(manifest: &VolumeManifest, found: &str, wanted: &str) -> Stri
 
 /// Whether a class that exists here says the same as the one of the inventory.
 pub fn class_is_equal(wanted: &Value, present: &Value) -> bool {
-    let clean = match text(wanted, "/kind") {
-        Some("StorageClass") => clean_class(present),
-        Some(_) | None => clean_replication_class(present),
+    let fields: &[&str] = match text(wanted, "/kind") {
+        Some("StorageClass") => &["provisioner", "parameters"],
+        Some(_) | None => &["spec"],
     };
-    ["provisioner", "parameters", "spec"].iter().all(|field| clean.get(field) == wanted.get(field))
+    fields.iter().all(|field| present.get(field) == wanted.get(field))
 }
 
 /// A manifest comes from another trust domain: only what an inventory may contain is ever created.

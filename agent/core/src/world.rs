@@ -6,6 +6,7 @@ use proto::{Ailment, Moment, Replication, WorkloadRef};
 use serde_json::Value;
 
 use crate::enforcement::Enforcement;
+use crate::event::Concern;
 use crate::group::{GroupContent, GroupObject};
 use crate::parse;
 use crate::reconcilers::{self, Present, Reconciler};
@@ -339,10 +340,7 @@ impl World {
     }
 
     fn count(&mut self, change: &Change) {
-        let namespace = match change {
-            Change::Applied(object) | Change::Deleted(object) => key_of(object).0,
-            Change::Listed { namespace, objects: _, began: _ } => namespace.clone().unwrap_or_default(),
-        };
+        let namespace = namespace_of(change);
         match namespace.as_str() {
             "" => self.revision += 1,
             _ => *self.revisions.entry(namespace).or_default() += 1,
@@ -503,13 +501,30 @@ impl World {
     }
 }
 
+impl Watched {
+    /// An application of Argo CD or Flux may be in a namespace of its own.
+    pub(crate) fn concerns(&self) -> Concern {
+        match namespace_of(&self.change) {
+            namespace if namespace.is_empty() || matches!(self.kind, Kind::Reconciler(_)) => Concern::All,
+            namespace => Concern::Namespace(namespace),
+        }
+    }
+}
+
+fn namespace_of(change: &Change) -> String {
+    match change {
+        Change::Applied(object) | Change::Deleted(object) => key_of(object).0,
+        Change::Listed { namespace, objects: _, began: _ } => namespace.clone().unwrap_or_default(),
+    }
+}
+
 fn key_of(object: &Value) -> Key {
-    let text = |at: &str| object.pointer(at).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let text = |path: &str| parse::at(object, path).and_then(Value::as_str).unwrap_or_default().to_owned();
     (text("/metadata/namespace"), text("/metadata/name"))
 }
 
 /// Resource versions of one kind are ordered numbers; one that is not is taken as the newest.
 fn version_of(object: &Value) -> u64 {
-    let text = object.pointer("/metadata/resourceVersion").and_then(Value::as_str);
+    let text = parse::at(object, "/metadata/resourceVersion").and_then(Value::as_str);
     text.and_then(|text| text.parse().ok()).unwrap_or(u64::MAX - 1)
 }

@@ -1,11 +1,13 @@
 //! Faults by a plan; then all is mended, and the application must run where the journal says, and only there. What is left
 //! of a plan that fails, when every group that is not needed for it is left out, is the story to read.
 
-use crate::plan::Plan;
+use crate::application::{App, Number};
+use crate::plan::{Plan, begin_again};
 use crate::random::Random;
 use crate::reference;
-use crate::scenario::{Run, STAYS, protected, serves, unbroken, wait};
+use crate::scenario::{Run, STAYS, protected, runs_as_wished, unbroken, wait};
 use crate::transition::Time;
+use crate::wishes::{FailoverModeOf, FencingOf};
 use crate::world::World;
 
 /// More operations than can still be due when everything is mended.
@@ -19,34 +21,77 @@ fn clusters(seed: u64) -> &'static [&'static str] {
     if seed.is_multiple_of(3) { &["east", "west", "north"] } else { &["east", "west"] }
 }
 
+/// The most that a seed's world has.
+const MOST_APPS: u64 = 8;
+
+/// Where the applications of a seed are at home: one stands in each second world, and the others have a few.
+fn homes(seed: u64) -> Vec<&'static str> {
+    let mut random = Random::new(seed ^ 0xa995);
+    let apps = if random.percent(35) { 1 } else { random.within(&(2..=MOST_APPS)) };
+    (0..apps).map(|app| if app == 0 || random.percent(60) { "east" } else { "west" }).collect()
+}
+
+fn world(seed: u64) -> World {
+    World::with_apps(seed, clusters(seed), &homes(seed))
+}
+
 pub fn plan(seed: u64) -> Plan {
-    let world = World::new(seed, clusters(seed));
+    let world = world(seed);
     let sites: Vec<_> = world.sites.keys().cloned().collect();
-    Plan::at_random(&mut Random::new(seed ^ 0x5eed), &sites, LASTS, MOST_FAULTS)
+    let mut random = Random::new(seed ^ 0x5eed);
+    let mut plan = Plan::at_random(&mut random, &sites, world.apps.len(), LASTS, MOST_FAULTS);
+    plan.wishes = (1..world.apps.len()).map(|app| wished(&mut random, app)).collect();
+    plan
+}
+
+/// What differs from the wish of the first application: how it fails over, and what fences it.
+fn wished(random: &mut Random, app: Number) -> (Number, FailoverModeOf, FencingOf) {
+    let mode = match random.within(&(0..=9)) {
+        0 => FailoverModeOf::Manual,
+        1 => FailoverModeOf::ConfirmAndContinue,
+        2 => FailoverModeOf::ConfirmAndStop,
+        _ => FailoverModeOf::Automatic,
+    };
+    let fencing = match random.within(&(0..=9)) {
+        0 => *random.one_of(&[FencingOf::Gate, FencingOf::Storage, FencingOf::External, FencingOf::None]),
+        _ => FencingOf::SelfFence,
+    };
+    (app, mode, fencing)
 }
 
 /// Random faults, from the seed.
 pub fn adversity(seed: u64) -> Run {
-    follow(seed, clusters(seed), &plan(seed))
+    with(seed, &plan(seed))
 }
 
 /// The same seed with another plan.
 pub fn with(seed: u64, plan: &Plan) -> Run {
-    follow(seed, clusters(seed), plan)
+    follow(world(seed), plan)
 }
 
-pub fn follow(seed: u64, clusters: &[&str], plan: &Plan) -> Run {
-    let mut world = World::new(seed, clusters);
+pub fn follow(mut world: World, plan: &Plan) -> Run {
     let outcome = survive(&mut world, plan);
     Run { world, outcome }
 }
 
 fn survive(world: &mut World, plan: &Plan) -> Result<(), String> {
+    plan.prepare(world);
     protected(world)?;
     world.say("-- adversity".to_owned());
     world.coverage.counting = true;
     plan.begin(world);
     world.pass(plan.lasts + 2);
+    comes_to_rest(world)?;
+    for round in &plan.again {
+        world.say("-- again".to_owned());
+        let lasts = begin_again(world, round);
+        world.pass(lasts + 2);
+        comes_to_rest(world)?;
+    }
+    all_books(world)
+}
+
+fn comes_to_rest(world: &mut World) -> Result<(), String> {
     unbroken(world)?;
     // What was not possible before may begin now: a move that the user wished for, a new copy, a failback.
     for _ in 0..MOST_OPERATIONS {
@@ -57,20 +102,24 @@ fn survive(world: &mut World, plan: &Plan) -> Result<(), String> {
         world.pass(STAYS);
         unbroken(world)?;
         if at_rest(world).is_ok() {
-            let told = reference::needs_human(&world.hub.lines).is_some();
-            return if told {
-                Ok(())
-            } else {
-                world.books().map_err(|lost| format!("S19 nothing is lost unsaid: {lost}"))
-            };
+            return Ok(());
         }
     }
     Err(format!("L2 the wish is reached, and stays: {}", at_rest(world).err().unwrap_or_default()))
 }
 
-/// The application runs at its owner and nowhere else, or somebody has been told why not.
+fn all_books(world: &World) -> Result<(), String> {
+    let mut told = world.apps.iter().filter(|app| reference::needs_human(&app.lines).is_none());
+    told.try_for_each(|app| world.books(app)).map_err(|lost| format!("S19 nothing is lost unsaid: {lost}"))
+}
+
+/// Each application runs at its owner and nowhere else, or somebody has been told why not.
 pub fn at_rest(world: &World) -> Result<(), String> {
-    let lines = &world.hub.lines;
+    world.apps.iter().try_for_each(|app| rests(world, app))
+}
+
+fn rests(world: &World, app: &App) -> Result<(), String> {
+    let lines = &app.lines;
     if reference::needs_human(lines).is_some() {
         return Ok(());
     }
@@ -80,16 +129,17 @@ pub fn at_rest(world: &World) -> Result<(), String> {
         return Ok(());
     }
     // What stands in the way was said: the operation goes on when the user has mended the wish.
-    if world.is_refused() && reference::is_unsettled(lines) {
+    if world.is_refused(app.number) && reference::is_unsettled(lines) {
         return Ok(());
     }
-    serves(world, owner.as_str()).or_else(|wrong| if is_known(world) { Ok(()) } else { Err(wrong) })
+    runs_as_wished(world, app, owner.as_str())
+        .or_else(|wrong| if is_known(app) { Ok(()) } else { Err(wrong) })
 }
 
 /// Not solved yet, and told as `PromoteStuck`: csi-addons shows a demotion that was refused for ever, when the volume is meant
 /// to be primary again before it was demoted; nobody can tell that from a promotion that fails.
-fn is_known(world: &World) -> bool {
-    world.hub.waits.starts_with("PromoteStuck") && world.hub.waits.contains("FailedToDemote")
+fn is_known(app: &App) -> bool {
+    app.waits.starts_with("PromoteStuck") && app.waits.contains("FailedToDemote")
 }
 
 /// Whether two runs fail in the same way, whatever they tell of it.
@@ -101,8 +151,8 @@ fn kind(wrong: &str) -> &str {
 pub fn shrink(plan: &Plan, wrong: &str, run: impl Fn(&Plan) -> Run) -> (Plan, Run) {
     let (mut smallest, mut told) = (plan.clone(), run(plan));
     let mut group = 0;
-    while group < smallest.groups.len() {
-        let smaller = smallest.without(group);
+    while group < smallest.parts() {
+        let smaller = smallest.without(&[group]);
         let tried = run(&smaller);
         match &tried.outcome {
             Err(other) if kind(other) == kind(wrong) => (smallest, told) = (smaller, tried),

@@ -2,19 +2,25 @@
 
 use agent_core::decision::Memory;
 use agent_core::{
-    Agent, Decision, Effect, Event, Failed, Failure, HoldAsk, Identity, MemoryRead, Note, Probe, Receipt,
-    SiteWrite, Watched,
+    Agent, Change, Decision, Effect, Event, Failed, Failure, Identity, MemoryRead, Note, Receipt, SiteWrite,
+    Watched,
 };
-use proto::{ClusterName, FromAgent, FromHub, HoldAnswer, Mark, Moment, PathKind, PlacementId, Role};
+use proto::{ClusterName, FromAgent, FromHub, Moment, PlacementId, PlacementName, Role};
 
+use crate::application::number_of;
 use crate::crash::{Boundary, Verdict};
 use crate::hub::RESTART;
-use crate::kubernetes::kinds;
+use crate::kubernetes::is_namespaced;
 use crate::network::End;
-use crate::transition::{Happening, Hold, Life, Request, Time};
+use crate::reference;
+use crate::transition::{Happening, Life, Request, Time};
 use crate::world::World;
 
+/// While a lease is near its end or over, and while something is done.
 const TICK: Time = 50;
+/// While nothing can happen by time alone.
+const CALM_TICK: Time = 250;
+const NEAR: Time = 1_500;
 const DIAL_AGAIN: Time = 250;
 /// One way of a request to the own API server.
 const REQUEST: std::ops::RangeInclusive<u64> = 2..=20;
@@ -26,7 +32,6 @@ const ADMISSION_BOUND: Time = 500;
 const EFFECT_BOUND: Time = 5_000;
 /// The agent's own call to another one, and a probe, take no longer.
 const NOBODY: Life = 0;
-const SILENCE: std::ops::RangeInclusive<u64> = 900..=1_600;
 
 impl World {
     pub(crate) fn agent_starts(&mut self, site: &ClusterName) {
@@ -38,9 +43,9 @@ impl World {
         let now = self.now;
         let here = self.site_mut(site);
         here.life += 1;
-        here.granted = None;
+        here.leases.iter_mut().for_each(|lease| lease.granted = None);
         here.sent.clear();
-        here.followed = false;
+        here.followed.clear();
         here.dialling = false;
         here.probing.clear();
         here.asks.clear();
@@ -63,7 +68,7 @@ impl World {
         let life = here.life;
         self.agent_step(site, Event::Started(first));
         self.check_start(site, another_boot);
-        self.list(site, false);
+        self.list(site, None);
         self.later(TICK, Happening::AgentTicks { site: site.clone(), life });
         self.later(20, Happening::Dials { site: site.clone(), life });
     }
@@ -88,28 +93,33 @@ impl World {
 
     /// Every watch begins anew.
     pub(crate) fn list_all(&mut self, site: &ClusterName) {
-        self.list(site, false);
-        if self.site(site).followed {
-            self.list(site, true);
+        self.list(site, None);
+        for namespace in self.site(site).followed.clone() {
+            self.list(site, Some(&namespace));
         }
     }
 
-    fn list(&mut self, site: &ClusterName, namespaced: bool) {
+    /// What is in a namespace, or in none.
+    fn list(&mut self, site: &ClusterName, namespace: Option<&str>) {
         for (kind, is_namespaced) in self.site(site).kubernetes.watched() {
-            if is_namespaced != namespaced {
+            if is_namespaced != namespace.is_some() {
                 continue;
             }
             let delay = self.random.within(&WATCH_LAG);
             let began = self.agent_now(site);
-            let list = self.site(site).kubernetes.list(&kind, namespaced, began);
+            let list = self.site(site).kubernetes.list(&kind, namespace, began);
             self.hear_news(site, list, delay);
         }
     }
 
     pub(crate) fn tell_watch(&mut self, site: &ClusterName, watched: Watched) {
-        let cluster_wide = kinds().iter().any(|(kind, namespaced)| *kind == watched.kind && !namespaced);
+        let (Change::Applied(object) | Change::Deleted(object)) = &watched.change else { return };
         let here = self.site(site);
-        if here.agent.is_some() && here.up && here.api_up && (cluster_wide || here.followed) {
+        let follows = match object["metadata"]["namespace"].as_str() {
+            Some(namespace) if is_namespaced(&watched.kind) => here.followed.contains(namespace),
+            Some(_) | None => !is_namespaced(&watched.kind),
+        };
+        if here.agent.is_some() && here.up && here.api_up && follows {
             let delay = self.random.within(&WATCH_LAG) + self.site(site).watch_lag;
             self.hear_news(site, watched, delay);
         }
@@ -126,7 +136,7 @@ impl World {
     }
 
     /// A frozen process takes in nothing: it waits for it.
-    fn agent_waits(&mut self, site: &ClusterName, happening: Happening) -> Option<Happening> {
+    pub(crate) fn agent_waits(&mut self, site: &ClusterName, happening: Happening) -> Option<Happening> {
         let until = self.site(site).frozen_until;
         if until <= self.now || self.site(site).agent.is_none() {
             return Some(happening);
@@ -139,10 +149,21 @@ impl World {
         if self.agent_waits(site, Happening::AgentTicks { site: site.clone(), life }).is_some()
             && self.site(site).life == life
         {
-            self.later(TICK, Happening::AgentTicks { site: site.clone(), life });
+            let next = if self.has_time(site) { CALM_TICK } else { TICK };
+            self.later(next, Happening::AgentTicks { site: site.clone(), life });
             let wall = self.site(site).own_wall(self.now);
             self.agent_step(site, Event::Tick(wall));
         }
+    }
+
+    fn has_time(&self, site: &ClusterName) -> bool {
+        let (here, now) = (self.site(site), self.agent_now(site));
+        let at_rest = |(name, role, end): (&PlacementName, Role, Option<Moment>)| match role {
+            Role::Holder => end.is_some_and(|end| now.0 + NEAR < end.0),
+            Role::Standby => reference::running(&self.apps[number_of(&name.namespace)].lines).is_none(),
+            Role::Promoting | Role::Fenced | Role::Unknown => false,
+        };
+        here.agent.as_ref().is_some_and(|agent| agent.roles().all(at_rest))
     }
 
     pub(crate) fn agent_hears(&mut self, site: &ClusterName, life: Life, event: Event) {
@@ -154,22 +175,22 @@ impl World {
         }
     }
 
-    fn agent_step(&mut self, site: &ClusterName, event: Event) {
+    pub(crate) fn agent_step(&mut self, site: &ClusterName, event: Event) {
         let now = self.agent_now(site);
-        let Some(agent) = &mut self.site_mut(site).agent else { return };
-        let decision = agent.step(now, event);
-        let follows = agent.followed().namespaces.contains(crate::kubernetes::NAMESPACE);
-        let lease_end =
-            agent.roles().into_iter().find_map(|(_, role, end)| end.filter(|_| role == Role::Holder));
-        let holds = agent.roles().iter().any(|(_, role, _)| *role == Role::Holder);
-        self.site_mut(site).follow_lease(now, holds, lease_end);
-        self.agent_carries_out(site, decision);
         let here = self.site_mut(site);
-        if follows && !here.followed && here.agent.is_some() {
-            here.followed = true;
-            self.list(site, true);
-        } else if !follows {
-            here.followed = false;
+        let Some(agent) = &mut here.agent else { return };
+        let decision = agent.step(now, event);
+        let held = agent.roles().filter(|(_, role, _)| *role == Role::Holder);
+        let held: Vec<_> = held.map(|(name, _, end)| (number_of(&name.namespace), end)).collect();
+        let followed = &agent.followed().namespaces;
+        let followed = (*followed != here.followed).then(|| followed.clone());
+        here.follow_leases(now, &held);
+        self.agent_carries_out(site, decision);
+        if let Some(followed) = followed.filter(|_| self.site(site).agent.is_some()) {
+            let before = std::mem::replace(&mut self.site_mut(site).followed, followed.clone());
+            for namespace in followed.difference(&before) {
+                self.list(site, Some(namespace));
+            }
         }
     }
 
@@ -200,7 +221,7 @@ impl World {
             self.later(delay, Happening::MemoryLands { site: site.clone(), life, memory: Box::new(memory) });
         }
         for (placement, effect) in apply {
-            self.check_effect(site, &effect);
+            self.check_effect(site, self.app_of(&placement), &effect);
             let (delay, first) = (self.request_takes(site), self.now);
             let read = self.site(site).kubernetes.read_for(&effect);
             let failed =
@@ -263,7 +284,7 @@ impl World {
                 self.say(format!("{site}: refuses {command}: {}", refusal.as_str()));
             }
             Note::CommandDone { command } => {
-                self.watch.done.insert((site.clone(), command.to_string()));
+                self.watch.done.insert((site.clone(), command.placement.clone(), command.to_string()));
                 self.say(format!("{site}: has done {command}"));
             }
             Note::EffectFailed { effect, message, .. } => {
@@ -347,11 +368,12 @@ impl World {
     }
 
     fn agent_takes(&mut self, site: &ClusterName, message: FromHub) {
-        if let FromHub::Reply(reply) = &message
-            && let Some(grant) = reply.grants.first()
-        {
-            let here = self.site_mut(site);
-            here.granted = here.granted.max(Some(grant.epoch));
+        if let FromHub::Reply(reply) = &message {
+            for grant in &reply.grants {
+                let app = self.app_of(&grant.placement);
+                let lease = &mut self.site_mut(site).leases[app];
+                lease.granted = lease.granted.max(Some(grant.epoch));
+            }
         }
         let unfit = match &message {
             FromHub::Command(command) => self.unfit(site, command).map(|why| (command.id.clone(), why)),
@@ -463,7 +485,7 @@ impl World {
 
     /// Admission's cache and the watch of DRSiteStates follow.
     fn site_state_changed(&mut self, site: &ClusterName, placement: PlacementId) {
-        let delay = self.random.within(&ADMISSION_LAG);
+        let delay = self.random.within(&ADMISSION_LAG) + self.site(site).admission_lag;
         self.later(delay, Happening::AdmissionLearns { site: site.clone(), placement: placement.clone() });
         let delay = self.random.within(&WATCH_LAG) + self.site(site).watch_lag;
         let (now, here) = (self.now, self.site_mut(site));
@@ -493,111 +515,6 @@ impl World {
         }
         let delay = if success { self.random.within(&REQUEST) } else { EFFECT_BOUND };
         self.answer_agent(site, life, Event::MemoryWritten { success }, delay);
-    }
-
-    fn probes(&mut self, site: &ClusterName, probe: &Probe) {
-        let life = self.site(site).life;
-        for path in [PathKind::PeerAgent, PathKind::ApiServer] {
-            let of = probe.peer.cluster.clone();
-            if !self.site_mut(site).probing.insert((of.clone(), path)) {
-                continue;
-            }
-            let answers = self.path_works(site, &of, path);
-            let delay =
-                if answers { self.random.within(&(2..=40)) } else { self.random.within(&SILENCE) / 3 };
-            let (mark, began) = (probe.mark, probe.began);
-            self.later(delay, Happening::ProbeEnds { site: site.clone(), life, of, path, mark, began });
-        }
-    }
-
-    pub(crate) fn path_works(&self, site: &ClusterName, of: &ClusterName, path: PathKind) -> bool {
-        let Some(there) = self.sites.get(of) else { return false };
-        let linked = self.network.is_up(End::Agent(site.clone()), End::Agent(of.clone()));
-        let serves = match path {
-            PathKind::PeerAgent => there.agent.is_some() && there.frozen_until <= self.now,
-            PathKind::ApiServer => there.api_up,
-            // There is none here.
-            PathKind::Witness => false,
-        };
-        linked && there.up && serves
-    }
-
-    pub(crate) fn probe_ends(
-        &mut self,
-        site: &ClusterName,
-        life: Life,
-        of: ClusterName,
-        path: PathKind,
-        mark: Mark,
-        began: Moment,
-    ) {
-        let late = Happening::ProbeEnds { site: site.clone(), life, of: of.clone(), path, mark, began };
-        if self.agent_waits(site, late).is_none() || self.site(site).life != life {
-            return;
-        }
-        self.site_mut(site).probing.remove(&(of.clone(), path));
-        let reachable = self.path_works(site, &of, path);
-        self.agent_step(site, Event::Probed { cluster: of, path, reachable, mark, began });
-    }
-
-    fn asks(&mut self, site: &ClusterName, ask: HoldAsk) {
-        let HoldAsk { peer, request, deadline, asked } = ask;
-        let deadline = self.now + u64::try_from(deadline.as_millis()).unwrap_or(0);
-        let (from_life, to) = (self.site(site).life, peer.cluster);
-        let hold = Hold { from: site.clone(), from_life, to: to.clone(), request, asked, deadline };
-        let arrives = self.network.call(End::Agent(site.clone()), End::Agent(to), &mut self.random);
-        if let Some(delay) = arrives {
-            self.later(delay, Happening::HoldArrives { hold: hold.clone() });
-        }
-        // The first answer counts; this one comes in any case.
-        self.queue.push(deadline, Happening::HoldReturns { hold, answer: None });
-    }
-
-    pub(crate) fn hold_arrives(&mut self, hold: Hold) {
-        let to = hold.to.clone();
-        let Some(Happening::HoldArrives { hold }) = self.agent_waits(&to, Happening::HoldArrives { hold })
-        else {
-            return;
-        };
-        let here = self.site_mut(&hold.to);
-        if !here.up || here.agent.is_none() {
-            return;
-        }
-        here.asked += 1;
-        let ask = agent_core::AskId(here.asked);
-        let (to, request) = (hold.to.clone(), hold.request.clone());
-        here.asks.insert(ask, hold);
-        self.agent_step(&to, Event::HoldAsked { ask, request });
-    }
-
-    fn hold_answered(&mut self, hold: Hold, answer: HoldAnswer) {
-        let (a, b) = (End::Agent(hold.to.clone()), End::Agent(hold.from.clone()));
-        if let Some(delay) = self.network.call(a, b, &mut self.random)
-            && self.now + delay < hold.deadline
-        {
-            self.later(delay, Happening::HoldReturns { hold, answer: Some(answer) });
-        }
-    }
-
-    pub(crate) fn hold_returns(&mut self, hold: Hold, answer: Option<HoldAnswer>) {
-        let from = hold.from.clone();
-        let Some(Happening::HoldReturns { hold, answer }) =
-            self.agent_waits(&from, Happening::HoldReturns { hold, answer })
-        else {
-            return;
-        };
-        if self.site(&hold.from).life != hold.from_life {
-            return;
-        }
-        let Hold { from, from_life: _, to, request, asked, deadline: _ } = hold;
-        let event = Event::HoldAnswered {
-            peer: to,
-            placement: request.placement,
-            epoch: request.epoch,
-            asked,
-            answer,
-        };
-        self.agent_step(&from, event);
     }
 }
 

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use crds::placement::{FailoverMode, FailoverSpec, FencingLevel, OnSilence};
+
+use crate::application::App;
 use crate::network::End;
 use crate::reference;
 use crate::transition::Time;
@@ -30,20 +33,20 @@ pub struct Coverage {
     pub counting: bool,
     next: Time,
     /// Row, mode, fencing level: how often seen.
-    pub hits: BTreeMap<(usize, String, String), u64>,
+    pub hits: BTreeMap<(usize, &'static str, &'static str), u64>,
 }
 
 impl Coverage {
     pub fn add(&mut self, other: &Coverage) {
         for (key, count) in &other.hits {
-            *self.hits.entry(key.clone()).or_default() += count;
+            *self.hits.entry(*key).or_default() += count;
         }
     }
 
     /// One line for each row, one column for each mode and level that was met.
     pub fn table(&self) -> String {
-        let columns: std::collections::BTreeSet<(&String, &String)> =
-            self.hits.keys().map(|(_, mode, level)| (mode, level)).collect();
+        let columns: std::collections::BTreeSet<(&str, &str)> =
+            self.hits.keys().map(|(_, mode, level)| (*mode, *level)).collect();
         let mut table =
             String::from("link table (H-A H-B A-B A\'s API), seen every 250 ms of simulated time\n");
         for (mode, level) in &columns {
@@ -52,8 +55,8 @@ impl Coverage {
         table.push('\n');
         for (row, (name, _)) in ROWS.iter().enumerate() {
             for (mode, level) in &columns {
-                let key = (row, (*mode).clone(), (*level).clone());
-                table.push_str(&format!("{:>21}", self.hits.get(&key).copied().unwrap_or(0)));
+                let seen = self.hits.iter().find(|((of, a, b), _)| (of, a, b) == (&row, mode, level));
+                table.push_str(&format!("{:>21}", seen.map_or(0, |(_, count)| *count)));
             }
             table.push_str(&format!("  {name}\n"));
         }
@@ -67,20 +70,41 @@ impl Coverage {
     }
 }
 
+fn mode(failover: &FailoverSpec) -> &'static str {
+    match (failover.mode, failover.on_silence) {
+        (FailoverMode::Automatic, _) => "Automatic",
+        (FailoverMode::Confirm, Some(OnSilence::Continue)) => "ConfirmContinue",
+        (FailoverMode::Confirm, Some(OnSilence::Stop) | None) => "ConfirmStop",
+        (FailoverMode::Manual, _) => "Manual",
+    }
+}
+
+fn level(failover: &FailoverSpec) -> &'static str {
+    match failover.fencing {
+        FencingLevel::SelfFence => "SelfFence",
+        FencingLevel::Gate => "Gate",
+        FencingLevel::Storage => "Storage",
+        FencingLevel::External => "External",
+        FencingLevel::None => "None",
+    }
+}
+
 impl World {
     pub(crate) fn cover(&mut self) {
         if !self.coverage.counting || self.now < self.coverage.next {
             return;
         }
         self.coverage.next = self.now + LOOK_EVERY;
-        let (Some(row), Some(wish)) = (self.row(), &self.hub.wish) else { return };
-        let failover = &wish.spec.failover;
-        let key = (row, format!("{:?}", failover.mode), format!("{:?}", failover.fencing));
-        *self.coverage.hits.entry(key).or_default() += 1;
+        self.nothing_stays_started_at_a_standby();
+        for app in &self.apps {
+            let (Some(row), Some(wish)) = (self.row(app), &app.wish) else { continue };
+            let key = (row, mode(&wish.spec.failover), level(&wish.spec.failover));
+            *self.coverage.hits.entry(key).or_default() += 1;
+        }
     }
 
-    fn row(&self) -> Option<usize> {
-        let (_, a) = reference::owner(&self.hub.lines)?;
+    fn row(&self, app: &App) -> Option<usize> {
+        let (_, a) = reference::owner(&app.lines)?;
         let b = self.array.peer(a)?;
         let heard = |site| {
             self.linked(site)

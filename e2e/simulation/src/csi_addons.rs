@@ -116,7 +116,9 @@ impl World {
 
     fn promotes(&mut self, site: &ClusterName, claim: &str, handle: &str, generation: u64, force: bool) {
         self.array.enable(site, handle);
-        if self.storage_ails.promotion || self.storage_ails.promotion_of == Some(claim) {
+        if self.storage_ails.promotion
+            || self.storage_ails.promotion_of.is_some_and(|of| claim.starts_with(of))
+        {
             self.show(site, claim, generation, |status| {
                 *status = shown("Unknown", generation, (false, "FailedToPromote"), Some(true), None);
                 status["message"] = json!("deadline exceeded");
@@ -185,8 +187,9 @@ impl World {
             Some(image) if image.split => {
                 ((false, "FailedToResync"), Some(true), Some(false), Some(LOOK_WHILE_RESYNCING))
             }
-            // Not looked at again: so it stays when the other site is promoted.
-            Some(image) if image.demoted && image.crossed => {
+            // Not looked at again: so it stays when the other site is promoted. Once it is, and is reached, this one
+            // replays what it writes.
+            Some(image) if image.demoted && image.crossed && !self.is_led_by_its_peer(site, handle) => {
                 ((true, "Demoted"), Some(false), Some(false), None)
             }
             Some(_) => ((true, "Demoted"), Some(true), Some(true), Some(LOOK_WHILE_RESYNCING)),
@@ -263,6 +266,11 @@ impl World {
                 snapshot.from, snapshot.handle
             ));
         }
+    }
+
+    fn is_led_by_its_peer(&self, site: &ClusterName, handle: &str) -> bool {
+        let peer = self.array.peer(site);
+        self.arrays_connect() && peer.is_some_and(|peer| self.array.is_writable(&peer, handle))
     }
 
     fn arrays_connect(&self) -> bool {

@@ -1,14 +1,17 @@
 //! What goes wrong, on purpose: in the stories and traps at a chosen moment, in random runs at any.
 
-use crds::placement::{FailoverMode, FencingLevel, OnSilence};
-use hub_core::journal::Entry;
-use proto::ClusterName;
+use crds::placement::FailoverMode;
+use hub_core::journal::{Entry, Line, StepRecord};
+use proto::{ClusterName, StepKind};
 
+use crate::application::{App, Number};
 use crate::kubernetes::deployments;
 use crate::network::{Echo, End};
+use crate::reference;
 use crate::scenario::edit;
 use crate::transition::{Happening, Time};
-use crate::world::{Clock, Human, World};
+use crate::wishes::{FailoverModeOf, FencingOf};
+use crate::world::{Clock, Human, Site, World};
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
@@ -20,6 +23,8 @@ pub enum Fault {
     FreezeHub(Time),
     /// The hub comes back with its journal as it was before the newest operation.
     OldBackup,
+    /// The hub comes back with its journal as it was before the newest promotion was begun.
+    BackupBeforePromotion,
     HubApiStops,
     HubApiReturns,
 
@@ -71,6 +76,8 @@ pub enum Fault {
     ApiReturns(ClusterName),
     /// Some requests take so much longer, and are done when nobody waits any more.
     ApiSlow(ClusterName, Time),
+    /// Admission goes by what was so much longer ago.
+    AdmissionLags(ClusterName, Time),
     /// So many of a hundred writes meet somebody else's.
     Conflicts(ClusterName, u64),
     /// Watches lag by so much more.
@@ -103,25 +110,16 @@ pub enum Fault {
     SetTtl(Time),
     Pause(bool),
     Delete,
+    /// The site that owns the most placements dies, or is isolated.
+    OwnersLost {
+        dies: bool,
+    },
+    /// Where nothing is moved unasked, the user asks for the other cluster once the owner is lost.
+    SurvivorsPreferred,
+    /// What the user does to one placement alone; the others are left as they are.
+    Of(Number, Box<Fault>),
     /// From now on somebody reads what is proposed.
     HumanComes(Human),
-}
-
-/// Mode, and what the holder does in silence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum FailoverModeOf {
-    Automatic,
-    ConfirmAndStop,
-    ConfirmAndContinue,
-    Manual,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum FencingOf {
-    SelfFence,
-    Gate,
-    Storage,
-    External,
 }
 
 impl Fault {
@@ -132,6 +130,7 @@ impl Fault {
             Fault::HubReturns => "hub back",
             Fault::FreezeHub(_) => "hub frozen",
             Fault::OldBackup => "hub restored from an old backup",
+            Fault::BackupBeforePromotion => "hub restored from before a promotion",
             Fault::HubApiStops => "hub's API server stops",
             Fault::HubApiReturns => "hub's API server back",
             Fault::KillAgent(_) => "agent killed",
@@ -157,6 +156,7 @@ impl Fault {
             Fault::ApiStops(_) => "API server stops",
             Fault::ApiReturns(_) => "API server back",
             Fault::ApiSlow(..) => "API server slow, writes land late",
+            Fault::AdmissionLags(..) => "admission reads an old cache",
             Fault::Conflicts(..) => "writes conflict",
             Fault::StaleWatch(..) => "watches lag",
             Fault::Scales { .. } => "workload scaled by others",
@@ -174,6 +174,9 @@ impl Fault {
             Fault::Pause(true) => "user: paused",
             Fault::Pause(false) => "user: resumed",
             Fault::Delete => "user: placement deleted",
+            Fault::Of(_, edit) => edit.kind(),
+            Fault::OwnersLost { .. } => "the site with the most placements lost",
+            Fault::SurvivorsPreferred => "user: survivors preferred",
             Fault::HumanComes(Human::Careful) => "human approves",
             Fault::HumanComes(Human::Careless) => "human approves what was not proposed",
             Fault::HumanComes(Human::Absent) => "human leaves",
@@ -201,6 +204,7 @@ const KEEP_ALIVE: std::ops::RangeInclusive<u64> = 1_000..=1_800;
 const FASTEST: i64 = 9_900;
 /// The agent comes first; kubelets that are faster are what the fencing level SelfFence does not cover.
 const NODES_AFTER_AGENT: Time = 9_000;
+const MUTE_IS_KNOWN_AFTER: Time = 4_500;
 
 impl World {
     pub fn fails(&mut self, fault: Fault) {
@@ -211,13 +215,16 @@ impl World {
         *self.faults.entry(fault.kind()).or_default() += 1;
         self.watch.disturbed(self.now);
         match fault {
-            Fault::KillHub | Fault::LoseHub | Fault::HubReturns | Fault::FreezeHub(_) | Fault::OldBackup => {
-                self.hub_fails(fault);
-            }
+            Fault::KillHub
+            | Fault::LoseHub
+            | Fault::HubReturns
+            | Fault::FreezeHub(_)
+            | Fault::OldBackup
+            | Fault::BackupBeforePromotion => self.hub_fails(fault),
             Fault::HubApiStops => self.hub.api_up = false,
             Fault::HubApiReturns => {
                 self.hub.api_up = true;
-                self.tell_wish();
+                self.tell_wishes();
             }
             Fault::KillAgent(site) => self.kill_agent(&site),
             Fault::FreezeAgent(site, span) => self.freeze_agent(&site, span),
@@ -227,6 +234,10 @@ impl World {
                 let here = self.site_mut(&site);
                 here.slept = true;
                 here.clock.miss(until, span);
+                // Its timers have run out meanwhile.
+                let (life, wall) = (here.life, here.own_wall(until));
+                let event = Box::new(agent_core::Event::Tick(wall));
+                self.queue.push(until, Happening::AgentHears { site, life, event });
             }
             Fault::ClocksApart => self.part_the_clocks(),
             Fault::SecondHub => self.hub.twin = true,
@@ -245,16 +256,25 @@ impl World {
             Fault::Heal => self.heal(),
             Fault::Dies(site) => self.dies(&site),
             Fault::Returns(site) => self.returns(&site),
-            Fault::ApiStops(site) => self.site_mut(&site).api_up = false,
+            Fault::ApiStops(site) => {
+                let now = self.now;
+                let here = self.site_mut(&site);
+                if std::mem::take(&mut here.api_up) {
+                    here.api_down_since = now;
+                }
+            }
             Fault::ApiSlow(site, by) => self.site_mut(&site).api_slow = by,
             Fault::ApiReturns(site) => self.api_returns(&site),
+            Fault::AdmissionLags(site, by) => self.site_mut(&site).admission_lag = by,
             Fault::Conflicts(site, percent) => self.site_mut(&site).conflicts = percent,
             Fault::StaleWatch(site, by) => self.site_mut(&site).watch_lag = by,
             Fault::Scales { site, replicas } => {
-                let kubernetes = &mut self.site_mut(&site).kubernetes;
-                let _none_at_a_mere_neighbour = kubernetes.change(&deployments(), "web", |object| {
-                    object["spec"]["replicas"] = serde_json::json!(replicas);
-                });
+                for workload in self.apps.iter().map(|app| app.workload.clone()).collect::<Vec<_>>() {
+                    let kubernetes = &mut self.site_mut(&site).kubernetes;
+                    let _none_at_a_mere_neighbour = kubernetes.change(&deployments(), &workload, |object| {
+                        object["spec"]["replicas"] = serde_json::json!(replicas);
+                    });
+                }
             }
             Fault::SlowPods(delay) => self.pod_delay = delay,
             Fault::SlowCrossing(_)
@@ -268,8 +288,13 @@ impl World {
             | Fault::SetFencing(_)
             | Fault::SetTtl(_)
             | Fault::Pause(_)
-            | Fault::Delete
-            | Fault::HumanComes(_) => self.people_do(fault),
+            | Fault::Delete => {
+                (0..self.apps.len()).for_each(|app| self.user_edits(app, &fault));
+            }
+            Fault::OwnersLost { dies } => self.owners_lost(dies),
+            Fault::SurvivorsPreferred => self.survivors_preferred(),
+            Fault::Of(app, edit) => self.user_edits(app, &edit),
+            Fault::HumanComes(human) => self.human_comes(human),
         }
     }
 
@@ -290,6 +315,16 @@ impl World {
             self.hub.stays_down |= fault == Fault::LoseHub;
             if fault == Fault::OldBackup {
                 self.restore_backup();
+            } else if fault == Fault::BackupBeforePromotion {
+                let begins = |line: &Line| {
+                    matches!(
+                        line.entry,
+                        Entry::Step { step: StepKind::Promote, state: StepRecord::Issued, .. }
+                    )
+                };
+                if let Some(end) = self.hub.lines.iter().rposition(begins) {
+                    self.restore(end);
+                }
             }
         }
     }
@@ -298,11 +333,26 @@ impl World {
     fn restore_backup(&mut self) {
         let newest = self.hub.lines.iter().rposition(|line| matches!(line.entry, Entry::Intent(_)));
         let first = self.hub.lines.iter().position(|line| matches!(line.entry, Entry::Intent(_)));
-        if let Some(newest) = newest.filter(|_| newest != first) {
-            self.say(format!("hub: its journal ends at line {newest} again"));
-            self.hub.restore(newest);
-            self.watch_restore();
+        let (Some(newest), Some(first)) = (newest, first) else { return };
+        // What was under way when the backup was made could be taken up by a hub that does not know how it went on.
+        let at_rest = |end: &usize| {
+            let before = &self.hub.lines[..*end];
+            let begun = before.iter().filter(|line| matches!(line.entry, Entry::Intent(_))).count();
+            let ends = |line: &&Line| {
+                matches!(line.entry, Entry::Commit { .. } | Entry::Cut { .. } | Entry::Abort { .. })
+            };
+            begun == before.iter().filter(ends).count()
+        };
+        let newest = (first + 1..=newest).rev().find(at_rest);
+        if let Some(end) = newest {
+            self.restore(end);
         }
+    }
+
+    fn restore(&mut self, end: usize) {
+        self.say(format!("hub: its journal ends at line {end} again"));
+        self.restore_journal(end);
+        self.watch_restore();
     }
 
     fn storage_fails(&mut self, fault: &Fault) {
@@ -319,41 +369,44 @@ impl World {
         }
     }
 
-    fn people_do(&mut self, fault: Fault) {
+    fn owners_lost(&mut self, dies: bool) {
+        let owned = |site: &ClusterName| {
+            let owner = |app: &&App| reference::owner(&app.lines).is_some_and(|(_, owner)| owner == site);
+            self.apps.iter().filter(owner).count()
+        };
+        let Some(site) = self.array.sites.iter().max_by_key(|site| owned(site)).cloned() else { return };
+        self.fails(if dies { Fault::Dies(site) } else { Fault::Isolate(site) });
+    }
+
+    fn survivors_preferred(&mut self) {
+        for app in 0..self.apps.len() {
+            let App { wish, lines, .. } = &self.apps[app];
+            let manual = wish.as_ref().is_some_and(|wish| wish.spec.failover.mode == FailoverMode::Manual);
+            let Some((_, owner)) = reference::owner(lines).filter(|_| manual) else { continue };
+            let lost = !self.site(owner).up || !self.linked(owner);
+            if let Some(other) = self.array.peer(owner).filter(|_| lost) {
+                self.user_edits(app, &Fault::Prefer(other));
+            }
+        }
+    }
+
+    fn user_edits(&mut self, app: Number, fault: &Fault) {
         if let Fault::Prefer(cluster) = fault {
-            crate::scenario::prefer(self, cluster.as_str());
+            edit(self, app, |wish| wish.spec.preferred_cluster = cluster.to_string());
         } else if let Fault::SetMode(mode) = fault {
-            edit(self, |wish| {
-                let (mode, on_silence) = match mode {
-                    FailoverModeOf::Automatic => (FailoverMode::Automatic, OnSilence::Stop),
-                    FailoverModeOf::ConfirmAndStop => (FailoverMode::Confirm, OnSilence::Stop),
-                    FailoverModeOf::ConfirmAndContinue => (FailoverMode::Confirm, OnSilence::Continue),
-                    FailoverModeOf::Manual => (FailoverMode::Manual, OnSilence::Stop),
-                };
-                wish.spec.failover.mode = mode;
-                wish.spec.failover.on_silence = Some(on_silence);
-            });
+            edit(self, app, |wish| mode.set(wish));
         } else if let Fault::SetFencing(level) = fault {
-            edit(self, |wish| {
-                wish.spec.failover.fencing = match level {
-                    FencingOf::SelfFence => FencingLevel::SelfFence,
-                    FencingOf::Gate => FencingLevel::Gate,
-                    FencingOf::Storage => FencingLevel::Storage,
-                    FencingOf::External => FencingLevel::External,
-                };
-            });
+            edit(self, app, |wish| level.set(wish));
         } else if let Fault::SetTtl(ttl) = fault {
-            edit(self, |wish| {
+            edit(self, app, |wish| {
                 if let Some(timing) = &mut wish.spec.failover.timing {
                     timing.ttl = Some(format!("{ttl}ms"));
                 }
             });
         } else if let Fault::Pause(paused) = fault {
-            edit(self, |wish| wish.spec.paused = paused);
-        } else if let Fault::HumanComes(human) = fault {
-            self.human_comes(human);
+            edit(self, app, |wish| wish.spec.paused = *paused);
         } else {
-            crate::scenario::delete(self);
+            crate::scenario::delete(self, app);
         }
     }
 
@@ -361,7 +414,9 @@ impl World {
     /// API server or agent is silent while its nodes live must not be cut off as well (docs/invariants.md, "Not covered").
     fn is_uncovered(&self, fault: &Fault) -> bool {
         let mute = self.sites.values().any(|site| {
-            site.up && (!site.api_up || site.api_slow > 0 || site.conflicts > 0 || site.watch_lag > 0)
+            let lags = site.watch_lag > 0 || site.admission_lag > 0;
+            let silent = !site.api_up && !self.is_known_to_be_mute(site);
+            site.up && (silent || site.api_slow > 0 || site.conflicts > 0 || lags)
         });
         let frozen = self.sites.values().any(|site| site.frozen_until > self.now);
         let cut = self.array.sites.iter().any(|site| !self.linked(site)) || self.hub.stays_down;
@@ -379,6 +434,7 @@ impl World {
             Fault::ApiSlow(..)
                 | Fault::FreezeAgent(..)
                 | Fault::Suspend(..)
+                | Fault::AdmissionLags(..)
                 | Fault::Conflicts(..)
                 | Fault::StaleWatch(..)
         );
@@ -395,6 +451,12 @@ impl World {
             || isolates && mute
             || blinds && frozen
             || disables && (cut || !self.network.is_whole())
+    }
+
+    /// The hub has heard for long enough that its agent can write nothing: it relies on no fence there any more.
+    fn is_known_to_be_mute(&self, site: &Site) -> bool {
+        let since = site.api_down_since.max(self.hub.started);
+        self.hub.hub.is_some() && self.linked(&site.name) && self.now > since + MUTE_IS_KNOWN_AFTER
     }
 
     fn cuts(&mut self, fault: Fault) {
@@ -476,6 +538,7 @@ impl World {
         for site in self.sites.values_mut() {
             site.conflicts = 0;
             site.watch_lag = 0;
+            site.admission_lag = 0;
         }
     }
 
@@ -488,7 +551,7 @@ impl World {
         here.life += 1;
         here.stream = None;
         here.containers.clear();
-        here.lease_end = None;
+        here.leases.iter_mut().for_each(|lease| lease.end = None);
     }
 
     /// A cold start: another boot, and everything that Kubernetes still wants begins again.

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crds::DRPlacement;
 use hub_core::approval::Approval;
 use hub_core::fleet::Cluster;
 use hub_core::journal::{Entry, Intent, Line, Tip};
@@ -11,12 +10,16 @@ use hub_core::placement::Placement;
 use hub_core::{Decision, Event, Explanation, Hub, Now, Remembered, Send, Settings};
 use proto::{ClusterName, FromAgent, FromHub, Moment, PlacementId};
 
+use crate::application::{App, Number, number_of, placement_of};
 use crate::crash::{Boundary, Verdict};
 use crate::network::End;
+use crate::reference;
 use crate::transition::{Happening, Life, Time};
 use crate::world::{Clock, Human, World, wall};
 
 const TICK: Time = 50;
+/// While nobody is away and nothing is under way.
+const CALM_TICK: Time = 200;
 /// A process that has died is started again after this long.
 pub const RESTART: Time = 700;
 /// The other hub is a little behind.
@@ -37,12 +40,9 @@ pub struct HubMachine {
     remembered: BTreeMap<PlacementId, Remembered>,
     /// The streams that this process holds.
     pub streams: BTreeMap<ClusterName, u64>,
-    /// The DRPlacement as the hub's API server has it.
-    pub wish: Option<DRPlacement>,
     pub api_up: bool,
     /// Who reads the proposals, and says yes to each.
     pub human: Human,
-    pub proposed: Option<Box<Intent>>,
     /// SIGSTOP: what comes waits until then.
     pub frozen_until: Time,
     /// Another hub commands as well.
@@ -51,8 +51,6 @@ pub struct HubMachine {
     pub approvals: Vec<Approval>,
     /// The hub is not started again by itself.
     pub stays_down: bool,
-    /// What it waits for, as told last.
-    pub waits: String,
 }
 
 impl HubMachine {
@@ -65,29 +63,17 @@ impl HubMachine {
             tip: Tip::default(),
             remembered: BTreeMap::new(),
             streams: BTreeMap::new(),
-            wish: None,
             api_up: true,
             human: Human::Absent,
-            proposed: None,
             frozen_until: 0,
             twin: false,
             started: 0,
             approvals: Vec::new(),
             stays_down: false,
-            waits: String::new(),
         };
         let genesis = machine.tip.seal(wall(0), Entry::Genesis { hub: "hub".to_owned() });
         machine.lines.push(genesis);
         machine
-    }
-
-    /// The journal ends before line `end`, as an old backup has it.
-    pub fn restore(&mut self, end: usize) {
-        self.lines.truncate(end);
-        self.tip = Tip::default();
-        for line in &self.lines {
-            self.tip.check(line).unwrap_or_else(|error| unreachable!("our own journal: {error}"));
-        }
     }
 }
 
@@ -128,7 +114,7 @@ impl World {
             let delay = self.random.within(&READ);
             self.later(delay, Happening::HubHears { life, event });
         }
-        self.tell_wish();
+        self.tell_wishes();
         for approval in self.hub.approvals.clone() {
             let event = Box::new(Event::ApprovalSeen(Box::new(approval)));
             let delay = self.random.within(&READ);
@@ -138,9 +124,8 @@ impl World {
 
     pub(crate) fn human_comes(&mut self, human: Human) {
         self.hub.human = human;
-        if let Some(proposed) = self.hub.proposed.clone() {
-            self.human_reads(proposed);
-        }
+        let proposed: Vec<_> = self.apps.iter().filter_map(|app| app.proposed.clone()).collect();
+        proposed.into_iter().for_each(|proposed| self.human_reads(proposed));
     }
 
     fn human_reads(&mut self, proposed: Box<Intent>) {
@@ -201,9 +186,19 @@ impl World {
             return;
         }
         if self.hub.life == life && self.hub.hub.is_some() {
-            self.later(TICK, Happening::HubTicks(life));
+            let next = if self.is_calm() { CALM_TICK } else { TICK };
+            self.later(next, Happening::HubTicks(life));
             self.hub_step(Event::Tick);
         }
+    }
+
+    fn is_calm(&self) -> bool {
+        let heard = |site: &ClusterName| self.hub.streams.contains_key(site) && self.linked(site);
+        let at_rest = |app: &App| app.waits.is_empty() && reference::running(&app.lines).is_none();
+        self.network.is_whole()
+            && self.sites.keys().all(heard)
+            && self.sites.values().all(|site| site.up && site.agent.is_some())
+            && self.apps.iter().all(at_rest)
     }
 
     pub(crate) fn hub_hears(&mut self, life: Life, event: Event) {
@@ -238,16 +233,7 @@ impl World {
                 return self.kill_hub();
             }
             for entry in record {
-                self.say(format!("hub: records {}", line(&entry)));
-                self.check_entry(&entry);
-                if let Entry::Proposal(proposed) = &entry {
-                    self.hub.proposed = Some(proposed.clone());
-                    self.human_reads(proposed.clone());
-                } else if matches!(entry, Entry::Intent(_) | Entry::Withdrawn { .. }) {
-                    self.hub.proposed = None;
-                }
-                let sealed = self.hub.tip.seal(wall(self.now), entry);
-                self.hub.lines.push(sealed);
+                self.writes_down(entry);
             }
             keep(self);
             if verdict == Verdict::DieAfter {
@@ -265,12 +251,45 @@ impl World {
                 return self.kill_hub();
             }
         }
-        if !verify.is_empty() && self.hub.api_up {
-            let (life, began) = (self.hub.life, self.hub_now().boot);
+        let asked = if self.hub.api_up { verify } else { Vec::new() };
+        for name in asked {
+            let (life, began, app) = (self.hub.life, self.hub_now().boot, number_of(&name.name));
             let delay = self.random.within(&READ);
-            self.later(delay, Happening::WishIsRead { life, began });
+            self.later(delay, Happening::WishIsRead { life, app, began });
         }
         explain.into_iter().for_each(|explanation| self.hub_tells(explanation));
+    }
+
+    fn writes_down(&mut self, entry: Entry) {
+        self.say(format!("hub: records {}", line(&entry)));
+        let app = placement_of(&entry).map(|placement| self.app_of(placement));
+        if let Some(app) = app {
+            self.check_entry(app, &entry);
+            if let Entry::Proposal(proposed) = &entry {
+                self.apps[app].proposed = Some(proposed.clone());
+                self.human_reads(proposed.clone());
+            } else if matches!(entry, Entry::Intent(_) | Entry::Withdrawn { .. }) {
+                self.apps[app].proposed = None;
+            }
+        }
+        let sealed = self.hub.tip.seal(wall(self.now), entry);
+        if let Some(app) = app {
+            self.apps[app].lines.push(sealed.clone());
+        }
+        self.hub.lines.push(sealed);
+    }
+
+    /// The journal ends before line `end`, as an old backup has it.
+    pub(crate) fn restore_journal(&mut self, end: usize) {
+        self.hub.lines.truncate(end);
+        self.hub.tip = Tip::default();
+        for line in &self.hub.lines {
+            self.hub.tip.check(line).unwrap_or_else(|error| unreachable!("our own journal: {error}"));
+        }
+        let last = self.hub.lines.last().map_or(0, |line| line.index);
+        for app in &mut self.apps {
+            app.lines.retain(|line| line.index <= last);
+        }
     }
 
     fn hub_tells(&mut self, explanation: Explanation) {
@@ -280,11 +299,12 @@ impl World {
                     .waiting
                     .map(|finding| format!("{}: {}", finding.reason, finding.message))
                     .unwrap_or_default();
-                if waits.split(':').next() != self.hub.waits.split(':').next() {
+                let app = self.app_of(&view.id);
+                if waits.split(':').next() != self.apps[app].waits.split(':').next() {
                     self.say(format!("hub: waits for {waits}"));
                 }
-                self.hub.waits = waits;
-                if let Some(wish) = &mut self.hub.wish {
+                self.apps[app].waits = waits;
+                if let Some(wish) = &mut self.apps[app].wish {
                     wish.status = Some(view.status);
                 }
             }
@@ -292,8 +312,9 @@ impl World {
                 self.say(format!("hub: tells {}: {}", happening.reason, happening.message));
             }
             Explanation::Released(id, _) => {
-                self.say("hub: has let go".to_owned());
-                self.hub.wish = None;
+                self.say(format!("hub: has let go of {id}"));
+                let app = self.app_of(&id);
+                self.apps[app].wish = None;
                 let (life, event) = (self.hub.life, Box::new(Event::PlacementGone(id)));
                 self.later(20, Happening::HubHears { life, event });
             }
@@ -391,22 +412,26 @@ impl World {
         }
     }
 
+    pub fn tell_wishes(&mut self) {
+        (0..self.apps.len()).for_each(|app| self.tell_wish(app));
+    }
+
     /// The user's wish reaches the hub by its watch.
-    pub fn tell_wish(&mut self) {
+    pub fn tell_wish(&mut self, app: Number) {
         let life = self.hub.life;
         let delay = self.random.within(&READ);
-        if let Some(event) = self.wish_event() {
+        if let Some(event) = self.wish_event(app) {
             self.later(delay, Happening::HubHears { life, event: Box::new(event) });
         }
     }
 
     /// The DRPlacement says what cannot be understood.
-    pub(crate) fn is_refused(&self) -> bool {
-        matches!(self.wish_event(), Some(Event::PlacementRefused(_)))
+    pub(crate) fn is_refused(&self, app: Number) -> bool {
+        matches!(self.wish_event(app), Some(Event::PlacementRefused(_)))
     }
 
-    fn wish_event(&self) -> Option<Event> {
-        let parsed = Placement::parse(self.hub.wish.as_ref()?);
+    fn wish_event(&self, app: Number) -> Option<Event> {
+        let parsed = Placement::parse(self.apps[app].wish.as_ref()?);
         match parsed {
             Ok(Ok(placement)) => Some(Event::PlacementSeen(Box::new(placement))),
             Ok(Err(refused)) => Some(Event::PlacementRefused(Box::new(refused))),
@@ -414,16 +439,16 @@ impl World {
         }
     }
 
-    pub(crate) fn wish_is_read(&mut self, life: Life, began: Moment) {
-        if self.hub_waits(Happening::WishIsRead { life, began }).is_none() {
+    pub(crate) fn wish_is_read(&mut self, life: Life, app: Number, began: Moment) {
+        if self.hub_waits(Happening::WishIsRead { life, app, began }).is_none() {
             return;
         }
         if self.hub.life != life || !self.hub.api_up {
             return;
         }
-        if let Some(Event::PlacementSeen(placement)) = self.wish_event() {
+        if let Some(Event::PlacementSeen(placement)) = self.wish_event(app) {
             let id = placement.id.clone();
-            self.watch.read_afresh(self.now);
+            self.apps[app].judged.read_afresh = Some(self.now);
             self.hub_step(Event::PlacementSeen(placement));
             self.hub_step(Event::Verified(id, began));
         }

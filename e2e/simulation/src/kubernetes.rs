@@ -9,11 +9,12 @@ use agent_core::{
 use proto::{Epoch, Moment, PlacementId, Role, WorkloadRef};
 use serde_json::{Value, json};
 
+/// Of the first application.
 pub const NAMESPACE: &str = "shop";
 
 #[derive(Debug, Default)]
 pub struct Kubernetes {
-    pub objects: BTreeMap<(Kind, String), Value>,
+    objects: BTreeMap<Kind, BTreeMap<String, Value>>,
     pub site_states: BTreeMap<PlacementId, Recorded>,
     /// What admission goes by: the DRSiteStates of a moment ago.
     pub admission: BTreeMap<PlacementId, SiteState>,
@@ -54,6 +55,25 @@ pub fn kinds() -> Vec<(Kind, bool)> {
     ]
 }
 
+pub fn is_namespaced(kind: &Kind) -> bool {
+    match kind {
+        Kind::Volume
+        | Kind::StorageClass
+        | Kind::Attachment
+        | Kind::ReplicationClass
+        | Kind::GroupClass
+        | Kind::GroupContent
+        | Kind::AddonsNode => false,
+        Kind::Claim
+        | Kind::Pod
+        | Kind::Replication
+        | Kind::Group
+        | Kind::Workload(_)
+        | Kind::Object(_)
+        | Kind::Reconciler(_) => true,
+    }
+}
+
 fn failed(failure: Failure, message: impl Into<String>) -> Failed {
     Failed { failure, message: message.into() }
 }
@@ -64,16 +84,15 @@ fn seen(kind: Kind, object: Value) -> Receipt {
 
 impl Kubernetes {
     pub fn get(&self, kind: &Kind, name: &str) -> Option<&Value> {
-        self.objects.get(&(kind.clone(), name.to_owned()))
+        self.objects.get(kind)?.get(name)
     }
 
     pub fn of<'a>(&'a self, kind: &'a Kind) -> impl Iterator<Item = (&'a str, &'a Value)> {
-        self.objects.iter().filter(move |((of, _), _)| of == kind).map(|((_, name), it)| (name.as_str(), it))
+        self.objects.get(kind).into_iter().flatten().map(|(name, object)| (name.as_str(), object))
     }
 
     pub fn put(&mut self, kind: Kind, name: &str, mut object: Value) -> Value {
-        let key = (kind.clone(), name.to_owned());
-        if let Some(present) = self.objects.get(&key) {
+        if let Some(present) = self.get(&kind, name) {
             object["metadata"]["resourceVersion"] = present["metadata"]["resourceVersion"].clone();
             if *present == object {
                 return object;
@@ -88,7 +107,7 @@ impl Kubernetes {
         }
         self.version += 1;
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
-        self.objects.insert(key, object.clone());
+        self.objects.entry(kind.clone()).or_default().insert(name.to_owned(), object.clone());
         self.changes.push(Watched { kind, change: Change::Applied(object.clone()) });
         object
     }
@@ -108,7 +127,7 @@ impl Kubernetes {
     }
 
     pub fn remove(&mut self, kind: &Kind, name: &str) {
-        if let Some(mut object) = self.objects.remove(&(kind.clone(), name.to_owned())) {
+        if let Some(mut object) = self.objects.get_mut(kind).and_then(|objects| objects.remove(name)) {
             self.version += 1;
             object["metadata"]["resourceVersion"] = json!(self.version.to_string());
             self.changes.push(Watched { kind: kind.clone(), change: Change::Deleted(object) });
@@ -121,9 +140,11 @@ impl Kubernetes {
         kinds().into_iter().chain(flux).collect()
     }
 
-    pub fn list(&self, kind: &Kind, namespaced: bool, began: Moment) -> Watched {
-        let objects = self.of(kind).map(|(_, object)| object.clone()).collect();
-        let namespace = namespaced.then(|| NAMESPACE.to_owned());
+    pub fn list(&self, kind: &Kind, namespace: Option<&str>, began: Moment) -> Watched {
+        let all = self.of(kind).map(|(_, object)| object);
+        let here = |object: &&Value| namespace.is_none_or(|it| object["metadata"]["namespace"] == it);
+        let objects = all.filter(here).cloned().collect();
+        let namespace = namespace.map(str::to_owned);
         Watched { kind: kind.clone(), change: Change::Listed { namespace, objects, began } }
     }
 
@@ -179,8 +200,9 @@ impl Kubernetes {
                 let admitted = self.admits_users_of(std::slice::from_ref(claim));
                 Ok(if admitted { Receipt::FenceNotInForce } else { Receipt::FenceInForce })
             }
-            Effect::ListUsers { .. } => {
-                let lists = vec![self.list(&Kind::Pod, true, now), self.list(&Kind::Attachment, false, now)];
+            Effect::ListUsers { namespace } => {
+                let pods = self.list(&Kind::Pod, Some(namespace), now);
+                let lists = vec![pods, self.list(&Kind::Attachment, None, now)];
                 Ok(Receipt::Lists(lists))
             }
             Effect::MarkReplicas { workload, replicas, .. } => {
@@ -196,8 +218,8 @@ impl Kubernetes {
             Effect::SuspendCronJob { name, .. } => {
                 Err(failed(Failure::NotFound, format!("there is no CronJob {name}")))
             }
-            Effect::CreateReplication { claim, class, epoch, .. } => {
-                self.create_replication(claim, class, *epoch)
+            Effect::CreateReplication { namespace, claim, class, epoch } => {
+                self.create_replication(namespace, claim, class, *epoch)
             }
             Effect::PromoteReplication { name, epoch, .. } => {
                 self.set_replication(name, "primary", false, *epoch)
@@ -288,7 +310,13 @@ impl Kubernetes {
         })
     }
 
-    fn create_replication(&mut self, claim: &str, class: &str, epoch: Epoch) -> Result<Receipt, Failed> {
+    fn create_replication(
+        &mut self,
+        namespace: &str,
+        claim: &str,
+        class: &str,
+        epoch: Epoch,
+    ) -> Result<Receipt, Failed> {
         if let Some(present) = self.get(&Kind::Replication, claim) {
             return Ok(seen(Kind::Replication, present.clone()));
         }
@@ -296,7 +324,7 @@ impl Kubernetes {
             return Err(failed(Failure::Denied, format!("promotion of {claim} refused at epoch {epoch}")));
         }
         let object = json!({
-            "metadata": {"name": claim, "namespace": NAMESPACE,
+            "metadata": {"name": claim, "namespace": namespace,
                 "annotations": {"understudy.dev/epoch": epoch.to_string()}},
             "spec": {"volumeReplicationClass": class, "replicationState": "primary", "autoResync": false,
                 "dataSource": {"kind": "PersistentVolumeClaim", "name": claim}},

@@ -1,11 +1,11 @@
 //! The whole federation in one thread: the real hub and the real agents over modelled clusters, storage and links.
 //!
 //! One seed, one run: the same seed gives the same trace to the byte. Read in this order: `transition` (what can
-//! happen, and when), `world` (who it happens to), `hub` and `agent` (the drivers around the real cores),
+//! happen, and when), `world` (who it happens to), `hub`, `agent` and `peers` (the drivers around the real cores),
 //! `kubernetes` and `workloads` (a member cluster), `storage` and `csi_addons` (the array and the controller before
 //! it), `application` (who writes), `network`; then `invariants` (asked after every event), `reference` (who should
-//! own the placement), `crash` (a process dies at every effect), `scenario` (the stories), `faults` and `plan` (what goes
-//! wrong), `adversity` (random plans, and what is left of one that fails), `traps` (a plan for each rule), `coverage`,
+//! own the placement), `crash` (a process dies at every effect), `scenario` (the stories), `faults`, `wishes` and `plan`
+//! (what goes wrong), `adversity` (random plans, and what is left of one that fails), `traps` (a plan for each rule), `coverage`,
 //! `mutants` (each rule is switched off once).
 
 pub mod random;
@@ -14,6 +14,7 @@ pub mod world;
 
 mod agent;
 mod hub;
+mod peers;
 
 mod csi_addons;
 mod kubernetes;
@@ -30,6 +31,7 @@ pub mod coverage;
 pub mod crash;
 pub mod faults;
 pub mod plan;
+pub mod wishes;
 
 pub mod adversity;
 pub mod scenario;

@@ -1,7 +1,7 @@
 //! Who should own the placement: read from the journal by itself, with nothing of the hub's own fold.
 
-use hub_core::journal::{Entry, Intent, Line, OperationKind};
-use proto::{ClusterName, Epoch, FenceProof, OperationId, StepKind};
+use hub_core::journal::{Entry, Intent, Line, OperationKind, StepRecord};
+use proto::{ClusterName, Epoch, FenceProof, OperationId, StepKind, WallTime};
 
 /// The last ownership record.
 pub fn owner(lines: &[Line]) -> Option<(Epoch, &ClusterName)> {
@@ -28,6 +28,43 @@ pub fn has_promoted(lines: &[Line], wanted: &OperationId) -> bool {
     lines.iter().any(|line| {
         matches!(&line.entry, Entry::Step { operation, step: StepKind::Promote, .. } if operation == wanted)
     })
+}
+
+/// When a step of an operation was begun.
+pub fn issued_at(lines: &[Line], wanted: &OperationId, wanted_step: StepKind) -> Option<WallTime> {
+    step_at(lines, wanted, wanted_step, StepRecord::Issued)
+}
+
+fn step_at(
+    lines: &[Line],
+    wanted: &OperationId,
+    wanted_step: StepKind,
+    wanted_state: StepRecord,
+) -> Option<WallTime> {
+    let found = lines.iter().find(|line| {
+        matches!(&line.entry, Entry::Step { operation, step, state, .. }
+            if operation == wanted && *step == wanted_step && *state == wanted_state)
+    });
+    found.map(|line| line.at)
+}
+
+pub fn is_promoted(lines: &[Line], wanted: &OperationId) -> bool {
+    step_at(lines, wanted, StepKind::Promote, StepRecord::Acknowledged).is_some()
+}
+
+/// When a failover away from a cluster last got through.
+pub fn promoted_at(lines: &[Line], from: Option<&ClusterName>) -> Option<WallTime> {
+    let away = intents(lines)
+        .filter(|intent| intent.kind == OperationKind::FailOver && intent.from.as_ref() == from);
+    let promoted =
+        |intent: &Intent| step_at(lines, &intent.operation, StepKind::Promote, StepRecord::Acknowledged);
+    away.filter_map(promoted).max()
+}
+
+/// When an operation was begun.
+pub fn began(lines: &[Line], wanted: &OperationId) -> Option<WallTime> {
+    let begins = |line: &&Line| matches!(&line.entry, Entry::Intent(intent) if intent.operation == *wanted);
+    lines.iter().find(begins).map(|line| line.at)
 }
 
 /// Why an operation takes the old holder for stopped.

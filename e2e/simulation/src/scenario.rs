@@ -2,18 +2,17 @@
 
 use agent_core::Kind;
 use crds::DRPlacement;
+use crds::placement::{FailoverMode, FencingLevel};
 use proto::{ClusterName, Role};
 use serde_json::json;
 
+use crate::application::{App, Number, handle_of, number_of};
 use crate::crash::{Plan, Side};
 use crate::faults::Fault;
 use crate::kubernetes::{NAMESPACE, deployments, kustomization};
 use crate::reference;
 use crate::transition::{Happening, Time};
 use crate::world::{Human, World, cluster};
-
-/// The claims of the application.
-pub const CLAIMS: [&str; 2] = ["data", "logs"];
 
 /// Longer than any wait of the timing below: W is 7.2 s.
 const PREPARED_WITHIN: Time = 60_000;
@@ -68,7 +67,7 @@ impl Scenario {
         world.pass(STAYS);
         unbroken(world)?;
         (self.ends)(world)?;
-        world.books()
+        world.books(world.first())
     }
 
     /// The number of places at which a process can die in this story.
@@ -104,17 +103,16 @@ pub(crate) fn wait(
 }
 
 /// The DRPlacement of all stories: automatic, with the timing of the hub's own stories.
-fn wish() -> DRPlacement {
+fn wish(app: &App) -> DRPlacement {
+    let labels = json!({"matchLabels": {"app": app.namespace}});
+    let other = if app.home.as_str() == "east" { "west" } else { "east" };
     let wish = json!({
         "apiVersion": "understudy.dev/v1alpha1", "kind": "DRPlacement",
-        "metadata": {"name": "shop", "namespace": NAMESPACE, "uid": "uid-shop", "generation": 1},
+        "metadata": {"name": app.namespace, "namespace": app.namespace, "uid": app.id, "generation": 1},
         "spec": {
-            "preferredCluster": "east",
-            "clusters": ["east", "west"],
-            "protect": {
-                "volumes": {"matchLabels": {"app": "shop"}},
-                "workloads": {"matchLabels": {"app": "shop"}},
-            },
+            "preferredCluster": app.home,
+            "clusters": [app.home.as_str(), other],
+            "protect": {"volumes": labels, "workloads": labels},
             "replication": {"volumeReplicationClass": "mirror"},
             "failover": {
                 "mode": "Automatic", "maxDataLoss": "20s",
@@ -126,27 +124,42 @@ fn wish() -> DRPlacement {
     serde_json::from_value(wish).unwrap_or_else(|error| unreachable!("the wish: {error}"))
 }
 
-/// Two clusters, the application in east, and everything that Understudy needs, not yet started.
+/// Two clusters, each application at its home, and everything that Understudy needs, not yet started.
 pub fn found(world: &mut World) {
-    let (east, west) = (cluster("east"), cluster("west"));
-    for site in [&east, &west] {
+    let sites = world.array.sites.clone();
+    for site in &sites {
         add_classes(world, site);
     }
-    for claim in CLAIMS {
-        add_volume(world, &east, claim);
+    for app in 0..world.apps.len() {
+        found_app(world, app);
     }
-    add_workload(world, &east, 1);
-    add_workload(world, &west, 0);
-    for claim in CLAIMS {
-        let handle = format!("image-{claim}");
-        world.array.provision(&east, &handle);
+    for site in &sites {
+        world.wake_controllers(site);
+    }
+}
+
+fn found_app(world: &mut World, number: Number) {
+    let app = &world.apps[number];
+    let (home, claims) = (app.home.clone(), app.claims.clone());
+    let mut wish = wish(app);
+    if let Some((mode, fencing)) = app.differs {
+        mode.set(&mut wish);
+        fencing.set(&mut wish);
+    }
+    for claim in &claims {
+        add_volume(world, &home, claim);
+    }
+    for site in world.array.sites.clone() {
+        add_workload(world, &site, number, u32::from(site == home));
+    }
+    for claim in &claims {
+        let handle = handle_of(claim);
+        world.array.provision(&home, &handle);
         let delay = world.random.within(&(0..=1_500));
         world.later(delay, Happening::SnapshotDue { handle });
     }
-    world.hub.wish = Some(wish());
-    for site in [&east, &west] {
-        world.wake_controllers(site);
-    }
+    world.apps[number].wish = Some(wish);
+    world.watch_wish(number);
 }
 
 fn add_classes(world: &mut World, site: &ClusterName) {
@@ -171,6 +184,7 @@ fn add_classes(world: &mut World, site: &ClusterName) {
 }
 
 pub fn add_volume(world: &mut World, site: &ClusterName, claim: &str) {
+    let namespace = world.apps[number_of(claim)].namespace.clone();
     let kubernetes = &mut world.site_mut(site).kubernetes;
     kubernetes.put(
         Kind::Volume,
@@ -178,10 +192,10 @@ pub fn add_volume(world: &mut World, site: &ClusterName, claim: &str) {
         json!({
             "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": format!("pv-{claim}")},
             "spec": {
-                "csi": {"driver": "rbd.csi", "volumeHandle": format!("image-{claim}")},
+                "csi": {"driver": "rbd.csi", "volumeHandle": handle_of(claim)},
                 "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": "rbd",
                 "persistentVolumeReclaimPolicy": "Retain",
-                "claimRef": {"namespace": NAMESPACE, "name": claim},
+                "claimRef": {"namespace": namespace, "name": claim},
             },
             "status": {"phase": "Available"},
         }),
@@ -191,21 +205,23 @@ pub fn add_volume(world: &mut World, site: &ClusterName, claim: &str) {
         claim,
         json!({
             "apiVersion": "v1", "kind": "PersistentVolumeClaim",
-            "metadata": {"name": claim, "namespace": NAMESPACE, "labels": {"app": "shop"}},
+            "metadata": {"name": claim, "namespace": namespace, "labels": {"app": namespace}},
             "spec": {"volumeName": format!("pv-{claim}"), "storageClassName": "rbd",
                 "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
         }),
     );
 }
 
-fn add_workload(world: &mut World, site: &ClusterName, replicas: u32) {
+fn add_workload(world: &mut World, site: &ClusterName, app: Number, replicas: u32) {
+    let App { namespace, workload, claims, .. } = &world.apps[app];
+    let (namespace, workload) = (namespace.clone(), workload.clone());
     let volumes: Vec<_> =
-        CLAIMS.iter().map(|claim| json!({"persistentVolumeClaim": {"claimName": claim}})).collect();
+        claims.iter().map(|claim| json!({"persistentVolumeClaim": {"claimName": claim}})).collect();
     world.site_mut(site).kubernetes.put(
         deployments(),
-        "web",
+        &workload,
         json!({
-            "metadata": {"name": "web", "namespace": NAMESPACE, "labels": {"app": "shop"}},
+            "metadata": {"name": workload, "namespace": namespace, "labels": {"app": namespace}},
             "spec": {"replicas": replicas, "template": {"spec": {"volumes": volumes}}},
             "status": {"readyReplicas": 0},
         }),
@@ -220,79 +236,99 @@ pub fn start(world: &mut World) {
     }
 }
 
-/// The application runs in east, adopted, copied, and armed.
+/// Each application runs at its home, adopted, copied, and armed if it can be.
 pub fn protected(world: &mut World) -> Result<(), String> {
     found(world);
     start(world);
-    wait(world, PREPARED_WITHIN, |world| {
-        serves(world, "east")?;
-        armed(world)
-    })
+    wait(world, PREPARED_WITHIN, |world| world.apps.iter().try_for_each(|app| is_protected(world, app)))
+}
+
+fn is_protected(world: &World, app: &App) -> Result<(), String> {
+    runs_as_wished(world, app, app.home.as_str())?;
+    let may_act_alone = app.wish.as_ref().is_some_and(|wish| {
+        let failover = &wish.spec.failover;
+        failover.mode == FailoverMode::Automatic && failover.fencing == FencingLevel::SelfFence
+    });
+    says(app, "FailoverReady")?;
+    if may_act_alone { says(app, "AutomaticFailoverArmed") } else { Ok(()) }
 }
 
 fn armed(world: &World) -> Result<(), String> {
-    let status = world.hub.wish.as_ref().and_then(|wish| wish.status.as_ref()).ok_or("no status yet")?;
-    for wanted in ["AutomaticFailoverArmed", "FailoverReady"] {
-        let condition = status.conditions.iter().find(|condition| condition.type_ == wanted);
-        let condition = condition.ok_or_else(|| format!("no condition {wanted}"))?;
-        if condition.status != "True" {
-            return Err(format!("{wanted} is {}: {}", condition.reason, condition.message));
-        }
+    says(world.first(), "AutomaticFailoverArmed")?;
+    says(world.first(), "FailoverReady")
+}
+
+fn says(app: &App, wanted: &str) -> Result<(), String> {
+    let status = app.wish.as_ref().and_then(|wish| wish.status.as_ref()).ok_or("no status yet")?;
+    let condition = status.conditions.iter().find(|condition| condition.type_ == wanted);
+    let condition = condition.ok_or_else(|| format!("no condition {wanted}"))?;
+    if condition.status != "True" {
+        return Err(format!("{wanted} is {}: {}", condition.reason, condition.message));
     }
     Ok(())
 }
 
-/// It runs in this cluster, nowhere else, and nothing is under way.
+/// The first application runs in this cluster, nowhere else, and nothing is under way.
 pub fn serves(world: &World, name: &str) -> Result<(), String> {
-    let site = cluster(name);
-    let lines = &world.hub.lines;
-    let (epoch, owner) = reference::owner(lines).ok_or("nobody owns it yet")?;
-    if *owner != site {
-        return Err(format!(
-            "{owner} owns it at epoch {epoch}, not {site}; the hub waits for {}",
-            world.hub.waits
-        ));
-    }
-    if let Some(intent) = reference::running(lines) {
-        return Err(format!("{} has not ended; the hub waits for {}", intent.operation, world.hub.waits));
-    }
-    if let Some(reason) = reference::needs_human(lines) {
-        return Err(format!("a human is needed: {reason}"));
-    }
-    runs_here(world, &site)?;
-    let recorded = world.site(&site).kubernetes.site_states.values().next().ok_or("no DRSiteState")?;
-    if recorded.state.role != Role::Holder || recorded.state.epoch_seen != epoch {
-        return Err(format!("{site} is {:?} at epoch {}", recorded.state.role, recorded.state.epoch_seen));
-    }
-    let mut others = world.array.sites.iter().filter(|other| **other != site && world.site(other).up);
-    others.try_for_each(|other| rests(world, other))
+    runs_as_wished(world, world.first(), name)
 }
 
-pub(crate) fn runs_here(world: &World, site: &ClusterName) -> Result<(), String> {
+pub fn runs_as_wished(world: &World, app: &App, name: &str) -> Result<(), String> {
+    let site = cluster(name);
+    let (epoch, owner) =
+        reference::owner(&app.lines).ok_or_else(|| format!("{}: nobody owns it yet", app.id))?;
+    if *owner != site {
+        let id = &app.id;
+        return Err(format!(
+            "{id}: {owner} owns it at epoch {epoch}, not {site}; the hub waits for {}",
+            app.waits
+        ));
+    }
+    if let Some(intent) = reference::running(&app.lines) {
+        return Err(format!("{} has not ended; the hub waits for {}", intent.operation, app.waits));
+    }
+    if let Some(reason) = reference::needs_human(&app.lines) {
+        return Err(format!("a human is needed: {reason}"));
+    }
+    runs_here(world, app, &site)?;
+    let recorded = world.site(&site).kubernetes.site_states.get(&app.id);
+    let state = &recorded.ok_or_else(|| format!("{}: no DRSiteState", app.id))?.state;
+    if state.role != Role::Holder || state.epoch_seen != epoch {
+        return Err(format!("{}: {site} is {:?} at epoch {}", app.id, state.role, state.epoch_seen));
+    }
+    let mut others = world.array.sites.iter().filter(|other| **other != site && world.site(other).up);
+    others.try_for_each(|other| rests(world, app, other))
+}
+
+pub(crate) fn runs_here(world: &World, app: &App, site: &ClusterName) -> Result<(), String> {
     let here = world.site(site);
-    if here.containers.is_empty() {
-        return Err(format!("no pod runs in {site}"));
+    let id = &app.id;
+    if !world.runs(here, app.number) {
+        return Err(format!("{id}: no pod runs in {site}"));
     }
     if here.agent.is_none() || here.stream.is_none() || world.hub.hub.is_none() {
         return Err(format!("the agent of {site} and the hub are not connected"));
     }
-    let primary = CLAIMS.iter().all(|claim| world.array.is_writable(site, &format!("image-{claim}")));
-    let written = world.history.since(world.now.saturating_sub(1_000)) > 0;
-    if primary && written { Ok(()) } else { Err(format!("nothing is written in {site}")) }
+    let primary = app.claims.iter().all(|claim| world.array.is_writable(site, &handle_of(claim)));
+    let written = app.history.has_gone_on_since(world.now.saturating_sub(1_000));
+    if primary && written { Ok(()) } else { Err(format!("{id}: nothing is written in {site}")) }
 }
 
 /// Nothing of the application runs or wants to run here.
-fn rests(world: &World, site: &ClusterName) -> Result<(), String> {
+fn rests(world: &World, app: &App, site: &ClusterName) -> Result<(), String> {
     let here = world.site(site);
-    let wanted = here.kubernetes.get(&deployments(), "web").map(|web| web["spec"]["replicas"].clone());
-    if wanted != Some(json!(0)) || here.kubernetes.of(&Kind::Pod).next().is_some() {
-        return Err(format!("{site} still wants {wanted:?} replicas"));
+    let workload = here.kubernetes.get(&deployments(), &app.workload);
+    let wanted = workload.map(|workload| workload["spec"]["replicas"].clone());
+    let mut pods = here.kubernetes.of(&Kind::Pod).map(|(_, pod)| &pod["metadata"]["namespace"]);
+    if wanted != Some(json!(0)) || pods.any(|namespace| namespace == app.namespace.as_str()) {
+        return Err(format!("{site} still wants {wanted:?} replicas of {}", app.workload));
     }
-    let state = here.kubernetes.site_states.values().next().ok_or(format!("{site} has no DRSiteState"))?;
+    let state = here.kubernetes.site_states.get(&app.id);
+    let state = state.ok_or_else(|| format!("{site} has no DRSiteState of {}", app.id))?;
     match state.state.role {
         Role::Standby | Role::Fenced => Ok(()),
         Role::Holder | Role::Promoting | Role::Unknown => {
-            Err(format!("{site} is {:?} at epoch {}", state.state.role, state.state.epoch_seen))
+            Err(format!("{}: {site} is {:?} at epoch {}", app.id, state.state.role, state.state.epoch_seen))
         }
     }
 }
@@ -354,42 +390,42 @@ pub const RELEASE: Scenario = Scenario {
     name: "the placement is deleted, and the application runs on",
     shows: "release",
     prepare: protected,
-    act: delete,
+    act: |world| delete(world, 0),
     ends: |world| {
-        if !reference::is_released(&world.hub.lines) || world.hub.wish.is_some() {
-            return Err(format!("not released; the hub waits for {}", world.hub.waits));
+        if !reference::is_released(&world.first().lines) || world.first().wish.is_some() {
+            return Err(format!("not released; the hub waits for {}", world.first().waits));
         }
         for site in world.sites.values() {
             if !site.kubernetes.site_states.is_empty() {
                 return Err(format!("{} still has a DRSiteState", site.name));
             }
         }
-        runs_here(world, &cluster("east"))
+        runs_here(world, world.first(), &cluster("east"))
     },
     within: 60_000,
 };
 
-pub(crate) fn delete(world: &mut World) {
-    if let Some(wish) = &mut world.hub.wish {
+pub(crate) fn delete(world: &mut World, app: Number) {
+    if let Some(wish) = &mut world.apps[app].wish {
         let stamp = json!("2026-01-01T00:00:00Z");
         wish.metadata.deletion_timestamp = serde_json::from_value(stamp).ok();
     }
-    world.tell_wish();
+    world.tell_wish(app);
 }
 
 /// The user edits the DRPlacement.
-pub fn edit(world: &mut World, edit: impl FnOnce(&mut DRPlacement)) {
-    if let Some(wish) = &mut world.hub.wish {
+pub fn edit(world: &mut World, app: Number, edit: impl FnOnce(&mut DRPlacement)) {
+    if let Some(wish) = &mut world.apps[app].wish {
         edit(wish);
         wish.metadata.generation = wish.metadata.generation.map(|generation| generation + 1);
     }
-    world.watch_wish();
-    world.say("user: edits the DRPlacement".to_owned());
-    world.tell_wish();
+    world.watch_wish(app);
+    world.say(format!("user: edits {}", world.apps[app].id));
+    world.tell_wish(app);
 }
 
 pub(crate) fn prefer(world: &mut World, name: &str) {
-    edit(world, |wish| wish.spec.preferred_cluster = name.to_owned());
+    edit(world, 0, |wish| wish.spec.preferred_cluster = name.to_owned());
 }
 
 /// It has been moved to the other cluster before, and is as well protected there.
@@ -404,10 +440,11 @@ fn moved(world: &mut World) -> Result<(), String> {
 
 /// No write is lost, and nothing was forced.
 fn whole(world: &World) -> Result<(), String> {
-    let owner = reference::owner(&world.hub.lines).map(|(_, owner)| owner.clone()).ok_or("nobody owns it")?;
-    for claim in CLAIMS {
-        let image = world.array.image(&owner, &format!("image-{claim}")).ok_or("no image")?;
-        let lost = world.history.missing_in(&image.log);
+    let app = world.first();
+    let (_, owner) = reference::owner(&app.lines).ok_or("nobody owns it")?;
+    for claim in &app.claims {
+        let image = world.array.image(owner, &handle_of(claim)).ok_or("no image")?;
+        let lost = app.history.missing_in(&image.log);
         if !lost.is_empty() {
             return Err(format!("{} writes are lost from {claim}", lost.len()));
         }
@@ -466,7 +503,7 @@ pub const REVERT: Scenario = Scenario {
         world.later(30_000, Happening::Fails(Fault::Heal));
     },
     ends: |world| {
-        let back = world.hub.wish.as_ref().is_some_and(|wish| wish.spec.preferred_cluster == "east");
+        let back = world.first().wish.as_ref().is_some_and(|wish| wish.spec.preferred_cluster == "east");
         if !back {
             return Err("the wish has not been taken back yet".to_owned());
         }

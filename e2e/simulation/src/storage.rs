@@ -73,6 +73,8 @@ pub struct Array {
     pub sites: Vec<ClusterName>,
     pub forced: Vec<Forced>,
     pub discarded: Vec<Discarded>,
+    /// Counts promotions and demotions.
+    pub turns: u64,
 }
 
 impl Array {
@@ -80,6 +82,7 @@ impl Array {
     pub fn provision(&mut self, site: &ClusterName, handle: &str) {
         let image = Image { primary: true, ..Image::default() };
         self.images.insert((site.clone(), handle.to_owned()), image);
+        self.turns += 1;
     }
 
     pub fn image(&self, site: &ClusterName, handle: &str) -> Option<&Image> {
@@ -135,6 +138,7 @@ impl Array {
         if !clean && !was_the_last {
             self.forced.push(Forced { at: now, site: site.clone(), handle: handle.to_owned() });
         }
+        self.turns += 1;
         let Some(image) = self.image_mut(site, handle) else { return Err(Refused::NotFound) };
         image.primary = true;
         image.turned = now;
@@ -171,6 +175,7 @@ impl Array {
         image.turned = now;
         image.demoted = true;
         image.crossed = false;
+        self.turns += 1;
         Ok(true)
     }
 

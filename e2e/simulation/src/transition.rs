@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use agent_core::{Effect, SiteWrite};
 use proto::{ClusterName, HoldRequest, Mark, Moment, PathKind, PlacementId};
 
+use crate::application::Number;
 use crate::csi_addons::Call;
 use crate::faults::Fault;
 use crate::storage::Snapshot;
@@ -148,6 +149,7 @@ pub enum Happening {
     /// A read of the DRPlacement past every cache comes back.
     WishIsRead {
         life: Life,
+        app: Number,
         began: Moment,
     },
     HumanAnswers {

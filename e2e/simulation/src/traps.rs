@@ -4,17 +4,20 @@
 use proto::ClusterName;
 
 use crate::adversity::follow;
-use crate::faults::{FailoverModeOf, Fault};
+use crate::faults::Fault;
 use crate::plan::Plan;
 use crate::random::Random;
 use crate::scenario::Run;
 use crate::transition::Time;
-use crate::world::{Human, cluster};
+use crate::wishes::FailoverModeOf;
+use crate::world::{Human, World, cluster};
 
 #[derive(Clone, Copy)]
 pub struct Trap {
     pub name: &'static str,
     pub clusters: &'static [&'static str],
+    /// Of each application.
+    pub homes: &'static [&'static str],
     pub plan: fn(&mut Random) -> Plan,
 }
 
@@ -28,7 +31,7 @@ impl Trap {
     }
 
     pub fn with(&self, seed: u64, plan: &Plan) -> Run {
-        follow(seed, self.clusters, plan)
+        follow(World::with_apps(seed, self.clusters, self.homes), plan)
     }
 }
 
@@ -41,11 +44,12 @@ fn west() -> ClusterName {
 }
 
 const TWO: &[&str] = &["east", "west"];
+const ONE: &[&str] = &["east"];
 /// A rest that ends nothing: the last pods of a slow stop.
 const SLOW_STOP: Time = 1_800;
 
 fn trap(name: &'static str, plan: fn(&mut Random) -> Plan) -> Trap {
-    Trap { name, clusters: TWO, plan }
+    Trap { name, clusters: TWO, homes: ONE, plan }
 }
 
 /// All of them.
@@ -69,6 +73,7 @@ pub fn all() -> Vec<Trap> {
         trap("the holder comes back to its peers before the wait is over", back_to_peers),
         trap("nothing has been mirrored for long", stale_copy),
         trap("a second site is lost", second_loss),
+        trap("the same site is lost again", same_loss),
         trap("a paused placement loses its site", paused),
         trap("a pause comes in the middle of a move", paused_move),
         trap("a site is lost in mode Manual", manual),
@@ -89,13 +94,79 @@ pub fn all() -> Vec<Trap> {
         trap("the holder answers when it is too late", too_late),
         trap("the hub starts while the wish cannot be understood", wish_not_understood),
         trap("the new holder is lost before it is told to start", lost_before_the_start),
+        trap("the hub's journal is from before the promotion that it began", old_journal_before_promotion),
+        trap("admission learns late that the holder is fenced", admission_lags),
+        trap("the hub's journal is from before it gave the placement back", old_journal_after_readoption),
+        trap("the holder's API server stops while the sites do not reach each other", mute_and_apart),
     ];
     traps.push(Trap {
         name: "two of three sites are silent",
         clusters: &["east", "west", "north"],
+        homes: ONE,
         plan: two_dark,
     });
+    traps.push(Trap {
+        name: "many placements leave a site",
+        clusters: TWO,
+        homes: &["east", "east", "east", "west", "east"],
+        plan: many_leave,
+    });
+    traps.push(Trap {
+        name: "each site is lost within an hour",
+        clusters: TWO,
+        homes: &["east", "west", "west"],
+        plan: both_in_turn,
+    });
     traps
+}
+
+fn admission_lags(random: &mut Random) -> Plan {
+    let by = random.within(&(5_000..=8_000));
+    Plan::of(24_000, vec![(0, Fault::AdmissionLags(east(), by)), (100, Fault::Prefer(west()))])
+}
+
+/// Accused, and there again before the point of no return: so an epoch is burned, and another one entered.
+fn old_journal_after_readoption(random: &mut Random) -> Plan {
+    let restored = random.within(&(9_000..=14_000));
+    Plan::of(24_000, vec![(0, Fault::Isolate(east())), (4_500, Fault::Heal), (restored, Fault::OldBackup)])
+}
+
+/// The old holder answers again, and another one has been promoted.
+fn old_journal_before_promotion(random: &mut Random) -> Plan {
+    let restored = random.within(&(7_500..=11_000));
+    Plan::of(
+        24_000,
+        vec![
+            (0, Fault::Isolate(east())),
+            (restored, Fault::BackupBeforePromotion),
+            (restored + 1_800, Fault::Heal),
+        ],
+    )
+}
+
+fn mute_and_apart(_: &mut Random) -> Plan {
+    let mut plan = Plan::of(14_000, vec![(0, Fault::ApiStops(east())), (1_000, Fault::CutPeers)]);
+    plan.beyond_cover = true;
+    plan
+}
+
+fn many_leave(random: &mut Random) -> Plan {
+    let at = random.within(&(0..=1_000));
+    Plan::of(30_000, vec![(at, Fault::Dies(east())), (20_000, Fault::Returns(east()))])
+}
+
+fn both_in_turn(random: &mut Random) -> Plan {
+    let second = random.within(&(42_000..=46_000));
+    Plan::of(
+        70_000,
+        vec![
+            (0, Fault::HumanComes(Human::Careful)),
+            (0, Fault::Dies(east())),
+            (16_000, Fault::Returns(east())),
+            (28_000, Fault::HumanComes(Human::Absent)),
+            (second, Fault::Isolate(west())),
+        ],
+    )
 }
 
 fn hub_dies(random: &mut Random) -> Plan {
@@ -264,6 +335,21 @@ fn second_loss(random: &mut Random) -> Plan {
             (16_000, Fault::Returns(east())),
             (28_000, Fault::HumanComes(Human::Absent)),
             (second, Fault::Isolate(west())),
+        ],
+    )
+}
+
+/// The application has been given back to it meanwhile.
+fn same_loss(random: &mut Random) -> Plan {
+    let again = random.within(&(62_000..=68_000));
+    Plan::of(
+        84_000,
+        vec![
+            (0, Fault::HumanComes(Human::Careful)),
+            (0, Fault::Dies(east())),
+            (16_000, Fault::Returns(east())),
+            (56_000, Fault::HumanComes(Human::Absent)),
+            (again, Fault::Isolate(east())),
         ],
     )
 }

@@ -4,8 +4,9 @@ use agent_core::Kind;
 use proto::ClusterName;
 use serde_json::{Value, json};
 
-use crate::kubernetes::{NAMESPACE, deployments};
-use crate::transition::Happening;
+use crate::application::number_of;
+use crate::kubernetes::deployments;
+use crate::transition::{Happening, Time};
 use crate::world::World;
 
 /// A controller looks at a change this soon.
@@ -16,6 +17,8 @@ const STARTING: std::ops::RangeInclusive<u64> = 150..=600;
 const STOPPING: std::ops::RangeInclusive<u64> = 100..=900;
 const DETACHING: std::ops::RangeInclusive<u64> = 50..=400;
 const MOUNT_AGAIN: u64 = 300;
+/// A pod that was refused is tried again.
+const MAKE_AGAIN: Time = 500;
 /// How often a running writer writes.
 const WRITING: std::ops::RangeInclusive<u64> = 150..=250;
 
@@ -29,10 +32,24 @@ fn claims(volumes: &Value) -> Vec<String> {
 impl World {
     pub(crate) fn wake_controllers(&mut self, site: &ClusterName) {
         let delay = self.random.within(&CONTROLLER);
-        self.later(delay, Happening::ControllersLook { site: site.clone() });
+        self.look_after(site, delay);
+    }
+
+    /// One look sees everything that has changed before it.
+    fn look_after(&mut self, site: &ClusterName, delay: Time) {
+        let at = self.now + delay;
+        let here = self.site_mut(site);
+        if here.controllers_look.is_none_or(|due| due > at) {
+            here.controllers_look = Some(at);
+            self.later(delay, Happening::ControllersLook { site: site.clone() });
+        }
     }
 
     pub(crate) fn controllers_look(&mut self, site: &ClusterName) {
+        let now = self.now;
+        if self.site_mut(site).controllers_look.take_if(|due| *due <= now).is_none() {
+            return;
+        }
         if !self.site(site).up {
             return;
         }
@@ -101,14 +118,13 @@ impl World {
         let volumes = object["spec"]["template"]["spec"]["volumes"].clone();
         if !self.site(site).kubernetes.admits_users_of(&claims(&volumes)) {
             self.say(format!("{site}: a pod of {workload} is refused"));
-            self.later(500, Happening::ControllersLook { site: site.clone() });
-            return;
+            return self.look_after(site, MAKE_AGAIN);
         }
         self.pods += 1;
         let name = format!("{workload}-{}", self.pods);
         self.say(format!("{site}: pod {name} is made"));
         let pod = json!({
-            "metadata": {"name": name, "namespace": NAMESPACE, "labels": {"workload": workload},
+            "metadata": {"name": name, "namespace": object["metadata"]["namespace"], "labels": {"workload": workload},
                 "ownerReferences": [{"kind": "ReplicaSet", "name": format!("{workload}-x"), "controller": true}]},
             "spec": {"volumes": volumes, "terminationGracePeriodSeconds": 1},
             "status": {"phase": "Pending"},
@@ -140,7 +156,7 @@ impl World {
             self.site(site).kubernetes.of(&deployments()).map(|(name, _)| name.to_owned()).collect();
         for name in names {
             let pods = self.pods_of(site, &name);
-            let running = pods.iter().filter(|(pod, _)| self.site(site).containers.contains(pod)).count();
+            let running = pods.iter().filter(|(pod, _)| self.site(site).containers.contains_key(pod)).count();
             let kubernetes = &mut self.site_mut(site).kubernetes;
             let _gone_is_fine = kubernetes.change(&deployments(), &name, |object| {
                 object["status"]["readyReplicas"] = json!(running);
@@ -171,7 +187,9 @@ impl World {
             return self.later(MOUNT_AGAIN, again);
         }
         self.say(format!("{site}: pod {pod} runs"));
-        self.site_mut(site).containers.insert(pod.to_owned());
+        let app = number_of(object["metadata"]["namespace"].as_str().unwrap_or_default());
+        self.site_mut(site).containers.insert(pod.to_owned(), app);
+        self.watch.look_at_pods = true;
         let kubernetes = &mut self.site_mut(site).kubernetes;
         let _gone_is_fine = kubernetes.change(&Kind::Pod, pod, |object| {
             object["status"]["phase"] = json!("Running");
@@ -200,7 +218,7 @@ impl World {
         }
         let Some(object) = self.site(site).kubernetes.get(&Kind::Pod, pod).cloned() else { return };
         let volumes = self.volumes_of(site, &object);
-        if self.site_mut(site).containers.remove(pod) {
+        if self.site_mut(site).containers.remove(pod).is_some() {
             self.say(format!("{site}: pod {pod} has ended"));
         }
         self.site_mut(site).kubernetes.remove(&Kind::Pod, pod);
@@ -235,6 +253,16 @@ impl World {
             .of(&Kind::Pod)
             .map(|(name, pod)| (name.to_owned(), pod["metadata"]["deletionTimestamp"].is_null()))
             .collect();
+        let attached: Vec<String> = self
+            .site(site)
+            .kubernetes
+            .of(&Kind::Attachment)
+            .filter_map(|(name, _)| Some(name.strip_prefix("va-")?.to_owned()))
+            .collect();
+        for volume in attached {
+            let delay = self.random.within(&DETACHING);
+            self.later(delay, Happening::Detaches { site: site.clone(), volume, boot });
+        }
         for (pod, lives) in pods {
             if lives {
                 self.later(50, Happening::PodTriesToStart { site: site.clone(), pod, boot });
@@ -247,13 +275,13 @@ impl World {
     /// One number to every volume of the pod, as long as it runs on primary images.
     pub(crate) fn writes(&mut self, site: &ClusterName, pod: &str, boot: u64) {
         let here = self.site(site);
-        if here.boot != boot || !here.up || !here.containers.contains(pod) {
+        let Some(app) = here.containers.get(pod).copied().filter(|_| here.boot == boot && here.up) else {
             return;
-        }
-        let Some(object) = here.kubernetes.get(&Kind::Pod, pod).cloned() else { return };
-        let volumes = self.volumes_of(site, &object);
+        };
+        let Some(object) = here.kubernetes.get(&Kind::Pod, pod) else { return };
+        let volumes = self.volumes_of(site, object);
         if volumes.iter().all(|(_, handle)| self.array.is_writable(site, handle)) {
-            let number = self.history.write(self.now, site);
+            let number = self.apps[app].history.write(self.now, site);
             for (_, handle) in &volumes {
                 self.array.append(site, handle, number);
             }

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use agent_core::{Agent, AskId, Change, Kind, Watched};
-use proto::{ClusterName, Epoch, FromAgent, FromHub, Moment, Nonce, PathKind, WallTime};
+use proto::{ClusterName, Epoch, FromAgent, FromHub, Moment, Nonce, PathKind, PlacementId, WallTime};
 
-use crate::application::History;
+use crate::application::{App, Number, number_of};
 use crate::coverage::Coverage;
 use crate::crash::Crashes;
 use crate::csi_addons::Worker;
@@ -87,6 +87,15 @@ pub struct StorageAils {
     pub resync: bool,
 }
 
+/// The lease of one application, as its cluster lives by it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lived {
+    /// When it ends or ended, by the agent's clock.
+    pub end: Option<Moment>,
+    /// The epoch that the hub has granted to it in this life.
+    pub granted: Option<Epoch>,
+}
+
 /// One member cluster, with its machines.
 pub struct Site {
     pub name: ClusterName,
@@ -95,21 +104,22 @@ pub struct Site {
     pub nodes_up: bool,
     /// The API server answers.
     pub api_up: bool,
+    /// When it stopped to, if it does not.
+    pub api_down_since: Time,
     /// Some requests take up to this much longer.
     pub api_slow: Time,
     /// Of a hundred writes, so many meet somebody else's.
     pub conflicts: u64,
     pub watch_lag: Time,
+    pub admission_lag: Time,
     /// The agent's process is stopped until then, and goes on after.
     pub frozen_until: Time,
     /// Its clock has not counted all time.
     pub slept: bool,
     /// The wall clock of the agent's machine, against everybody else's.
     pub wall_ahead: i64,
-    /// When the lease ends that the agent lives by, or ended, by its clock.
-    pub lease_end: Option<Moment>,
-    /// The epoch that the hub has granted to it in this life.
-    pub granted: Option<Epoch>,
+    /// Of each application.
+    pub leases: Vec<Lived>,
     pub agent_since: Time,
     /// When this process sent its heartbeats.
     pub sent: BTreeMap<Nonce, Moment>,
@@ -123,15 +133,18 @@ pub struct Site {
     pub memory: Option<agent_core::decision::Memory>,
     pub stream: Option<u64>,
     pub dialling: bool,
-    pub followed: bool,
+    /// When the controllers look next.
+    pub controllers_look: Option<Time>,
+    /// The namespaces whose objects the agent watches.
+    pub followed: BTreeSet<String>,
     /// When the newest news of each kind arrives, so that none overtakes another.
     pub news: BTreeMap<Kind, Time>,
     pub site_news: Time,
     pub asked: u64,
     pub asks: BTreeMap<AskId, Hold>,
     pub probing: BTreeSet<(ClusterName, PathKind)>,
-    /// Pods whose containers run.
-    pub containers: BTreeSet<String>,
+    /// Pods whose containers run, and whose they are.
+    pub containers: BTreeMap<String, Number>,
     pub workers: BTreeMap<String, Worker>,
 }
 
@@ -159,7 +172,7 @@ pub struct World {
     pub covered_only: bool,
     /// How often each kind of fault has happened.
     pub faults: BTreeMap<&'static str, u64>,
-    pub history: History,
+    pub apps: Vec<App>,
     pub pods: u64,
     pub crashes: Crashes,
     pub watch: Watch,
@@ -169,8 +182,17 @@ pub struct World {
     pub steps: u64,
 }
 
+/// Whether all is as it must be is asked this often.
+const ASK_EVERY: Time = 20;
+
 impl World {
+    /// With one application.
     pub fn new(seed: u64, names: &[&str]) -> World {
+        World::with_apps(seed, names, &["east"])
+    }
+
+    /// With one application for each home.
+    pub fn with_apps(seed: u64, names: &[&str], homes: &[&str]) -> World {
         let mut random = Random::new(seed);
         let hub = HubMachine::new(Clock::new(&mut random, 0));
         let mut world = World {
@@ -185,7 +207,7 @@ impl World {
             storage_ails: StorageAils::default(),
             covered_only: true,
             faults: BTreeMap::new(),
-            history: History::default(),
+            apps: Vec::new(),
             pods: 0,
             crashes: Crashes::default(),
             watch: Watch::default(),
@@ -203,9 +225,25 @@ impl World {
                 world.array.sites.push(name.clone());
             }
             world.streams.insert(name.clone(), Stream::default());
-            world.sites.insert(name.clone(), Site::new(name, clock));
+            world.sites.insert(name.clone(), Site::new(name, clock, homes.len()));
         }
+        world.apps = homes.iter().enumerate().map(|(number, home)| App::new(number, cluster(home))).collect();
         world
+    }
+
+    /// Of most stories the only one.
+    pub fn first(&self) -> &App {
+        &self.apps[0]
+    }
+
+    /// The application of a placement.
+    pub fn app_of(&self, placement: &PlacementId) -> Number {
+        number_of(placement.as_str())
+    }
+
+    /// Whether pods of an application run at a site.
+    pub fn runs(&self, site: &Site, app: Number) -> bool {
+        site.containers.values().any(|of| *of == app)
     }
 
     pub fn site(&self, name: &ClusterName) -> &Site {
@@ -240,12 +278,16 @@ impl World {
 
     /// Lets time pass until something holds; false if it does not before `end`, or an invariant is broken.
     pub fn pass_until(&mut self, end: Time, holds: impl Fn(&World) -> bool) -> bool {
+        let mut asked = None;
         loop {
             if !self.watch.violations.is_empty() {
                 return false;
             }
-            if holds(self) {
-                return true;
+            if asked.is_none_or(|asked| self.now >= asked + ASK_EVERY) {
+                asked = Some(self.now);
+                if holds(self) {
+                    return true;
+                }
             }
             if self.queue.next_at().is_none_or(|at| at > end) {
                 self.now = end;
@@ -266,7 +308,7 @@ impl World {
             Happening::HubStarts => self.hub_starts(),
             Happening::HubTicks(life) => self.hub_ticks(life),
             Happening::HubHears { life, event } => self.hub_hears(life, *event),
-            Happening::WishIsRead { life, began } => self.wish_is_read(life, began),
+            Happening::WishIsRead { life, app, began } => self.wish_is_read(life, app, began),
             Happening::AgentStarts { site } => self.agent_starts(&site),
             Happening::AgentTicks { site, life } => self.agent_ticks(&site, life),
             Happening::AgentHears { site, life, event } => self.agent_hears(&site, life, *event),
@@ -352,24 +394,31 @@ impl Site {
     }
 
     /// A lease that is no longer lived by has ended, at the latest now.
-    pub fn follow_lease(&mut self, now: Moment, holds: bool, lease_end: Option<Moment>) {
-        self.lease_end = if holds { lease_end } else { self.lease_end.map(|end| end.min(now)) };
+    /// `held`: until when each application may be held that is held now.
+    pub fn follow_leases(&mut self, now: Moment, held: &[(Number, Option<Moment>)]) {
+        for (app, lease) in self.leases.iter_mut().enumerate() {
+            lease.end = match held.iter().find(|(of, _)| *of == app) {
+                Some((_, end)) => *end,
+                None => lease.end.map(|end| end.min(now)),
+            };
+        }
     }
 
-    fn new(name: ClusterName, clock: Clock) -> Site {
+    fn new(name: ClusterName, clock: Clock, apps: usize) -> Site {
         Site {
             name,
             up: true,
             nodes_up: true,
             api_up: true,
+            api_down_since: 0,
             api_slow: 0,
             conflicts: 0,
             watch_lag: 0,
+            admission_lag: 0,
             frozen_until: 0,
             slept: false,
             wall_ahead: 0,
-            lease_end: None,
-            granted: None,
+            leases: vec![Lived::default(); apps],
             agent_since: 0,
             sent: BTreeMap::new(),
             boot: 1,
@@ -380,13 +429,14 @@ impl Site {
             memory: None,
             stream: None,
             dialling: false,
-            followed: false,
+            controllers_look: None,
+            followed: BTreeSet::new(),
             news: BTreeMap::new(),
             site_news: 0,
             asked: 0,
             asks: BTreeMap::new(),
             probing: BTreeSet::new(),
-            containers: BTreeSet::new(),
+            containers: BTreeMap::new(),
             workers: BTreeMap::new(),
         }
     }

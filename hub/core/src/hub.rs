@@ -256,7 +256,7 @@ impl Hub {
         if let Some(told) = &placement.told {
             let epoch = Epoch(told.epoch.and_then(|epoch| u64::try_from(epoch).ok()).unwrap_or(0));
             self.tell.knew(&id, told);
-            self.rejoin(now, &id, "its status", epoch, decision);
+            self.rejoin(now, &id, "its status", (epoch, Role::Unknown), decision);
         }
         self.placements.insert(id.clone(), placement);
         self.tell.take_patience(self.placements.values());
@@ -341,13 +341,15 @@ impl Hub {
         let memories = self.memories.get(id).into_iter().flatten();
         let known: Vec<_> = memories
             .filter(|(cluster, _)| concerned(cluster))
-            .map(|(cluster, (epoch, _))| (cluster.to_string(), *epoch))
+            .map(|(cluster, known)| (cluster.to_string(), *known))
             .collect();
         let testified = self.witnesses.remember(id);
-        let testified = testified.map(|(witness, epoch)| (format!("witness {witness}"), epoch));
+        // A witness is nothing for any placement: it remembers.
+        let testified =
+            testified.map(|(witness, epoch)| (format!("witness {witness}"), (epoch, Role::Unknown)));
         let known: Vec<_> = known.into_iter().chain(testified).collect();
-        for (witness, epoch) in known {
-            self.rejoin(now, id, &witness, epoch, decision);
+        for (witness, known) in known {
+            self.rejoin(now, id, &witness, known, decision);
         }
     }
 
@@ -361,14 +363,23 @@ impl Hub {
         Vec::new()
     }
 
-    fn rejoin(&mut self, now: Now, id: &PlacementId, witness: &str, epoch: Epoch, decision: &mut Decision) {
+    fn rejoin(
+        &mut self,
+        now: Now,
+        id: &PlacementId,
+        witness: &str,
+        known: (Epoch, Role),
+        decision: &mut Decision,
+    ) {
         let progress = self.ledger.of(id);
         let told_already = progress.is_some_and(|progress| progress.needs_human.is_some());
         if told_already || !kept(Rule::HighestEpochKnownWins) {
             return;
         }
         let name = self.placements.get(id).map(|placement| &placement.name);
-        if let Some(reason) = rejoin::knows_more(progress, witness, epoch, name) {
+        let reason = rejoin::knows_more(progress, witness, known.0, name)
+            .or_else(|| rejoin::acts_untold(progress, witness, known, name));
+        if let Some(reason) = reason {
             self.record(now, Entry::NeedsHuman { placement: id.clone(), reason }, decision);
         }
     }

@@ -386,7 +386,7 @@ fn may_promote(o: &Observation, operation: &Operation) -> Option<Finding> {
 /// Of many placements that leave one cluster the first proves the path, then the rest go in parallel (protocol §7). One that is stuck
 /// does not hold up the others for longer than it takes to be called stuck.
 fn the_path_is_proven(o: &Observation, operation: &Operation) -> Option<Finding> {
-    let first = o.hub.first_out.as_ref()?;
+    let first = o.hub.first_out.as_ref().filter(|_| kept(Safety::FirstProvesThePath))?;
     let is_another =
         *first.placement != operation.intent.placement && Some(&first.from) == operation.intent.from.as_ref();
     (is_another && first.promoting_for < stuck_after(&o.placement.policy.timing)).then(|| {

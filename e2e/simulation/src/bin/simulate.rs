@@ -68,9 +68,7 @@ fn main() -> ExitCode {
 
 /// One seed alone is asked for by somebody who wants to read it.
 fn one_seed(seed: u64, without: &[usize]) -> bool {
-    let mut plan = adversity::plan(seed);
-    let kept = plan.groups.into_iter().enumerate().filter(|(group, _)| !without.contains(group));
-    plan.groups = kept.map(|(_, group)| group).collect();
+    let plan = adversity::plan(seed).without(without);
     let run = adversity::with(seed, &plan);
     println!("{}", run.told());
     let mut figures = Figures::default();
@@ -129,9 +127,9 @@ fn many_seeds(first: u64, seeds: u64) -> bool {
 fn tell_shrunk(seed: u64, wrong: &str) {
     let plan = adversity::plan(seed);
     let (smallest, run) = shrink(&plan, wrong, |plan| adversity::with(seed, plan));
-    let mut kept = smallest.groups.iter().peekable();
+    let mut kept = smallest.groups.iter().chain(&smallest.again).peekable();
     let mut left_out = Vec::new();
-    for (index, group) in plan.groups.iter().enumerate() {
+    for (index, group) in plan.groups.iter().chain(&plan.again).enumerate() {
         if kept.next_if(|kept| *kept == group).is_none() {
             left_out.push(index.to_string());
         }
@@ -164,6 +162,7 @@ fn all_traps(seed: u64, only: Option<&str>) -> bool {
 #[derive(Default)]
 struct Figures {
     simulated: u64,
+    placements: usize,
     events: u64,
     faults: BTreeMap<&'static str, u64>,
     begun: BTreeMap<&'static str, u64>,
@@ -179,19 +178,22 @@ impl Figures {
         for (kind, count) in &run.world.faults {
             *self.faults.entry(kind).or_default() += count;
         }
-        let lines = &run.world.hub.lines;
-        for intent in intents(lines) {
-            let kind = intent.kind.as_str();
-            *self.begun.entry(kind).or_default() += 1;
-            if has_promoted(lines, &intent.operation) || matches!(kind, "resync" | "release") {
-                *self.completed.entry(kind).or_default() += 1;
+        self.placements += run.world.apps.len();
+        for app in &run.world.apps {
+            for intent in intents(&app.lines) {
+                let kind = intent.kind.as_str();
+                *self.begun.entry(kind).or_default() += 1;
+                if has_promoted(&app.lines, &intent.operation) || matches!(kind, "resync" | "release") {
+                    *self.completed.entry(kind).or_default() += 1;
+                }
             }
         }
     }
 
     fn merge(&mut self, other: Figures) {
-        let Figures { simulated, events, faults, begun, completed, coverage } = other;
+        let Figures { simulated, placements, events, faults, begun, completed, coverage } = other;
         self.simulated += simulated;
+        self.placements += placements;
         self.events += events;
         self.coverage.add(&coverage);
         for (of, counts) in
@@ -222,7 +224,8 @@ impl Figures {
         }
         let hours = self.simulated / 3_600_000;
         println!(
-            "{seeds} seeds, {hours} h {} s simulated, {} events",
+            "{seeds} seeds, {} placements, {hours} h {} s simulated, {} events",
+            self.placements,
             self.simulated / 1000 % 3600,
             self.events
         );
@@ -238,25 +241,34 @@ fn mutants(_: u64, _: Option<&str>) -> bool {
 #[cfg(feature = "mutants")]
 fn mutants(seeds: u64, only: Option<&str>) -> bool {
     use proto::rule::Rule;
-    use simulation::mutants::hunt;
+    use simulation::mutants::{Caught, Hunted, hunt};
+
+    let name_of = |wrong: &str| wrong.split(": ").next().unwrap_or_default().to_owned();
 
     let rules: Vec<Rule> =
         Rule::ALL.iter().copied().filter(|rule| only.is_none_or(|only| rule.as_str() == only)).collect();
     println!("{:28} {:22} caught by", "rule switched off", "of the protocol");
     let next = std::sync::atomic::AtomicUsize::new(0);
     let survivors = std::sync::atomic::AtomicUsize::new(0);
+    let by_random = std::sync::atomic::AtomicUsize::new(0);
     let work = || {
         while let Some(rule) = rules.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
             let line = format!("{:28} {:22}", rule.as_str(), rule.names());
-            let Some(caught) = hunt(*rule, seeds) else {
+            let Hunted { chosen, random } = hunt(*rule, seeds);
+            let random = random.map(|(seed, wrong)| format!("seed {seed}: {}", name_of(&wrong)));
+            if chosen.is_none() && random.is_none() {
                 survivors.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 println!("{line} NOBODY: {}", rule.meaning());
                 continue;
-            };
-            let by = caught.by.split(": ").next().unwrap_or_default();
-            let (place, seed, faults, events) = (&caught.place, caught.seed, caught.faults, caught.events);
-            println!("{line} {by}  ({place}, seed {seed}: {faults} faults, {events} events)");
-            if only.is_some() {
+            }
+            by_random.fetch_add(usize::from(random.is_some()), std::sync::atomic::Ordering::Relaxed);
+            let random = random.unwrap_or_else(|| format!("not by {seeds} seeds"));
+            let by = chosen.as_ref().map_or("no trap".to_owned(), |caught| {
+                let Caught { by, place, seed, faults, events, told: _ } = caught;
+                format!("{}  ({place}, seed {seed}: {faults} faults, {events} events)", name_of(by))
+            });
+            println!("{line} {by}; at random: {random}");
+            if let (Some(caught), true) = (&chosen, only.is_some()) {
                 println!("{}", caught.told);
             }
         }
@@ -268,6 +280,10 @@ fn mutants(seeds: u64, only: Option<&str>) -> bool {
         });
     });
     let survivors = survivors.into_inner();
-    println!("{} rules, {survivors} not missed by anybody", rules.len());
+    println!(
+        "{} rules, {survivors} not missed by anybody; {} are noticed by {seeds} random seeds alone",
+        rules.len(),
+        by_random.into_inner()
+    );
     survivors == 0
 }

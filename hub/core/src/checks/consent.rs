@@ -102,7 +102,7 @@ pub fn not_flapping(o: &Observation) -> Option<Finding> {
 /// One site may be lost automatically in an hour (protocol §7); a second one is for a human.
 pub fn one_site_an_hour(o: &Observation) -> Option<Finding> {
     let holder = o.holder_name()?;
-    let others = || o.hub.lost_lately.iter().filter(|_| kept(Rule::OneAutomaticFailover));
+    let others = || o.hub.lost_lately.iter().filter(|_| kept(Rule::OneSiteAnHour));
     let other = others().find(|lost| **lost != holder)?;
     Some(Finding::new(
         Reason::CoolingDown,

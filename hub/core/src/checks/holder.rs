@@ -2,14 +2,16 @@
 
 use std::collections::BTreeSet;
 
+
 use crds::conditions::Reason;
-use proto::{Fencing, Report, Role, Rule, kept};
+use proto::{Fencing, Report, Role, Rule, Timing, kept};
 
 use super::witness;
 use crate::finding::Finding;
 use crate::fleet::Heard;
 use crate::lease::expiry_wait;
 use crate::observation::{Observation, is_ready, what_it_lacks};
+use crate::progress::Progress;
 
 /// It runs the application, lives by its lease, and can be told to stop.
 pub fn holder_can_hand_over(o: &Observation) -> Option<Finding> {
@@ -109,7 +111,7 @@ pub fn expiry_proves_a_fence(o: &Observation) -> Option<Finding> {
 pub fn holder_can_fence_itself(o: &Observation) -> Option<Finding> {
     let holder = o.holder().filter(|_| kept(Rule::FenceCapableOnly))?;
     let unfenceable = match (holder.heard, holder.report) {
-        (Some(heard), Some(report)) => unfenceable(o, heard, report),
+        (Some(heard), Some(report)) => unfenceable(&o.placement.policy.timing, o.progress, heard, report),
         // It renews, and does not say what it sees: then it may not see what it would have to stop.
         (Some(_), None) if holder.mute >= o.placement.policy.timing.unreachable => Some(format!(
             "{}: its agent has not reported since it connected; look at its log",
@@ -138,10 +140,10 @@ pub fn holder_knows_the_target(o: &Observation) -> Option<Finding> {
 }
 
 /// Why the holder cannot be relied upon to stop by itself, if so: what it cannot stop, and what it does not live by.
-pub fn unfenceable(o: &Observation, heard: &Heard, report: &Report) -> Option<String> {
+pub fn unfenceable(timing: &Timing, progress: &Progress, heard: &Heard, report: &Report) -> Option<String> {
     let name = &report.cluster;
-    let by_its_agent = !is_ended_by_its_gates(o);
-    if by_its_agent && heard.api_write_age.is_none_or(|age| age > o.placement.policy.timing.suspect) {
+    let by_its_agent = !is_ended_by_its_gates(progress);
+    if by_its_agent && heard.api_write_age.is_none_or(|age| age > timing.suspect) {
         return Some(format!(
             "{name}: its agent cannot write to its own API server, and could not stop the application; mend that API server"
         ));
@@ -151,25 +153,25 @@ pub fn unfenceable(o: &Observation, heard: &Heard, report: &Report) -> Option<St
     {
         return Some(format!("{name}: {}: {}", ailment.reason, ailment.message));
     }
-    let owned = o.progress.ownership.as_ref().is_some_and(|ownership| ownership.epoch == report.epoch_seen);
+    let owned = progress.ownership.as_ref().is_some_and(|ownership| ownership.epoch == report.epoch_seen);
     let lives_by_its_lease = owned && matches!(report.role, Role::Holder | Role::Fenced);
-    let moving = o.progress.running().is_some()
-        || o.progress.ownership.as_ref().is_some_and(|ownership| o.progress.highest > ownership.epoch);
+    let moving = progress.running().is_some()
+        || progress.ownership.as_ref().is_some_and(|ownership| progress.highest > ownership.epoch);
     (!lives_by_its_lease && !moving).then(|| {
         format!(
             "{name}: says that it is {:?} at epoch {}, and does not live by the lease of epoch {}; look at its DRSiteState",
             report.role,
             report.epoch_seen,
-            o.progress.ownership.as_ref().map_or(proto::Epoch(0), |ownership| ownership.epoch)
+            progress.ownership.as_ref().map_or(proto::Epoch(0), |ownership| ownership.epoch)
         )
     })
 }
 
 /// The gates end the pods without the API server, whatever its agent can write. That level counts only when the holder has
 /// confirmed it: its echo says that every gate lives by such a policy, and its report names what has no gate.
-fn is_ended_by_its_gates(o: &Observation) -> bool {
-    let policies = &o.progress.policies;
-    let confirmed = policies.iter().any(|policy| policy.generation == o.progress.echoed);
+fn is_ended_by_its_gates(progress: &Progress) -> bool {
+    let policies = &progress.policies;
+    let confirmed = policies.iter().any(|policy| policy.generation == progress.echoed);
     confirmed && policies.iter().all(|policy| policy.fencing == Fencing::Gate)
 }
 

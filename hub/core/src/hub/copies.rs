@@ -13,19 +13,11 @@ impl Hub {
     /// Keeps the holder's manifests and sync times, the newest wins (storage.md, rule 9).
     pub(super) fn keep_copy(&mut self, now: Now, id: &PlacementId, decision: &mut Decision) {
         let Some(kept) = self.newest_copy(now, id) else { return };
-        let worth_keeping = self.remembered.get(id).is_none_or(|known| {
-            known.inventory != kept.inventory
-                || known.volumes != kept.volumes
-                || known.from != kept.from
-                || known.unfenceable != kept.unfenceable
-                || kept.received.since(known.received) >= KEPT_AT_LEAST_EVERY
-        });
-        if worth_keeping {
-            decision.remember.push(kept.clone());
-            self.remembered.insert(id.clone(), kept);
-        }
+        decision.remember.push(kept.clone());
+        self.remembered.insert(id.clone(), kept);
     }
 
+    /// None: there is none, or nothing but its time has changed, and not long ago.
     fn newest_copy(&self, now: Now, id: &PlacementId) -> Option<Remembered> {
         let progress = self.ledger.of(id)?;
         let ownership = progress.ownership.as_ref()?;
@@ -62,18 +54,27 @@ impl Hub {
             .or_else(|| known.map(|known| &known.inventory))
             .or(report.inventory.as_ref())?;
         let received = site.heard.as_ref().map_or(now.wall, |heard| heard.at_wall);
-        let observation = self.observe(now, id)?;
-        let unfenceable = site.heard.as_ref().and_then(|heard| unfenceable(&observation, heard, report));
+        let timing = &self.placements.get(id)?.policy.timing;
+        let unfenceable = site.heard.as_ref().and_then(|heard| unfenceable(timing, progress, heard, report));
+        let volumes = match known {
+            // A stopped holder's volumes are about to show no sync time any more.
+            Some(known) if hands_over => &known.volumes,
+            Some(_) | None => &report.volumes,
+        };
+        let worth_keeping = known.is_none_or(|known| {
+            known.inventory != *inventory
+                || known.volumes != *volumes
+                || known.from != ownership.holder
+                || known.unfenceable != unfenceable
+                || received.since(known.received) >= KEPT_AT_LEAST_EVERY
+        });
+        let name = progress.name.clone().filter(|_| worth_keeping)?;
         Some(Remembered {
             placement: id.clone(),
-            name: progress.name.clone()?,
+            name,
             from: ownership.holder.clone(),
             inventory: inventory.clone(),
-            volumes: match known {
-                // A stopped holder's volumes are about to show no sync time any more.
-                Some(known) if hands_over => known.volumes.clone(),
-                Some(_) | None => report.volumes.clone(),
-            },
+            volumes: volumes.clone(),
             received,
             unfenceable,
         })
