@@ -103,6 +103,7 @@ impl Event {
             | Event::HubUp
             | Event::HubDown
             | Event::FromHub(FromHub::Reply(_))
+            | Event::PoliciesTried(_)
             | Event::MemoryWritten { .. } => Concern::All,
             Event::FromHub(FromHub::Assignment(assignment)) => {
                 Concern::Placement(assignment.placement.clone())
@@ -111,8 +112,8 @@ impl Event {
             Event::FromHub(FromHub::Command(command)) => Concern::Placement(command.id.placement.clone()),
             Event::Watched(watched) => watched.concerns(),
             Event::HoldAsked { request, .. } => Concern::Placement(request.placement.clone()),
-            // What the probes find goes into the next heartbeat.
-            Event::Probed { .. } => Concern::Nobody,
+            // What probes, witnesses and gates say goes into the next heartbeat.
+            Event::Probed { .. } | Event::Witnessed(_) | Event::GateAsked(_) => Concern::Nobody,
             Event::HoldAnswered { placement, .. }
             | Event::SiteWritten { placement, .. }
             | Event::SiteSeen { placement, .. }

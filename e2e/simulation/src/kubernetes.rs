@@ -63,7 +63,9 @@ pub fn is_namespaced(kind: &Kind) -> bool {
         | Kind::ReplicationClass
         | Kind::GroupClass
         | Kind::GroupContent
-        | Kind::AddonsNode => false,
+        | Kind::AddonsNode
+        | Kind::Policy
+        | Kind::PolicyBinding => false,
         Kind::Claim
         | Kind::Pod
         | Kind::Replication
