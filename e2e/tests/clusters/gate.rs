@@ -32,7 +32,7 @@ async fn a_dead_agent_ends_the_application_and_a_cold_start_without_it_starts_no
     let epoch = federation.placement().await?.status.and_then(|status| status.epoch);
     ensure!(epoch == Some(1), "the epoch is {epoch:?}");
     say("east is cut off as well");
-    federation.links.isolate(EAST);
+    federation.links.isolate(EAST)?;
     let failover = federation.await_failover(WEST).await?;
     say(&format!("{:?}", failover.status.and_then(|status| status.phase)));
     federation.await_writes(WEST, 20, SLOW).await?;
@@ -70,7 +70,7 @@ async fn a_dead_api_server_does_not_keep_a_cut_off_application_running() -> Resu
     let armed = federation.condition(ConditionType::AutomaticFailoverArmed).await?;
     ensure!(armed.as_ref().is_some_and(|armed| armed.status == "True"), "{armed:?}");
     say("east is cut off");
-    federation.links.isolate(EAST);
+    federation.links.isolate(EAST)?;
     let silent = falls_silent(&federation).await?;
     say(&silent);
     federation.await_failover(WEST).await?;
