@@ -1,5 +1,6 @@
 //! The agent: reads its arguments, takes its turn, connects the conversations, and runs until it is told to stop.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use agent_core::{Agent, Event, Identity, MemoryRead};
@@ -13,12 +14,13 @@ use tokio_util::sync::CancellationToken;
 use understudy_agent::args::{Arguments, Command, RunArguments};
 use understudy_agent::crash::CrashPoint;
 use understudy_agent::driver::{Driver, Inbox};
+use understudy_agent::gates::GateAsked;
 use understudy_agent::link::{Link, LinkSettings};
 use understudy_agent::memory::{self, Remembered};
 use understudy_agent::metrics::Metrics;
 use understudy_agent::peer::{self, PeerSettings};
 use understudy_agent::watches::{self, Watches};
-use understudy_agent::{clock, gates as gate_service, identity, site_states, telemetry};
+use understudy_agent::{clock, gates, identity, site_states, telemetry};
 use understudy_telemetry::{Health, serve};
 
 const _: () = assert!(!proto::rule::CAN_BE_SWITCHED_OFF, "what runs in a cluster keeps every safety rule");
@@ -92,11 +94,11 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     let (events, events_inbox) = mpsc::channel(EVENTS);
     let (found, scalable) = mpsc::channel(1);
     let (hold, holds) = mpsc::channel(HOLDS);
-    let (gate, gates) = mpsc::channel(GATES);
+    let (gate, gates_asking) = mpsc::channel(GATES);
     let (newest_memory, memories) = watch::channel(Default::default());
     let (known_peers, peers) = watch::channel(Default::default());
     let (hello, hello_seen) = watch::channel(agent.hello());
-    let (may_call, mut may_call_seen) = watch::channel(false);
+    let (may_call, may_call_seen) = watch::channel(false);
     let settings = LinkSettings { hub: arguments.hub.clone(), rpc: HUB_CALL, longest_pause: LONGEST_PAUSE };
     let (link, sender, link_inbox) = Link::new(settings, credentials.clone(), hello_seen);
 
@@ -114,22 +116,8 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
         let serving = peer::serve(listener, served_credentials, peers, hold, peer_settings, until);
         serving.await.context("serving other clusters' agents")
     });
-    if let Some(address) = arguments.gate_listen {
-        let listener = TcpListener::bind(address)
-            .await
-            .with_context(|| format!("listening on {address}: choose another address with --gate-listen"))?;
-        tracing::info!(gate_listen = %listener.local_addr()?, "the gates of this cluster's pods are served");
-        tasks.spawn(gate_service::serve(listener, gate, stop.clone()));
-    }
-    let until = stop.clone();
-    tasks.spawn(async move {
-        // A holder from another life of its node stops before it asks anyone.
-        let calm = may_call_seen.wait_for(|may_call| *may_call).await.is_ok();
-        if calm {
-            link.run(until).await;
-        }
-        Ok(())
-    });
+    serve_gates(arguments.gate_listen, gate, &stop, &mut tasks).await?;
+    tasks.spawn(call_hub(link, may_call_seen, stop.clone()));
     let driver = Driver {
         agent,
         client: client.clone(),
@@ -143,7 +131,7 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
         crash: CrashPoint::from_environment(),
         may_call_hub: may_call,
     };
-    let inbox = Inbox { events: events_inbox, link: link_inbox, holds, gates, scalable };
+    let inbox = Inbox { events: events_inbox, link: link_inbox, holds, gates: gates_asking, scalable };
     tasks.spawn(driver.run(first, inbox, stop.clone()));
     health.send_replace(Health::ready());
 
@@ -159,6 +147,33 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
         Some(Err(panicked)) => Err(panicked.into()),
         Some(Ok(_)) | None => Ok(()),
     }
+}
+
+/// A holder from another life of its node stops before it asks anyone.
+async fn call_hub(
+    link: Link,
+    mut may_call: watch::Receiver<bool>,
+    until: CancellationToken,
+) -> anyhow::Result<()> {
+    if may_call.wait_for(|may_call| *may_call).await.is_ok() {
+        link.run(until).await;
+    }
+    Ok(())
+}
+
+async fn serve_gates(
+    address: Option<SocketAddr>,
+    questions: mpsc::Sender<GateAsked>,
+    stop: &CancellationToken,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    let Some(address) = address else { return Ok(()) };
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("listening on {address}: choose another address with --gate-listen"))?;
+    tracing::info!(gate_listen = %listener.local_addr()?, "the gates of this cluster's pods are served");
+    tasks.spawn(gates::serve(listener, questions, stop.clone()));
+    Ok(())
 }
 
 /// The driver ends first, and with it its end of the memory; then the turn is given back, so that the next agent need
