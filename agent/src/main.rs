@@ -1,5 +1,6 @@
 //! The agent: reads its arguments, takes its turn, connects the conversations, and runs until it is told to stop.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use agent_core::{Agent, Event, Identity, MemoryRead, Recorded};
@@ -13,13 +14,14 @@ use tokio_util::sync::CancellationToken;
 use understudy_agent::args::{Arguments, Command, RunArguments};
 use understudy_agent::crash::CrashPoint;
 use understudy_agent::driver::{Driver, Inbox};
+use understudy_agent::gates::GateAsked;
 use understudy_agent::link::{Link, LinkSettings};
 use understudy_agent::memory::{self, Remembered};
 use understudy_agent::metrics::Metrics;
 use understudy_agent::peer::{self, PeerSettings};
 use understudy_agent::watches::{self, Watches};
 use understudy_agent::{
-    clock, enforcement, gates as gate_service, identity, site_states, telemetry, witnesses,
+    clock, enforcement, gates, identity, site_states, telemetry, witnesses,
 };
 use understudy_telemetry::{Health, failure, serve};
 
@@ -79,7 +81,7 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     let (events, events_inbox) = mpsc::channel(EVENTS);
     let (found, scalable) = mpsc::channel(1);
     let (hold, holds) = mpsc::channel(HOLDS);
-    let (gate, gates) = mpsc::channel(GATES);
+    let (gate, gates_asking) = mpsc::channel(GATES);
     let (newest_memory, memories) = watch::channel(Default::default());
     let (known_peers, peers) = watch::channel(Default::default());
     let (hello, hello_seen) = watch::channel(agent.hello());
@@ -102,13 +104,7 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
         let serving = peer::serve(listener, served_credentials, peers, hold, peer_settings, until);
         serving.await.context("serving other clusters' agents")
     });
-    if let Some(address) = arguments.gate_listen {
-        let listener = TcpListener::bind(address)
-            .await
-            .with_context(|| format!("listening on {address}: choose another address with --gate-listen"))?;
-        tracing::info!(gate_listen = %listener.local_addr()?, "the gates of this cluster's pods are served");
-        tasks.spawn(gate_service::serve(listener, gate, stop.clone()));
-    }
+    serve_gates(arguments.gate_listen, gate, &stop, &mut tasks).await?;
     tasks.spawn(call_the_hub(link, may_call_seen, stop.clone()));
     let wanted_visits = witnesses::begin(witnesses, &arguments.cluster, events.clone(), &mut tasks);
     let driver = Driver {
@@ -125,7 +121,7 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
         may_call_hub: may_call,
         wanted_visits,
     };
-    let inbox = Inbox { events: events_inbox, link: link_inbox, holds, gates, scalable };
+    let inbox = Inbox { events: events_inbox, link: link_inbox, holds, gates: gates_asking, scalable };
     tasks.spawn(driver.run(first, inbox, stop.clone()));
     health.send_replace(Health::ready());
 
@@ -167,6 +163,21 @@ async fn call_the_hub(
     if may_call.wait_for(|may_call| *may_call).await.is_ok() {
         link.run(until).await;
     }
+    Ok(())
+}
+
+async fn serve_gates(
+    address: Option<SocketAddr>,
+    questions: mpsc::Sender<GateAsked>,
+    stop: &CancellationToken,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    let Some(address) = address else { return Ok(()) };
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("listening on {address}: choose another address with --gate-listen"))?;
+    tracing::info!(gate_listen = %listener.local_addr()?, "the gates of this cluster's pods are served");
+    tasks.spawn(gates::serve(listener, questions, stop.clone()));
     Ok(())
 }
 
