@@ -159,6 +159,8 @@ impl Network {
         progress: impl Fn(&str),
         story: impl AsyncFnOnce(Arc<Network>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        // Before a build that takes minutes.
+        ensure_allowed()?;
         Programs::ensure(&progress)?;
         Assets::ensure(&progress)?;
         let network = Network::lay()?;
