@@ -20,9 +20,7 @@ use understudy_agent::memory::{self, Remembered};
 use understudy_agent::metrics::Metrics;
 use understudy_agent::peer::{self, PeerSettings};
 use understudy_agent::watches::{self, Watches};
-use understudy_agent::{
-    clock, enforcement, gates, identity, site_states, telemetry, witnesses,
-};
+use understudy_agent::{clock, enforcement, gates, identity, site_states, telemetry, witnesses};
 use understudy_telemetry::{Health, failure, serve};
 
 const _: () = assert!(!proto::rule::CAN_BE_SWITCHED_OFF, "what runs in a cluster keeps every safety rule");

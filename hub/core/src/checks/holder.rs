@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-
 use crds::conditions::Reason;
 use proto::{Fencing, Report, Role, Rule, Timing, kept};
 
