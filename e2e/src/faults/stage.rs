@@ -205,6 +205,10 @@ pub async fn settle(application: &Federation) -> Result<Vec<String>> {
         if is_well(&placement) {
             return Ok(approved);
         }
+        // A controller that has lost its API server may end only after that is back.
+        for site in [&application.east, &application.west] {
+            site.restart_what_ended().await?;
+        }
         for offer in proposed(application).await? {
             if !approved.contains(&offer.name_any()) {
                 // Withdrawn meanwhile, if this fails: then there is nothing to be said.
