@@ -478,6 +478,8 @@ fn released(o: &Observation, operation: &Operation) -> Standing {
 /// on a real array"). After this long, or after so many calls if that is longer, what fails is called stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
 const STUCK_AFTER_CALLS: u32 = 5;
+/// What merely does not come is given so many times as long.
+const SILENT_FOR: u32 = 3;
 
 pub fn stuck_after(timing: &Timing) -> Duration {
     (timing.rpc * STUCK_AFTER_CALLS).max(STUCK_AFTER)
@@ -500,11 +502,22 @@ fn answered(o: &Observation, operation: &Operation, step: StepKind, cluster: &Cl
     let name = &o.placement.name;
     let waiting = |reason, message: String| Standing::Waiting(Finding::new(reason, message));
     let running = running_reason(operation.intent.kind);
+    let since = operation.step(step).issued.map_or(Duration::ZERO, |issued| o.wall.since(issued));
     match o.site(cluster).and_then(|site| site.answers.get(&step)) {
         Some(Outcome::Done) => Standing::Done(Vec::new()),
+        // A driver that is gone says nothing, and csi-addons says nothing of it: past the point of no return somebody must look.
+        Some(Outcome::Working { waiting_for })
+            if step == StepKind::Promote && since > stuck_after(&o.placement.policy.timing) * SILENT_FOR =>
+        {
+            waiting(
+                Reason::PromoteStuck,
+                format!(
+                    "{cluster}: still waits for {waiting_for}; look at csi-addons and the storage driver there, this goes on by itself once they answer"
+                ),
+            )
+        }
         Some(Outcome::Working { waiting_for }) => waiting(running, format!("{cluster}: {waiting_for}")),
         Some(Outcome::Failing { reason, message }) => {
-            let since = operation.step(step).issued.map_or(Duration::ZERO, |issued| o.wall.since(issued));
             let young = since < stuck_after(&o.placement.policy.timing);
             let stuck = match step {
                 StepKind::Promote => Reason::PromoteStuck,

@@ -138,6 +138,23 @@ fn an_unknown_loss_is_infinite() {
     assert!(story.told().contains("waits   StaleCopy"), "{}", story.told());
 }
 
+/// csi-addons says nothing of a promotion that it has no driver for.
+#[test]
+fn a_promotion_that_nobody_answers_gets_its_name_after_a_while() {
+    let mut story = Story::protected();
+    story.member("west").slow_promotion = true;
+    story.kill("east");
+    story.pass(20_000);
+    assert!(story.told().contains("Promote"), "{}", story.told());
+    assert!(!story.told().contains("PromoteStuck"), "it is still young: {}", story.told());
+    story.pass(40_000);
+    assert!(story.told().contains("waits   PromoteStuck"), "{}", story.told());
+    story.say("its driver is back");
+    story.member("west").slow_promotion = false;
+    story.pass(5000);
+    assert_eq!((story.epoch(), story.holder().as_deref()), (2, Some("west")), "{}", story.told());
+}
+
 #[test]
 fn a_volume_that_cannot_be_promoted_starts_no_pod_and_is_named() {
     let mut story = Story::protected();

@@ -42,6 +42,8 @@ pub struct Member {
     pub hands_over: bool,
     /// Its demotion does not cross.
     pub slow_demotion: bool,
+    /// Nothing answers its promotion, and nothing fails.
+    pub slow_promotion: bool,
     /// Its Lease advances there.
     pub reaches_witnesses: bool,
     pub(super) nonce: u64,
@@ -83,6 +85,7 @@ impl Member {
             driver_leads: true,
             hands_over: false,
             slow_demotion: false,
+            slow_promotion: false,
             reaches_witnesses: true,
             nonce: 0,
             mark: Mark::default(),
@@ -172,6 +175,9 @@ impl Member {
             Action::Restore { inventory } => self.staged = Some(inventory.version.clone()),
             Action::Promote { .. } if self.fails.is_some_and(|(step, _)| step == StepKind::Promote) => {
                 outcome = self.failing();
+            }
+            Action::Promote { .. } if self.slow_promotion => {
+                outcome = Outcome::Working { waiting_for: "claim shop-data to become primary".to_owned() };
             }
             Action::Promote { .. } => {
                 (self.role, self.last_sync, self.hands_over) = (Role::Promoting, None, false);
