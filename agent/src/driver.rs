@@ -119,23 +119,25 @@ impl Driver {
                     }
                     events.into_iter().for_each(|event| self.step(event, &mut running));
                 }
+                // Before whatever others may send: no flood of it stops the time.
+                _ = ticks.tick() => {
+                    self.step(Event::Tick(clock::wall()), &mut running);
+                    self.publish(&mut running);
+                }
                 event = inbox.link.recv() => {
                     let event = event.ok_or_else(|| anyhow::anyhow!("the link to the hub has ended"))?;
                     self.hear_link(event, &mut running);
                 }
                 Some(asked) = inbox.holds.recv() => self.hear_hold(asked, &mut running),
-                Some(asked) = inbox.gates.recv() => {
-                    let question = running.gates.note(asked);
-                    self.step(Event::GateAsked(question), &mut running);
-                }
                 event = inbox.events.recv() => {
                     let event = event.ok_or_else(|| anyhow::anyhow!("every watch has ended"))?;
                     self.step(event, &mut running);
                 }
                 Some(found) = inbox.scalable.recv() => self.watches.learn(found),
-                _ = ticks.tick() => {
-                    self.step(Event::Tick(clock::wall()), &mut running);
-                    self.publish(&mut running);
+                // Last: anybody in the cluster can ask.
+                Some(asked) = inbox.gates.recv() => {
+                    let question = running.gates.note(asked);
+                    self.step(Event::GateAsked(question), &mut running);
                 }
             }
         }

@@ -27,6 +27,8 @@ use understudy_telemetry::CallDurations;
 
 /// A probe or a hold is a few names.
 const LARGEST_MESSAGE: usize = 64 * 1024;
+/// The answer to a hold has a signed promise, with its certificates, for each gate.
+const LARGEST_ANSWER: usize = 1024 * 1024;
 /// Authenticated connections waiting for the gRPC server, which takes them at once.
 const CONNECTIONS: usize = 64;
 const STREAMS_PER_CONNECTION: u32 = 64;
@@ -196,7 +198,7 @@ async fn ask(
         ChannelSettings { connect: deadline, keep_alive_interval: deadline, keep_alive_timeout: deadline };
     let channel = channel(endpoint, credentials, &identity, settings).await?;
     let response = PeerClient::new(channel)
-        .max_decoding_message_size(LARGEST_MESSAGE)
+        .max_decoding_message_size(LARGEST_ANSWER)
         .hold(v1::HoldRequest::from(request))
         .await
         .map_err(|status| HoldError::Status(Box::new(status)))?;

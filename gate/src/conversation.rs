@@ -13,7 +13,8 @@ use crate::guard::say;
 
 const CONNECT: Duration = Duration::from_secs(1);
 const WRITE: Duration = Duration::from_secs(1);
-/// An agent that answers nothing for so long may be gone without a word: the gate connects anew.
+/// An agent that answers nothing for so long after two questions may be gone without a word: the gate
+/// connects anew.
 const SILENCE: Duration = Duration::from_secs(5);
 /// A ticket with its certificates is a few kilobytes.
 const LONGEST_ANSWER: u64 = 256 * 1024;
@@ -21,8 +22,11 @@ const LONGEST_ANSWER: u64 = 256 * 1024;
 const QUESTIONS: usize = 1;
 const ANSWERS: usize = 64;
 
+/// A question, and how soon the next one follows.
+type Asked = (Question, Duration);
+
 pub struct Conversation {
-    questions: SyncSender<Question>,
+    questions: SyncSender<Asked>,
     answers: Receiver<Sealed>,
 }
 
@@ -36,8 +40,8 @@ impl Conversation {
     }
 
     /// Never waits: a question that finds the talk stuck is not asked, and the next one is.
-    pub fn ask(&self, question: Question) {
-        let _stuck = self.questions.try_send(question);
+    pub fn ask(&self, question: Question, period: Duration) {
+        let _stuck = self.questions.try_send((question, period));
     }
 
     /// The next answer, or none within `patience`.
@@ -54,15 +58,18 @@ impl Conversation {
     }
 }
 
-fn speak(agent: &str, questions: &Receiver<Question>, answers: &SyncSender<Sealed>) {
+fn speak(agent: &str, questions: &Receiver<Asked>, answers: &SyncSender<Sealed>) {
     let mut connection: Option<TcpStream> = None;
     let mut told = false;
-    while let Ok(question) = questions.recv() {
-        let spoken = match connection.take() {
-            Some(open) => Ok(open),
-            None => connect(agent, answers),
+    while let Ok((question, period)) = questions.recv() {
+        let silence = period * 2 + SILENCE;
+        // A connection that has ended meanwhile is noticed by the question that it does not take.
+        let open = connection.take().and_then(|stream| ask(stream, &question, silence).ok());
+        let spoken = match open {
+            Some(stream) => Ok(stream),
+            None => connect(agent, answers, silence).and_then(|stream| ask(stream, &question, silence)),
         };
-        match spoken.and_then(|stream| ask(stream, &question)) {
+        match spoken {
             Ok(stream) => {
                 connection = Some(stream);
                 told = false;
@@ -76,14 +83,14 @@ fn speak(agent: &str, questions: &Receiver<Question>, answers: &SyncSender<Seale
     }
 }
 
-fn connect(agent: &str, answers: &SyncSender<Sealed>) -> io::Result<TcpStream> {
+fn connect(agent: &str, answers: &SyncSender<Sealed>, silence: Duration) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the address has no host");
     for address in agent.to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, CONNECT) {
             Ok(stream) => {
                 stream.set_nodelay(true)?;
                 stream.set_write_timeout(Some(WRITE))?;
-                stream.set_read_timeout(Some(SILENCE))?;
+                stream.set_read_timeout(Some(silence))?;
                 let (reading, answers) = (stream.try_clone()?, answers.clone());
                 thread::spawn(move || listen(reading, &answers));
                 return Ok(stream);
@@ -94,7 +101,8 @@ fn connect(agent: &str, answers: &SyncSender<Sealed>) -> io::Result<TcpStream> {
     Err(last)
 }
 
-fn ask(mut stream: TcpStream, question: &Question) -> io::Result<TcpStream> {
+fn ask(mut stream: TcpStream, question: &Question, silence: Duration) -> io::Result<TcpStream> {
+    stream.set_read_timeout(Some(silence))?;
     let mut line = serde_json::to_vec(question)?;
     line.push(b'\n');
     stream.write_all(&line)?;

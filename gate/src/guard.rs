@@ -1,6 +1,7 @@
 //! The one loop: ask, hear, look at the clock; and what follows when there is no lease any more.
 
 use std::error::Error;
+use std::io::Write;
 use std::time::Duration;
 
 use proto::{GateNonce, Moment};
@@ -125,7 +126,8 @@ impl Watch {
         }
         if self.gate.is_question_due(clock::now()) {
             let nonce = nonce()?;
-            self.conversation.ask(self.gate.ask(clock::now(), nonce));
+            let question = self.gate.ask(clock::now(), nonce);
+            self.conversation.ask(question, self.gate.period());
         }
         let mut heard = false;
         let mut patience = TICK;
@@ -170,7 +172,8 @@ fn complain(result: Result<(), SandboxError>) {
 
 /// A line in the container's log.
 pub fn say(what: &str) {
-    eprintln!("understudy-gate: {:.3} {what}", seconds(clock::now()));
+    // A log that nobody reads any more must not end the gate before it has ended the application.
+    let _nobody_reads = writeln!(std::io::stderr(), "understudy-gate: {:.3} {what}", seconds(clock::now()));
 }
 
 fn seconds(moment: Moment) -> f64 {

@@ -126,13 +126,18 @@ impl Gate {
         Some(jump)
     }
 
+    /// Between two questions: as often as the agent renews.
+    pub fn period(&self) -> Duration {
+        self.terms.as_ref().map_or(FIRST_PERIOD, |terms| terms.renew)
+    }
+
     pub fn is_question_due(&self, now: Moment) -> bool {
         now >= self.next_question
     }
 
     /// The next question, which counts from now on (R1).
     pub fn ask(&mut self, now: Moment, nonce: GateNonce) -> Question {
-        self.next_question = now + self.terms.as_ref().map_or(FIRST_PERIOD, |terms| terms.renew);
+        self.next_question = now + self.period();
         self.asked.push_back((nonce.clone(), now));
         if self.asked.len() > ANSWERABLE {
             self.asked.pop_front();

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use proto::{
-    ClusterName, Fencing, FromAgent, Heartbeat, Moment, Nonce, PlacementId, Renewal, Role, Rule, Timing,
-    WallTime, kept,
+    ClusterName, Fencing, FromAgent, Generation, Heartbeat, Moment, Nonce, PlacementId, Renewal, Role, Rule,
+    Timing, WallTime, kept,
 };
 
 use crate::agent::Agent;
@@ -74,7 +74,9 @@ impl Agent {
         self.sent.clear();
         for placement in self.placements.values_mut() {
             let Some(policy) = placement.policy() else { continue };
-            placement.lease.suspend(self.now, jump, policy.timing.rpc);
+            // Without the hub there is no call that could confirm what a target has promised either.
+            let rpc = if self.hub_up { policy.timing.rpc } else { Duration::ZERO };
+            placement.lease.suspend(self.now, jump, rpc);
             if !self.hub_up {
                 placement.lease.lose_hub();
             }
@@ -221,9 +223,12 @@ impl Agent {
                 let recorded = placement.recorded.as_ref()?.state.assignment.as_ref()?;
                 let lived_by = placement.policy().filter(|_| !kept(Rule::EchoIsDurable));
                 let policy = lived_by.unwrap_or(recorded.policy);
-                let gates_live_by = placement.gates.live_by().filter(|_| policy.fencing == Fencing::Gate);
+                // Before its pods have been seen, one of them may have a gate that lives by anything.
+                let unseen = placement.survey.is_none().then_some(Generation(0));
+                let gates_live_by =
+                    unseen.or_else(|| placement.gates.live_by()).filter(|_| policy.fencing == Fencing::Gate);
                 let echo = gates_live_by.map_or(policy.generation, |oldest| oldest.min(policy.generation));
-                let gates = placement.gates.nonces(self.now);
+                let gates = placement.gates.nonces(self.now, policy.timing.renew);
                 Some(Renewal { placement: id.clone(), epoch: placement.epoch_seen(), echo, gates })
             })
             .collect();

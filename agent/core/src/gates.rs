@@ -12,7 +12,7 @@ use crate::placement::Placement;
 
 /// Nonces of one gate that may still be answered: it asks once in each renewal period, and keeps as many.
 const ANSWERABLE: usize = 16;
-/// A gate that has not asked for this long is not asked for any more.
+/// A gate that has not asked for this long, or for two renewal periods if that is longer, is not asked for any more.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A pod, not yet finished, that uses a protected claim and has a gate.
@@ -64,8 +64,9 @@ impl Gates {
     }
 
     /// The newest of each gate that is still there.
-    pub fn nonces(&self, now: Moment) -> Vec<GateNonce> {
-        let present = self.heard.values().filter(|heard| now.since(heard.at) < PATIENCE);
+    pub fn nonces(&self, now: Moment, renew: Duration) -> Vec<GateNonce> {
+        let patience = PATIENCE.max(renew * 2);
+        let present = self.heard.values().filter(|heard| now.since(heard.at) < patience);
         present.filter_map(|heard| heard.nonces.back().cloned()).collect()
     }
 
@@ -125,6 +126,24 @@ pub(crate) fn silent(placement: &Placement, now: Moment) -> Option<Ailment> {
 mod tests {
     use super::*;
 
+    const RENEW: Duration = Duration::from_secs(60);
+
+    /// It asks as often as the hub is asked, and its question waits for the next time.
+    #[test]
+    fn a_gate_that_asks_once_a_minute_is_asked_for() {
+        let mut gates = Gates::default();
+        gates.follow(Moment(0), &pods(&["web-0"]));
+        let nonce = GateNonce::of_bytes([1; 16]);
+        let placement = PlacementName::parse("shop", "web").expect("a name");
+        let lives_by = Generation(0);
+        gates.asked(
+            Moment(0),
+            Question { placement, pod: "uid-web-0".into(), nonce: nonce.clone(), lives_by },
+        );
+        assert_eq!(gates.nonces(Moment(59_000), RENEW), vec![nonce]);
+        assert_eq!(gates.nonces(Moment(59_000), Duration::from_secs(5)), Vec::new());
+    }
+
     fn pods(names: &[&str]) -> Vec<GatedPod> {
         names.iter().map(|name| GatedPod { name: (*name).into(), uid: format!("uid-{name}") }).collect()
     }
@@ -148,7 +167,7 @@ mod tests {
         gates.follow(Moment(0), &pods(&["a"]));
         gates.asked(Moment(1), question("a", 1, 0));
         gates.asked(Moment(1), question("stranger", 2, 0));
-        assert_eq!(gates.nonces(Moment(2)), vec![GateNonce::of_bytes([1; 16])]);
+        assert_eq!(gates.nonces(Moment(2), RENEW), vec![GateNonce::of_bytes([1; 16])]);
     }
 
     #[test]
@@ -158,7 +177,7 @@ mod tests {
         gates.asked(Moment(1), question("a", 1, 0));
         gates.asked(Moment(2), question("a", 2, 0));
         gates.asked(Moment(2), question("b", 3, 0));
-        assert_eq!(gates.nonces(Moment(3)).len(), 2);
+        assert_eq!(gates.nonces(Moment(3), RENEW).len(), 2);
         assert_eq!([1, 3, 9].map(|number| gates.wait_for(&sealed(number))), [true, true, false]);
     }
 

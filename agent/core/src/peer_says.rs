@@ -104,7 +104,7 @@ impl Agent {
                         placement: id.clone(),
                         epoch: placement.epoch_seen(),
                         stop: policy.timing.stop,
-                        gates: placement.gates.nonces(self.now),
+                        gates: placement.gates.nonces(self.now, policy.timing.renew),
                     },
                     deadline: policy.timing.rpc,
                     asked: self.now,

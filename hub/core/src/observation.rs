@@ -199,6 +199,12 @@ impl<'a> Observation<'a> {
         self.placement.max_data_loss.or_else(|| Some(scheduling_interval(self.inventory()?)? * 3))
     }
 
+    /// How long copies may stay away before something is wrong with them, however little the user wants to lose.
+    pub fn rhythm(&self) -> Option<Duration> {
+        let three_copies = self.inventory().and_then(scheduling_interval).map(|interval| interval * 3);
+        self.loss_bound().max(three_copies)
+    }
+
     /// What would be lost of each volume if the holder were lost at `when`; `None` is unknown, which is infinite.
     pub fn losses(&self, when: WallTime) -> Vec<(&'a VolumeState, Option<Duration>)> {
         let volumes = self.remembered.map(|remembered| remembered.volumes.as_slice()).unwrap_or_default();

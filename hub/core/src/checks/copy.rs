@@ -51,7 +51,7 @@ pub fn loss_is_within_the_bound(o: &Observation) -> Option<Finding> {
 /// A handover waits for the last copy to cross, with the application stopped: when no copy has crossed for long, nor would
 /// that one (protocol, the link table: no migration while the sites' link is down).
 pub fn copies_arrive(o: &Observation) -> Option<Finding> {
-    let (bound, loss) = (o.loss_bound()?, o.worst_loss(o.lost_by())?);
+    let (bound, loss) = (o.rhythm()?, o.worst_loss(o.lost_by())?);
     (loss > bound).then(|| {
         Finding::new(
             Reason::StaleCopy,
