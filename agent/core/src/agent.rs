@@ -105,7 +105,7 @@ impl Agent {
     pub fn step(&mut self, now: Moment, event: Event) -> Decision {
         let mut decision = Decision::default();
         self.now = now.max(self.now);
-        let concern = event.concerns();
+        let concern = event.concerns(&self.world);
         self.take(event, &mut decision);
         if self.started.is_none() {
             return decision;
@@ -299,7 +299,8 @@ impl Agent {
             return;
         }
         let commanded = placement.command.iter().flat_map(|current| current.claims()).collect::<Vec<_>>();
-        let seen = survey::survey(&self.world, assignment, placement.site.as_ref(), &commanded);
+        let before = placement.survey.take().map(|(_, survey)| survey);
+        let seen = survey::survey(&self.world, assignment, placement.site.as_ref(), &commanded, before);
         placement.gates.follow(self.now, &seen.gated);
         placement.survey = Some((revision, seen));
         placement.surveys += 1;

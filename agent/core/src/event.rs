@@ -1,5 +1,6 @@
 //! Everything that can happen to an agent. An event updates what is known; what to do is read from the whole state.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use proto::gate::Question;
@@ -11,7 +12,7 @@ use crate::lease::{Accounted, Promised};
 use crate::paths::PathMemory;
 use crate::site_state::Recorded;
 use crate::witness::Witnessed;
-use crate::world::Watched;
+use crate::world::{Watched, World};
 
 /// Numbers the questions of peers, so that an answer finds its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,6 +83,7 @@ pub(crate) enum Concern {
     Nobody,
     Placement(PlacementId),
     Namespace(String),
+    Namespaces(BTreeSet<String>),
 }
 
 impl Concern {
@@ -91,12 +93,13 @@ impl Concern {
             Concern::Nobody => false,
             Concern::Placement(of) => of == id,
             Concern::Namespace(of) => of == namespace,
+            Concern::Namespaces(of) => of.contains(namespace),
         }
     }
 }
 
 impl Event {
-    pub(crate) fn concerns(&self) -> Concern {
+    pub(crate) fn concerns(&self, world: &World) -> Concern {
         match self {
             Event::Started(_)
             | Event::Tick(_)
@@ -110,7 +113,7 @@ impl Event {
             }
             Event::FromHub(FromHub::Unassign(placement)) => Concern::Placement(placement.clone()),
             Event::FromHub(FromHub::Command(command)) => Concern::Placement(command.id.placement.clone()),
-            Event::Watched(watched) => watched.concerns(),
+            Event::Watched(watched) => world.concern(watched),
             Event::HoldAsked { request, .. } => Concern::Placement(request.placement.clone()),
             // What probes, witnesses and gates say goes into the next heartbeat.
             Event::Probed { .. } | Event::Witnessed(_) | Event::GateAsked(_) => Concern::Nobody,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::{
     Ailment, Assignment, ClusterName, Divergence, Epoch, Inventory, OperationId, PlacementId, Report, Role,
-    VolumeState, WorkloadState,
+    VolumeState, WorkloadState, volume::WorkloadReplicas,
 };
 
 use crate::ailments;
@@ -26,10 +26,21 @@ pub struct Survey {
     /// Those of them whose gate asks for this placement.
     pub gated: Vec<GatedPod>,
     pub inventory: Option<Inventory>,
+    /// What the inventory was made of.
+    pub made_of: Option<MadeOf>,
     pub driver_leader: Option<bool>,
     pub ailments: Vec<Ailment>,
     /// What of Argo CD or Flux applies it, each with an object that says so.
     pub reconcilers: BTreeMap<Reconciler, String>,
+}
+
+/// As long as this and the assignment are the same, so is the inventory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MadeOf {
+    revision: u64,
+    claims: BTreeSet<String>,
+    fenced: bool,
+    replicas: Vec<WorkloadReplicas>,
 }
 
 impl Survey {
@@ -49,12 +60,14 @@ impl Survey {
     }
 }
 
-/// Everything of a placement in this cluster; `commanded` are the claims that a running command names.
+/// Everything of a placement in this cluster; `commanded` are the claims that a running command names, `before` is the
+/// survey before this one, by the same assignment.
 pub fn survey(
     world: &World,
     assignment: &Assignment,
     site: Option<&SiteState>,
     commanded: &[String],
+    before: Option<Survey>,
 ) -> Survey {
     let namespace = assignment.name.namespace.as_str();
     let claims = protected_claims(world, assignment, site, commanded);
@@ -65,15 +78,28 @@ pub fn survey(
     let knows_group = assignment.group().is_none() || world.knows_group_inventory();
     let knows_inventory =
         knows_group && world.knows_inventory(namespace) && objects::are_known(world, assignment);
+    let made_of = (knows_inventory && assignment.group().is_none()).then(|| MadeOf {
+        revision: world.manifests_revision(namespace),
+        claims: claims.clone(),
+        fenced: site.is_some_and(|site| site.role == Role::Fenced),
+        replicas: site.map(|site| site.replicas.clone()).unwrap_or_default(),
+    });
+    let same = before.filter(|before| made_of.is_some() && before.made_of == made_of);
+    let inventory = match same {
+        Some(before) => before.inventory,
+        None if knows_inventory => {
+            volumes::inventory(world, assignment, &claims, &workloads, &objects.manifests, site)
+        }
+        None => None,
+    };
     let users: Vec<_> = users(world, namespace, &claims).collect();
     let gated = users.iter().filter(|(_, pod)| pod.gate.as_deref() == Some(assignment.name.name.as_str()));
     Survey {
         volumes: claims.iter().map(|claim| volume_state(world, assignment, claim)).collect(),
         pods: u32::try_from(users.len()).unwrap_or(u32::MAX),
         gated: gated.map(|(name, pod)| GatedPod { name: (*name).to_owned(), uid: pod.uid.clone() }).collect(),
-        inventory: knows_inventory
-            .then(|| volumes::inventory(world, assignment, &claims, &workloads, &objects.manifests, site))
-            .flatten(),
+        inventory,
+        made_of,
         driver_leader: driver_leader(world, namespace, &claims),
         reconcilers: reconcilers::of_application(world, namespace, &claims, &workloads),
         ailments,

@@ -164,10 +164,10 @@ pub struct Followed {
     pub reconcilers: BTreeSet<Reconciler>,
 }
 
-/// Things of one kind, with the order of their versions.
+/// Things of one kind, by namespace and name, with the order of their versions.
 #[derive(Debug)]
 struct Shelf<T> {
-    things: BTreeMap<Key, (u64, T)>,
+    things: BTreeMap<String, BTreeMap<String, (u64, T)>>,
     listed: BTreeMap<String, Moment>,
 }
 
@@ -183,16 +183,18 @@ impl<T: PartialEq> Shelf<T> {
             Change::Applied(object) => self.apply(&object, parse),
             Change::Deleted(object) => {
                 let key = key_of(&object);
-                let known = self.things.get(&key).map_or(0, |(version, _)| *version);
-                if version_of(&object) >= known {
-                    self.things.remove(&key);
+                if version_of(&object) >= self.version(&key) {
+                    self.remove(&key);
                 }
             }
             Change::Listed { namespace, objects, began } => {
                 let namespace = namespace.unwrap_or_default();
                 let keys: BTreeSet<Key> = objects.iter().map(key_of).collect();
-                self.things
-                    .retain(|key, _| (!namespace.is_empty() && key.0 != namespace) || keys.contains(key));
+                for (of, things) in &mut self.things {
+                    if namespace.is_empty() || *of == namespace {
+                        things.retain(|name, _| keys.contains(&(of.clone(), name.clone())));
+                    }
+                }
                 for object in &objects {
                     self.apply(object, &parse);
                 }
@@ -204,34 +206,46 @@ impl<T: PartialEq> Shelf<T> {
 
     fn apply(&mut self, object: &Value, parse: impl Fn(&Value) -> Option<T>) {
         let (key, version) = (key_of(object), version_of(object));
-        let known = self.things.get(&key).map_or(0, |(version, _)| *version);
-        if version < known {
+        if version < self.version(&key) {
             return;
         }
         match parse(object) {
             Some(thing) => {
-                self.things.insert(key, (version, thing));
+                self.things.entry(key.0).or_default().insert(key.1, (version, thing));
             }
-            None => {
-                self.things.remove(&key);
-            }
+            None => self.remove(&key),
+        }
+    }
+
+    fn version(&self, (namespace, name): &Key) -> u64 {
+        self.things.get(namespace).and_then(|things| things.get(name)).map_or(0, |(version, _)| *version)
+    }
+
+    fn remove(&mut self, (namespace, name): &Key) {
+        if let Some(things) = self.things.get_mut(namespace) {
+            things.remove(name);
         }
     }
 
     fn keep_only(&mut self, followed: impl Fn(&str) -> bool) {
-        self.things.retain(|(namespace, _), _| namespace.is_empty() || followed(namespace));
+        self.things.retain(|namespace, _| namespace.is_empty() || followed(namespace));
         self.listed.retain(|namespace, _| namespace.is_empty() || followed(namespace));
     }
 
     fn get(&self, namespace: &str, name: &str) -> Option<&T> {
-        self.things.get(&(namespace.to_owned(), name.to_owned())).map(|(_, thing)| thing)
+        self.things.get(namespace)?.get(name).map(|(_, thing)| thing)
     }
 
-    fn of<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = (&'a str, &'a T)> {
-        self.things
-            .range((namespace.to_owned(), String::new())..)
-            .take_while(move |(key, _)| key.0 == namespace)
-            .map(|(key, (_, thing))| (key.1.as_str(), thing))
+    fn of<'a>(&'a self, namespace: &str) -> impl Iterator<Item = (&'a str, &'a T)> + use<'a, T> {
+        let things = self.things.get(namespace).into_iter().flatten();
+        things.map(|(name, (_, thing))| (name.as_str(), thing))
+    }
+
+    /// With their namespaces.
+    fn all(&self) -> impl Iterator<Item = (&str, &T)> {
+        self.things.iter().flat_map(|(namespace, things)| {
+            things.values().map(move |(_, thing)| (namespace.as_str(), thing))
+        })
     }
 
     fn listed(&self, namespace: &str) -> Option<Moment> {
@@ -239,11 +253,33 @@ impl<T: PartialEq> Shelf<T> {
     }
 }
 
+/// Counts what has changed.
+#[derive(Debug, Default)]
+struct Revisions {
+    /// Of what has no namespace.
+    everywhere: u64,
+    namespaces: BTreeMap<String, u64>,
+}
+
+impl Revisions {
+    /// None: all of them.
+    fn count(&mut self, namespaces: &BTreeSet<String>) {
+        self.everywhere += u64::from(namespaces.is_empty());
+        for namespace in namespaces {
+            *self.namespaces.entry(namespace.clone()).or_default() += 1;
+        }
+    }
+
+    fn of(&self, namespace: &str) -> u64 {
+        self.everywhere + self.namespaces.get(namespace).copied().unwrap_or(0)
+    }
+}
+
 #[derive(Debug, Default)]
 pub struct World {
-    /// Of what has no namespace.
-    revision: u64,
-    revisions: BTreeMap<String, u64>,
+    seen: Revisions,
+    /// Without what no manifest is made of.
+    manifests: Revisions,
     claims: Shelf<Claim>,
     volumes: Shelf<Volume>,
     storage_classes: Shelf<Value>,
@@ -268,7 +304,7 @@ impl World {
         let Watched { kind, change } = watched;
         // No survey says anything about a reconciler.
         if !matches!(kind, Kind::Reconciler(_)) {
-            self.count(&change);
+            self.count(&kind, &change);
         }
         match kind {
             Kind::Claim => self.claims.take(change, parse::claim),
@@ -307,7 +343,7 @@ impl World {
     /// The admission policies were tried with what they must refuse.
     pub fn see_enforcement(&mut self, result: Result<(), String>) {
         if self.enforcement.tried(result) {
-            self.revision += 1;
+            self.seen.count(&BTreeSet::new());
         }
     }
 
@@ -336,20 +372,86 @@ impl World {
             shelf.keep_only(|namespace| objects.contains(&(namespace.to_owned(), kind.clone())));
         }
         self.reconcilers.retain(|reconciler, _| reconcilers.contains(reconciler));
-        self.revision += 1;
+        self.seen.count(&BTreeSet::new());
+        self.manifests.count(&BTreeSet::new());
     }
 
-    fn count(&mut self, change: &Change) {
+    /// Whom something that was seen is about. An application of Argo CD or Flux may be in a namespace of its own.
+    pub(crate) fn concern(&self, watched: &Watched) -> Concern {
+        let Watched { kind, change } = watched;
+        let users = self.users_of_volume(kind, change);
+        match namespace_of(change) {
+            _ if matches!(kind, Kind::Reconciler(_)) => Concern::All,
+            namespace if !namespace.is_empty() => Concern::Namespace(namespace),
+            _ if !users.is_empty() => Concern::Namespaces(users),
+            _ => Concern::All,
+        }
+    }
+
+    /// The namespaces that a volume or an attachment is of: of a claim that it is bound to, or that names it. None: nobody
+    /// knows yet, or it is something else.
+    fn users_of_volume(&self, kind: &Kind, change: &Change) -> BTreeSet<String> {
+        let (Change::Applied(object) | Change::Deleted(object)) = change else { return BTreeSet::new() };
+        let name = key_of(object).1;
+        let attached = || {
+            let before = self.attachments.get("", &name).and_then(|known| known.volume.clone());
+            before.into_iter().chain(parse::attachment(object).and_then(|seen| seen.volume))
+        };
+        let volumes: BTreeSet<String> = match kind {
+            Kind::Volume => BTreeSet::from([name]),
+            Kind::Attachment => attached().collect(),
+            Kind::Claim
+            | Kind::StorageClass
+            | Kind::Replication
+            | Kind::ReplicationClass
+            | Kind::Group
+            | Kind::GroupClass
+            | Kind::GroupContent
+            | Kind::Pod
+            | Kind::AddonsNode
+            | Kind::Policy
+            | Kind::PolicyBinding
+            | Kind::Workload(_)
+            | Kind::Object(_)
+            | Kind::Reconciler(_) => return BTreeSet::new(),
+        };
+        let known = volumes.iter().filter_map(|name| self.volume(name)?.claim.as_ref());
+        let bound = known.map(|(namespace, _)| namespace.clone());
+        let told = parse::text(object, "/spec/claimRef/namespace").map(str::to_owned);
+        let names = |claim: &Claim| claim.volume.as_ref().is_some_and(|volume| volumes.contains(volume));
+        let claims = self.claims.all().filter(|(_, claim)| names(claim));
+        bound.chain(told).chain(claims.map(|(namespace, _)| namespace.to_owned())).collect()
+    }
+
+    fn count(&mut self, kind: &Kind, change: &Change) {
+        let mut concerned = self.users_of_volume(kind, change);
         let namespace = namespace_of(change);
-        match namespace.as_str() {
-            "" => self.revision += 1,
-            _ => *self.revisions.entry(namespace).or_default() += 1,
+        if !namespace.is_empty() {
+            concerned.insert(namespace);
+        }
+        self.seen.count(&concerned);
+        let no_manifest = matches!(
+            kind,
+            Kind::Pod
+                | Kind::Replication
+                | Kind::Attachment
+                | Kind::AddonsNode
+                | Kind::Policy
+                | Kind::PolicyBinding
+        );
+        if !no_manifest {
+            self.manifests.count(&concerned);
         }
     }
 
     /// Grows with every change that matters to this namespace, so that what is derived need not be derived again.
     pub fn revision(&self, namespace: &str) -> u64 {
-        self.revision + self.revisions.get(namespace).copied().unwrap_or(0)
+        self.seen.of(namespace)
+    }
+
+    /// The same for its manifests alone; those of a group are not counted.
+    pub fn manifests_revision(&self, namespace: &str) -> u64 {
+        self.manifests.of(namespace)
     }
 
     /// Whether everything that a decision about this namespace needs has been read once.
@@ -406,9 +508,7 @@ impl World {
     /// The objects that may be this one, with the namespace of each; none as long as they have not been read.
     pub fn reconcilers(&self, reconciler: &Reconciler) -> Option<Vec<(&str, &Present)>> {
         let shelf = self.reconcilers.get(reconciler).filter(|shelf| !shelf.listed.is_empty())?;
-        Some(
-            shelf.things.iter().map(|((namespace, _), (_, present))| (namespace.as_str(), present)).collect(),
-        )
+        Some(shelf.all().collect())
     }
 
     /// Begin of the oldest of the newest reads of pods and attachments.
@@ -468,16 +568,11 @@ impl World {
         namespace: &str,
         is_meant: impl Fn(&Source) -> bool,
     ) -> Option<(&str, &ReplicationObject)> {
-        self.replications
-            .things
-            .range((namespace.to_owned(), String::new())..)
-            .take_while(|(key, _)| key.0 == namespace)
-            .map(|(key, (_, thing))| (key.1.as_str(), thing))
-            .find(|(_, object)| is_meant(&object.source))
+        self.replications.of(namespace).find(|(_, object)| is_meant(&object.source))
     }
 
     pub fn is_attached(&self, volume: &str) -> bool {
-        self.attachments.things.values().any(|(_, thing)| thing.volume.as_deref() == Some(volume))
+        self.attachments.all().any(|(_, thing)| thing.volume.as_deref() == Some(volume))
     }
 
     pub fn pods<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = (&'a str, &'a Pod)> {
@@ -494,20 +589,9 @@ impl World {
 
     /// Whether a controller of csi-addons is connected for a driver; none: no node of that driver is known.
     pub fn driver_is_led(&self, driver: &str) -> Option<bool> {
-        let mut nodes =
-            self.addons_nodes.things.values().filter(|(_, node)| node.driver == driver).peekable();
+        let mut nodes = self.addons_nodes.all().filter(|(_, node)| node.driver == driver).peekable();
         nodes.peek()?;
         Some(nodes.any(|(_, node)| node.connected))
-    }
-}
-
-impl Watched {
-    /// An application of Argo CD or Flux may be in a namespace of its own.
-    pub(crate) fn concerns(&self) -> Concern {
-        match namespace_of(&self.change) {
-            namespace if namespace.is_empty() || matches!(self.kind, Kind::Reconciler(_)) => Concern::All,
-            namespace => Concern::Namespace(namespace),
-        }
     }
 }
 

@@ -12,15 +12,9 @@ use crate::crash::{Boundary, Verdict};
 use crate::hub::RESTART;
 use crate::kubernetes::is_namespaced;
 use crate::network::End;
-use crate::reference;
-use crate::transition::{Happening, Life, Request, Time};
+use crate::transition::{Happening, Life, Request, Ticks, Time};
 use crate::world::World;
 
-/// While a lease is near its end or over, and while something is done.
-const TICK: Time = 50;
-/// While nothing can happen by time alone.
-const CALM_TICK: Time = 250;
-const NEAR: Time = 1_500;
 const DIAL_AGAIN: Time = 250;
 /// One way of a request to the own API server.
 const REQUEST: std::ops::RangeInclusive<u64> = 2..=20;
@@ -69,7 +63,7 @@ impl World {
         self.agent_step(site, Event::Started(first));
         self.check_start(site, another_boot);
         self.list(site, None);
-        self.later(TICK, Happening::AgentTicks { site: site.clone(), life });
+        self.later(self.ticks.often, Happening::AgentTicks { site: site.clone(), life });
         self.later(20, Happening::Dials { site: site.clone(), life });
     }
 
@@ -149,21 +143,23 @@ impl World {
         if self.agent_waits(site, Happening::AgentTicks { site: site.clone(), life }).is_some()
             && self.site(site).life == life
         {
-            let next = if self.has_time(site) { CALM_TICK } else { TICK };
+            let next = self.next_tick(site);
             self.later(next, Happening::AgentTicks { site: site.clone(), life });
             let wall = self.site(site).own_wall(self.now);
             self.agent_step(site, Event::Tick(wall));
         }
     }
 
-    fn has_time(&self, site: &ClusterName) -> bool {
+    fn next_tick(&self, site: &ClusterName) -> Time {
         let (here, now) = (self.site(site), self.agent_now(site));
-        let at_rest = |(name, role, end): (&PlacementName, Role, Option<Moment>)| match role {
-            Role::Holder => end.is_some_and(|end| now.0 + NEAR < end.0),
-            Role::Standby => reference::running(&self.apps[number_of(&name.namespace)].lines).is_none(),
-            Role::Promoting | Role::Fenced | Role::Unknown => false,
+        let Ticks { often, working, agent_calm, hub_calm: _, near } = self.ticks;
+        let tick = |(name, role, end): (&PlacementName, Role, Option<Moment>)| match role {
+            Role::Holder if end.is_some_and(|end| now.0 + near < end.0) => agent_calm,
+            Role::Holder | Role::Promoting => often,
+            Role::Standby if !self.apps[number_of(&name.namespace)].under_way => agent_calm,
+            Role::Standby | Role::Fenced | Role::Unknown => working,
         };
-        here.agent.as_ref().is_some_and(|agent| agent.roles().all(at_rest))
+        here.agent.as_ref().and_then(|agent| agent.roles().map(tick).min()).unwrap_or(often)
     }
 
     pub(crate) fn agent_hears(&mut self, site: &ClusterName, life: Life, event: Event) {

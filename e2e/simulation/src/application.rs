@@ -8,8 +8,9 @@ use hub_core::journal::{Entry, Intent, Line};
 use proto::{ClusterName, PlacementId};
 
 use crate::invariants::Judged;
+use crate::reference;
 use crate::transition::Time;
-use crate::wishes::{FailoverModeOf, FencingOf};
+use crate::wishes::{FailoverModeOf, FencingOf, Pace};
 
 /// The volumes of an application, as they are called in the first one.
 pub const CLAIMS: [&str; 2] = ["data", "logs"];
@@ -28,6 +29,7 @@ pub struct App {
     pub home: ClusterName,
     /// How its user wishes it to fail over, where that is not as in the stories.
     pub differs: Option<(FailoverModeOf, FencingOf)>,
+    pub pace: Pace,
     /// The DRPlacement as the hub's API server has it.
     pub wish: Option<DRPlacement>,
     /// What the hub would do if somebody said yes.
@@ -36,6 +38,8 @@ pub struct App {
     pub waits: String,
     /// The lines of the hub's journal that are about it.
     pub lines: Vec<Line>,
+    /// By them an operation runs.
+    pub under_way: bool,
     pub history: History,
     pub judged: Judged,
 }
@@ -52,13 +56,20 @@ impl App {
             claims: CLAIMS.map(named),
             home,
             differs: None,
+            pace: Pace::USUAL,
             wish: None,
             proposed: None,
             waits: String::new(),
             lines: Vec::new(),
+            under_way: false,
             history: History::default(),
             judged: Judged::default(),
         }
+    }
+
+    /// They have changed.
+    pub(crate) fn look_at_lines(&mut self) {
+        self.under_way = reference::running(&self.lines).is_some();
     }
 }
 

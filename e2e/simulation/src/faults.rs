@@ -116,6 +116,7 @@ pub enum Fault {
     },
     /// Where nothing is moved unasked, the user asks for the other cluster once the owner is lost.
     SurvivorsPreferred,
+    OwnersPreferred,
     /// What the user does to one placement alone; the others are left as they are.
     Of(Number, Box<Fault>),
     /// From now on somebody reads what is proposed.
@@ -177,6 +178,7 @@ impl Fault {
             Fault::Of(_, edit) => edit.kind(),
             Fault::OwnersLost { .. } => "the site with the most placements lost",
             Fault::SurvivorsPreferred => "user: survivors preferred",
+            Fault::OwnersPreferred => "user: owners preferred",
             Fault::HumanComes(Human::Careful) => "human approves",
             Fault::HumanComes(Human::Careless) => "human approves what was not proposed",
             Fault::HumanComes(Human::Absent) => "human leaves",
@@ -293,6 +295,7 @@ impl World {
             }
             Fault::OwnersLost { dies } => self.owners_lost(dies),
             Fault::SurvivorsPreferred => self.survivors_preferred(),
+            Fault::OwnersPreferred => self.owners_preferred(),
             Fault::Of(app, edit) => self.user_edits(app, &edit),
             Fault::HumanComes(human) => self.human_comes(human),
         }

@@ -13,13 +13,9 @@ use proto::{ClusterName, FromAgent, FromHub, Moment, PlacementId};
 use crate::application::{App, Number, number_of, placement_of};
 use crate::crash::{Boundary, Verdict};
 use crate::network::End;
-use crate::reference;
 use crate::transition::{Happening, Life, Time};
 use crate::world::{Clock, Human, World, wall};
 
-const TICK: Time = 50;
-/// While nobody is away and nothing is under way.
-const CALM_TICK: Time = 200;
 /// A process that has died is started again after this long.
 pub const RESTART: Time = 700;
 /// The other hub is a little behind.
@@ -108,7 +104,7 @@ impl World {
         self.hub.hub = Some(hub);
         self.hub_carries_out(first);
         let life = self.hub.life;
-        self.later(TICK, Happening::HubTicks(life));
+        self.later(self.ticks.often, Happening::HubTicks(life));
         for name in self.sites.keys().cloned().collect::<Vec<_>>() {
             let event = Box::new(Event::ClusterSeen(configured(&name)));
             let delay = self.random.within(&READ);
@@ -186,7 +182,7 @@ impl World {
             return;
         }
         if self.hub.life == life && self.hub.hub.is_some() {
-            let next = if self.is_calm() { CALM_TICK } else { TICK };
+            let next = if self.is_calm() { self.ticks.hub_calm } else { self.ticks.working };
             self.later(next, Happening::HubTicks(life));
             self.hub_step(Event::Tick);
         }
@@ -194,7 +190,7 @@ impl World {
 
     fn is_calm(&self) -> bool {
         let heard = |site: &ClusterName| self.hub.streams.contains_key(site) && self.linked(site);
-        let at_rest = |app: &App| app.waits.is_empty() && reference::running(&app.lines).is_none();
+        let at_rest = |app: &App| app.waits.is_empty() && !app.under_way;
         self.network.is_whole()
             && self.sites.keys().all(heard)
             && self.sites.values().all(|site| site.up && site.agent.is_some())
@@ -275,6 +271,7 @@ impl World {
         let sealed = self.hub.tip.seal(wall(self.now), entry);
         if let Some(app) = app {
             self.apps[app].lines.push(sealed.clone());
+            self.apps[app].look_at_lines();
         }
         self.hub.lines.push(sealed);
     }
@@ -289,6 +286,7 @@ impl World {
         let last = self.hub.lines.last().map_or(0, |line| line.index);
         for app in &mut self.apps {
             app.lines.retain(|line| line.index <= last);
+            app.look_at_lines();
         }
     }
 

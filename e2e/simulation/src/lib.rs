@@ -5,7 +5,7 @@
 //! `kubernetes` and `workloads` (a member cluster), `storage` and `csi_addons` (the array and the controller before
 //! it), `application` (who writes), `network`; then `invariants` (asked after every event), `reference` (who should
 //! own the placement), `crash` (a process dies at every effect), `scenario` (the stories), `faults`, `wishes` and `plan`
-//! (what goes wrong), `adversity` (random plans, and what is left of one that fails), `traps` (a plan for each rule), `coverage`,
+//! (what goes wrong), `adversity` (random plans, and what is left of one that fails), `dense` (many placements, lost together), `traps` (a plan for each rule), `coverage`,
 //! `mutants` (each rule is switched off once).
 
 pub mod random;
@@ -34,6 +34,7 @@ pub mod plan;
 pub mod wishes;
 
 pub mod adversity;
+pub mod dense;
 pub mod scenario;
 pub mod traps;
 

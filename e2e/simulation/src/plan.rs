@@ -146,7 +146,7 @@ fn round(random: &mut Random, sites: &[ClusterName], apps: usize) -> Group {
 }
 
 /// One fault, and what ends it if it does not end by itself.
-fn any(random: &mut Random, sites: &[ClusterName], apps: usize) -> Group {
+pub(crate) fn any(random: &mut Random, sites: &[ClusterName], apps: usize) -> Group {
     let site = random.one_of(sites).clone();
     let lasts = random.within(&(200..=25_000));
     match random.within(&(0..=9)) {

@@ -75,6 +75,12 @@ pub fn proof<'a>(lines: &'a [Line], wanted: &OperationId) -> Option<&'a FencePro
     })
 }
 
+/// All of its steps are done.
+pub fn is_committed(lines: &[Line], wanted: &OperationId) -> bool {
+    let commits = |line: &Line| matches!(&line.entry, Entry::Commit { operation, .. } if operation == wanted);
+    lines.iter().any(commits)
+}
+
 pub fn has_ended(lines: &[Line], wanted: &OperationId) -> bool {
     lines.iter().any(|line| {
         let ends = |operation: &OperationId| operation == wanted;

@@ -12,6 +12,7 @@ use crate::faults::Fault;
 use crate::kubernetes::{NAMESPACE, deployments, kustomization};
 use crate::reference;
 use crate::transition::{Happening, Time};
+use crate::wishes::Pace;
 use crate::world::{Human, World, cluster};
 
 /// Longer than any wait of the timing below: W is 7.2 s.
@@ -102,9 +103,10 @@ pub(crate) fn wait(
     }
 }
 
-/// The DRPlacement of all stories: automatic, with the timing of the hub's own stories.
+/// The DRPlacement of all stories: automatic.
 fn wish(app: &App) -> DRPlacement {
     let labels = json!({"matchLabels": {"app": app.namespace}});
+    let Pace { rpc, ttl, suspect, unreachable } = app.pace;
     let other = if app.home.as_str() == "east" { "west" } else { "east" };
     let wish = json!({
         "apiVersion": "understudy.dev/v1alpha1", "kind": "DRPlacement",
@@ -116,8 +118,8 @@ fn wish(app: &App) -> DRPlacement {
             "replication": {"volumeReplicationClass": "mirror"},
             "failover": {
                 "mode": "Automatic", "maxDataLoss": "20s",
-                "timing": {"renew": "500ms", "rpc": "500ms", "ttl": "3s", "hold": "2s", "grace": "1s",
-                    "stop": "4s", "suspect": "1500ms", "unreachable": "3s"},
+                "timing": {"renew": "500ms", "rpc": rpc, "ttl": ttl, "hold": "2s", "grace": "1s",
+                    "stop": "4s", "suspect": suspect, "unreachable": unreachable},
             },
         },
     });

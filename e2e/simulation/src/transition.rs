@@ -16,6 +16,25 @@ pub type Time = u64;
 /// Counts the starts of one process; what an earlier one has left behind is dropped.
 pub type Life = u64;
 
+/// How often the cores are told that time has passed. Everything that they do by time alone may be so much late.
+#[derive(Clone, Copy, Debug)]
+pub struct Ticks {
+    /// While a lease is near its end or over, and while something is done.
+    pub often: Time,
+    /// While something is done that no lease waits for.
+    pub working: Time,
+    /// While nothing can happen by time alone.
+    pub agent_calm: Time,
+    pub hub_calm: Time,
+    /// So long before its end a lease is near it.
+    pub near: Time,
+}
+
+impl Ticks {
+    pub const USUAL: Ticks = Ticks { often: 50, working: 50, agent_calm: 250, hub_calm: 200, near: 1_500 };
+    pub const SELDOM: Ticks = Ticks { often: 50, working: 250, agent_calm: 600, hub_calm: 500, near: 700 };
+}
+
 #[derive(Debug)]
 pub enum Happening {
     HubStarts,

@@ -21,6 +21,22 @@ pub enum FencingOf {
     None,
 }
 
+/// The timing of a placement, as its user writes it.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    pub rpc: &'static str,
+    pub ttl: &'static str,
+    pub suspect: &'static str,
+    pub unreachable: &'static str,
+}
+
+impl Pace {
+    /// That of the hub's own stories.
+    pub const USUAL: Pace = Pace { rpc: "500ms", ttl: "3s", suspect: "1500ms", unreachable: "3s" };
+    /// Nothing of it can be shorter with the same renewals.
+    pub const SHORTEST: Pace = Pace { rpc: "250ms", ttl: "2s", suspect: "1500ms", unreachable: "1500ms" };
+}
+
 impl FailoverModeOf {
     pub fn set(self, wish: &mut DRPlacement) {
         let (mode, on_silence) = match self {

@@ -15,7 +15,7 @@ use crate::kubernetes::Kubernetes;
 use crate::network::{End, Network};
 use crate::random::Random;
 use crate::storage::Array;
-use crate::transition::{Happening, Hold, Life, Queue, Time};
+use crate::transition::{Happening, Hold, Life, Queue, Ticks, Time};
 
 /// 2026-01-01.
 const WALL_ZERO: i64 = 1_767_225_600_000;
@@ -167,6 +167,7 @@ pub struct World {
     pub array: Array,
     pub crossing_delay: Time,
     pub pod_delay: Time,
+    pub ticks: Ticks,
     pub storage_ails: StorageAils,
     /// Faults that the fencing level SelfFence does not cover are left out.
     pub covered_only: bool,
@@ -204,6 +205,7 @@ impl World {
             array: Array::default(),
             crossing_delay: 0,
             pod_delay: 0,
+            ticks: Ticks::USUAL,
             storage_ails: StorageAils::default(),
             covered_only: true,
             faults: BTreeMap::new(),

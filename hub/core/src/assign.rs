@@ -1,24 +1,21 @@
 //! What each cluster of a placement is told about it.
 
-use proto::{Assignment, ClusterName, Epoch, Peer};
+use proto::{Assignment, ClusterName, Epoch, Inventory, Peer};
 
 use crate::decision::Remembered;
 use crate::fleet::{Cluster, Fleet};
 use crate::placement::Placement;
-use crate::progress::Progress;
+use crate::progress::{Ownership, Progress};
 
+/// But for the holder's inventory, which is large and seldom changes.
 pub fn assignment(
     placement: &Placement,
     progress: Option<&Progress>,
-    remembered: Option<&Remembered>,
     fleet: &Fleet,
     cluster: &ClusterName,
 ) -> Assignment {
-    // Where somebody knows more than this journal, its idea of the owner is nobody's order.
-    let trusted = progress.filter(|progress| progress.needs_human.is_none());
-    let ownership = trusted.and_then(|progress| progress.ownership.as_ref());
+    let ownership = ownership(progress);
     let holder = ownership.map(|ownership| ownership.holder.clone());
-    let is_standby = holder.as_ref().is_some_and(|holder| holder != cluster);
     let peers = placement
         .clusters
         .iter()
@@ -35,8 +32,23 @@ pub fn assignment(
         group_class: placement.group_class.clone(),
         policy: placement.policy,
         peers,
-        inventory: remembered.filter(|_| is_standby).map(|remembered| remembered.inventory.clone()),
+        inventory: None,
     }
+}
+
+/// What a standby is told to stage.
+pub fn inventory<'a>(
+    progress: Option<&Progress>,
+    remembered: Option<&'a Remembered>,
+    cluster: &ClusterName,
+) -> Option<&'a Inventory> {
+    let is_standby = ownership(progress).is_some_and(|ownership| ownership.holder != *cluster);
+    remembered.filter(|_| is_standby).map(|remembered| &remembered.inventory)
+}
+
+/// Where somebody knows more than this journal, its idea of the owner is nobody's order.
+fn ownership(progress: Option<&Progress>) -> Option<&Ownership> {
+    progress.filter(|progress| progress.needs_human.is_none())?.ownership.as_ref()
 }
 
 /// Every cluster of the spec is a target whose promise a holder needs, whatever its DRCluster says at the moment: the set

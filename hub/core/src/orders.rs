@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proto::{
-    Action, Assignment, ClusterName, Command, CommandId, FromHub, Moment, PlacementId, Rule, StepKind, kept,
+    Action, Assignment, ClusterName, Command, CommandId, FromHub, Inventory, Moment, PlacementId, Rule,
+    StepKind, kept,
 };
 
-use crate::assign::assignment;
+use crate::assign::{assignment, inventory};
 use crate::decision::{Decision, Remembered, Send};
 use crate::event::Now;
 use crate::fleet::Fleet;
@@ -54,9 +55,12 @@ impl Orders {
             placement.clusters.iter().chain(holder).chain(target).collect();
         let connected = |cluster: &&ClusterName| fleet.sites.get(*cluster).is_some_and(|site| site.connected);
         for cluster in concerned.iter().copied().filter(connected) {
-            let assignment = assignment(placement, progress, remembered, fleet, cluster);
+            let mut assignment = assignment(placement, progress, fleet, cluster);
+            let inventory = inventory(progress, remembered, cluster);
             let key = (cluster.clone(), placement.id.clone());
-            if self.assigned.get(&key) != Some(&assignment) {
+            if !self.assigned.get_mut(&key).is_some_and(|known| says_the_same(known, &assignment, inventory))
+            {
+                assignment.inventory = inventory.cloned();
                 self.assigned.insert(key, assignment.clone());
                 let message = FromHub::Assignment(Box::new(assignment));
                 decision.send.push(Send { to: cluster.clone(), message });
@@ -160,6 +164,14 @@ impl Orders {
             decision.send.push(Send { to: cluster.clone(), message: FromHub::Command(Box::new(command)) });
         }
     }
+}
+
+/// Nothing is copied only to be compared.
+fn says_the_same(known: &mut Assignment, assignment: &Assignment, inventory: Option<&Inventory>) -> bool {
+    let told = known.inventory.take();
+    let same = *known == *assignment && told.as_ref() == inventory;
+    known.inventory = told;
+    same
 }
 
 const LET_GO_LIFETIME: Duration = Duration::from_secs(60);

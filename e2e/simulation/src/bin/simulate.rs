@@ -1,14 +1,18 @@
-//! `simulate --seeds N [--seed S]`: random faults, one run for each seed, from S on; a seed that fails tells its story.
+//! `simulate --seeds N [--seed S] [--dense]`: random faults, one run for each seed, from S on; a seed that fails tells its
+//! story. With `--dense` each world has many placements that are lost together, otherwise a few have.
 //! `simulate --traps`: the plans that are made for one rule each. `simulate --mutants`: each rule is switched off once.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use simulation::adversity::{self, adversity, shrink};
+use simulation::adversity::{Draw, shrink};
 use simulation::coverage::Coverage;
-use simulation::reference::{has_promoted, intents};
+use simulation::reference::{has_promoted, intents, is_committed};
 use simulation::{Run, traps};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Default)]
 struct Wanted {
@@ -16,12 +20,14 @@ struct Wanted {
     seeds: Option<u64>,
     /// Groups of the seed's plan that are left out.
     without: Vec<usize>,
+    dense: bool,
     traps: bool,
     mutants: bool,
     only: Option<String>,
 }
 
-const USE: &str = "use --seeds N, --seed S, --without 1,2 (with one seed), --traps, --mutants [--only NAME]";
+const USE: &str =
+    "use --seeds N, --seed S, --without 1,2 (with one seed), --dense, --traps, --mutants [--only NAME]";
 
 fn wanted() -> Result<Wanted, String> {
     let mut wanted = Wanted::default();
@@ -40,6 +46,7 @@ fn wanted() -> Result<Wanted, String> {
                 wanted.without =
                     parsed?.into_iter().filter_map(|group| usize::try_from(group).ok()).collect();
             }
+            "--dense" => wanted.dense = true,
             "--traps" => wanted.traps = true,
             "--mutants" => wanted.mutants = true,
             "--only" => wanted.only = Some(text()),
@@ -57,19 +64,19 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    let drawn = if wanted.dense { Draw::dense } else { Draw::mixed };
     let passed = match (&wanted, wanted.first, wanted.seeds) {
         (Wanted { mutants: true, .. }, _, seeds) => mutants(seeds.unwrap_or(1_000), wanted.only.as_deref()),
         (Wanted { traps: true, .. }, seed, _) => all_traps(seed.unwrap_or(1), wanted.only.as_deref()),
-        (_, Some(seed), None) => one_seed(seed, &wanted.without),
-        (_, first, seeds) => many_seeds(first.unwrap_or(1), seeds.unwrap_or(100)),
+        (_, Some(seed), None) => one_seed(drawn(seed), &wanted.without),
+        (_, first, seeds) => many_seeds(drawn, first.unwrap_or(1), seeds.unwrap_or(100)),
     };
     if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// One seed alone is asked for by somebody who wants to read it.
-fn one_seed(seed: u64, without: &[usize]) -> bool {
-    let plan = adversity::plan(seed).without(without);
-    let run = adversity::with(seed, &plan);
+fn one_seed(draw: Draw, without: &[usize]) -> bool {
+    let run = draw.with(&draw.plan().without(without));
     println!("{}", run.told());
     let mut figures = Figures::default();
     figures.add(&run);
@@ -77,7 +84,7 @@ fn one_seed(seed: u64, without: &[usize]) -> bool {
     run.outcome.is_ok()
 }
 
-fn many_seeds(first: u64, seeds: u64) -> bool {
+fn many_seeds(drawn: fn(u64) -> Draw, first: u64, seeds: u64) -> bool {
     let mut figures = Figures::default();
     let began = Instant::now();
     let mut failed: Vec<(u64, String)> = Vec::new();
@@ -87,7 +94,7 @@ fn many_seeds(first: u64, seeds: u64) -> bool {
         let mut figures = Figures::default();
         let mut failed = Vec::new();
         for seed in (first + worker..first + seeds).step_by(usize::try_from(workers).unwrap_or(1)) {
-            let run = adversity(seed);
+            let run = drawn(seed).run();
             figures.add(&run);
             failed.extend(run.outcome.err().map(|wrong| (seed, wrong)));
         }
@@ -108,15 +115,15 @@ fn many_seeds(first: u64, seeds: u64) -> bool {
     }
     failed.sort();
     for (seed, wrong) in &failed {
-        println!("seed {seed}: {wrong}; see it with: cargo simulate --seed {seed}");
+        println!("seed {seed}: {wrong}; see it with: {}", command(drawn(*seed)));
     }
     if let Some((seed, wrong)) = failed.first() {
-        tell_shrunk(*seed, wrong);
+        tell_shrunk(drawn(*seed), wrong);
     }
     figures.tell(seeds);
-    let (took, failovers) = (began.elapsed().as_secs_f64(), figures.moved("failover"));
+    let (took, failovers) = (began.elapsed().as_secs_f64(), figures.committed("failover"));
     println!(
-        "{seeds} seeds in {took:.1} s, {} violations, {} failovers, {:.0} a minute",
+        "{seeds} seeds in {took:.1} s, {} violations, {} failovers committed, {:.0} a minute",
         failed.len(),
         failovers,
         f64::from(u32::try_from(failovers).unwrap_or(u32::MAX)) * 60.0 / took.max(0.001),
@@ -124,9 +131,14 @@ fn many_seeds(first: u64, seeds: u64) -> bool {
     failed.is_empty()
 }
 
-fn tell_shrunk(seed: u64, wrong: &str) {
-    let plan = adversity::plan(seed);
-    let (smallest, run) = shrink(&plan, wrong, |plan| adversity::with(seed, plan));
+fn command(draw: Draw) -> String {
+    let dense = if draw == Draw::mixed(draw.seed) { "" } else { " --dense" };
+    format!("cargo simulate --seed {}{dense}", draw.seed)
+}
+
+fn tell_shrunk(draw: Draw, wrong: &str) {
+    let plan = draw.plan();
+    let (smallest, run) = shrink(&plan, wrong, |plan| draw.with(plan));
     let mut kept = smallest.groups.iter().chain(&smallest.again).peekable();
     let mut left_out = Vec::new();
     for (index, group) in plan.groups.iter().chain(&plan.again).enumerate() {
@@ -135,10 +147,7 @@ fn tell_shrunk(seed: u64, wrong: &str) {
         }
     }
     println!("{}", run.told());
-    println!(
-        "the shortest story of seed {seed}: cargo simulate --seed {seed} --without {}",
-        left_out.join(",")
-    );
+    println!("the shortest story of seed {}: {} --without {}", draw.seed, command(draw), left_out.join(","));
 }
 
 /// Two traps differ in what they are for; each must end as it must.
@@ -166,7 +175,8 @@ struct Figures {
     events: u64,
     faults: BTreeMap<&'static str, u64>,
     begun: BTreeMap<&'static str, u64>,
-    completed: BTreeMap<&'static str, u64>,
+    moved: BTreeMap<&'static str, u64>,
+    committed: BTreeMap<&'static str, u64>,
     coverage: Coverage,
 }
 
@@ -184,29 +194,36 @@ impl Figures {
                 let kind = intent.kind.as_str();
                 *self.begun.entry(kind).or_default() += 1;
                 if has_promoted(&app.lines, &intent.operation) || matches!(kind, "resync" | "release") {
-                    *self.completed.entry(kind).or_default() += 1;
+                    *self.moved.entry(kind).or_default() += 1;
+                }
+                if is_committed(&app.lines, &intent.operation) {
+                    *self.committed.entry(kind).or_default() += 1;
                 }
             }
         }
     }
 
     fn merge(&mut self, other: Figures) {
-        let Figures { simulated, placements, events, faults, begun, completed, coverage } = other;
+        let Figures { simulated, placements, events, faults, begun, moved, committed, coverage } = other;
         self.simulated += simulated;
         self.placements += placements;
         self.events += events;
         self.coverage.add(&coverage);
-        for (of, counts) in
-            [(&mut self.faults, faults), (&mut self.begun, begun), (&mut self.completed, completed)]
-        {
+        for (of, counts) in [
+            (&mut self.faults, faults),
+            (&mut self.begun, begun),
+            (&mut self.moved, moved),
+            (&mut self.committed, committed),
+        ] {
             for (kind, count) in counts {
                 *of.entry(kind).or_default() += count;
             }
         }
     }
 
-    fn moved(&self, kind: &str) -> u64 {
-        self.completed.get(kind).copied().unwrap_or(0)
+    /// The hub has recorded their Commit: they are over, and the application runs at its new owner.
+    fn committed(&self, kind: &str) -> u64 {
+        self.committed.get(kind).copied().unwrap_or(0)
     }
 
     fn tell(&self, seeds: u64) {
@@ -214,9 +231,10 @@ impl Figures {
         for (kind, count) in &self.faults {
             println!("{count:8}  {kind}");
         }
-        println!("operations begun, and past their point of no return");
+        println!("operations begun, past their point of no return, and committed");
         for (kind, count) in &self.begun {
-            println!("{count:8} {:8}  {kind}", self.moved(kind));
+            let moved = self.moved.get(kind).copied().unwrap_or(0);
+            println!("{count:8} {moved:8} {:8}  {kind}", self.committed(kind));
         }
         println!("{}", self.coverage.table());
         for row in self.coverage.missing() {
