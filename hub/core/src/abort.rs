@@ -111,14 +111,16 @@ pub fn cut_reason(o: &Observation, operation: &Operation) -> Option<String> {
     if o.site(&intent.to).is_some_and(SiteView::is_unreachable) {
         return Some(format!("{} is silent, before {name} was ready there", intent.to));
     }
+    // What has just been told to start is let go of when it runs, if that does not take long.
+    let patience = step::stuck_after(&o.placement.policy.timing);
     let told = operation.step(StepKind::ScaleUp).acknowledged;
-    if o.placement.deleting && told.is_some() {
+    if o.placement.deleting && told.is_some_and(|told| o.wall.since(told) >= patience) {
         return Some(format!("{name} was deleted before it was ready"));
     }
     let begun = operation.step(StepKind::TakeOwnership).acknowledged?;
     let waited = o.wall.since(begun);
     let other_wish = intent.preferred.as_ref().is_some_and(|then| *then != o.placement.preferred);
-    if other_wish && waited >= step::stuck_after(&o.placement.policy.timing) {
+    if other_wish && waited >= patience {
         return Some(format!(
             "{name} prefers {} now, and is not ready at {}",
             o.placement.preferred, intent.to
