@@ -150,7 +150,10 @@ pub fn workload(kind: &WorkloadKind, object: &Value) -> Option<Workload> {
         }
         _ => {
             let wanted = number(object, "/spec/replicas").unwrap_or(1);
-            let ready = number(object, "/status/readyReplicas");
+            let observed = number(object, "/status/observedGeneration");
+            let stale = observed < number(object, "/metadata/generation") && observed.is_some();
+            // What its controller has said before it saw this spec is about another one.
+            let ready = if stale { Some(0) } else { number(object, "/status/readyReplicas") };
             // Having a scale subresource says nothing about readiness: a custom kind that tells none is taken at its word.
             let untold = if kind.api_version == "apps/v1" { 0 } else { wanted };
             (small(wanted), small(ready.unwrap_or(untold)), "/spec/template")
