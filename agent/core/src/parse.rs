@@ -308,6 +308,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_was_ready_for_another_spec_is_not_ready_for_this_one() {
+        let kind = WorkloadKind { api_version: "apps/v1".into(), kind: "Deployment".into() };
+        let ready = |generation: u64, observed: Option<u64>| {
+            let object = serde_json::json!({
+                "metadata": {"name": "web", "generation": generation},
+                "spec": {"replicas": 1},
+                "status": {"observedGeneration": observed, "readyReplicas": 1},
+            });
+            workload(&kind, &object).expect("a workload").ready
+        };
+        assert_eq!((ready(3, Some(2)), ready(3, Some(3))), (0, 1));
+        assert_eq!(ready(3, None), 1, "a kind that does not tell");
+    }
+
+    #[test]
     fn a_time_of_kubernetes_is_read_to_the_millisecond() {
         assert_eq!(wall_time("1970-01-01T00:00:00Z"), Some(WallTime(0)));
         assert_eq!(wall_time("2024-02-29T12:30:15.25Z"), Some(WallTime(1_709_209_815_250)));
