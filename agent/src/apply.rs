@@ -128,6 +128,15 @@ async fn once(client: &Client, placement: &PlacementId, effect: &Effect) -> Resu
     }
 }
 
+/// A dry run that admission judges like a pod that uses what the label names: refused where the fence is in force.
+pub async fn ask_admission(client: &Client, namespace: &str, label: &str) -> kube::Result<ConfigMap> {
+    let mut probe = ConfigMap::default();
+    probe.metadata.generate_name = Some("understudy-fence-probe-".into());
+    probe.metadata.labels = Some([(FENCE_PROBE_LABEL.to_owned(), label.to_owned())].into());
+    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+    Api::namespaced(client.clone(), namespace).create(&dry_run, &probe).await
+}
+
 /// Only admission's own refusal counts: an agent without rights, or a wrong object, is refused by others.
 pub fn is_admissions_refusal(status: &kube::core::Status) -> bool {
     status.code == 422 && status.message.contains("ValidatingAdmission")
@@ -145,12 +154,7 @@ impl Namespace<'_> {
 
     async fn probe_fence(&self, placement: &PlacementId, claim: &str) -> Result<Receipt, Failed> {
         let label = if claim.len() <= LONGEST_LABEL { claim } else { placement.as_str() };
-        let mut probe = ConfigMap::default();
-        probe.metadata.generate_name = Some("understudy-fence-probe-".into());
-        probe.metadata.labels = Some([(FENCE_PROBE_LABEL.to_owned(), label.to_owned())].into());
-        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.name);
-        let dry_run = PostParams { dry_run: true, ..PostParams::default() };
-        match api.create(&dry_run, &probe).await {
+        match ask_admission(self.client, &self.name, label).await {
             Ok(_) => Ok(Receipt::FenceNotInForce),
             Err(kube::Error::Api(status)) if is_admissions_refusal(&status) => Ok(Receipt::FenceInForce),
             Err(error) => Err(failed(&error)),

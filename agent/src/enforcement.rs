@@ -6,16 +6,15 @@ use std::time::Duration;
 
 use agent_core::Event;
 use anyhow::Context;
+use crds::DRSiteState;
 use crds::site_state::{DRSiteStateSpec, SiteRole};
-use crds::{DRSiteState, FENCE_PROBE_LABEL};
-use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::PostParams;
 use kube::{Api, Client};
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::apply::is_admissions_refusal;
+use crate::apply::{ask_admission, is_admissions_refusal};
 
 /// As they are installed; `agent_core::enforcement` compares them with what is there.
 const INSTALLED: [&str; 8] = [
@@ -87,11 +86,7 @@ async fn trial(client: &Client, namespace: &str) -> kube::Result<Result<(), Stri
 
 /// A pod that used the trial's claim would be refused; a ConfigMap that says so is judged the same.
 async fn ask(client: &Client, namespace: &str) -> kube::Result<Result<(), String>> {
-    let mut probe = ConfigMap::default();
-    probe.metadata.generate_name = Some("understudy-fence-probe-".into());
-    probe.metadata.labels = Some([(FENCE_PROBE_LABEL.to_owned(), TRIAL.to_owned())].into());
-    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
-    match Api::<ConfigMap>::namespaced(client.clone(), namespace).create(&dry_run, &probe).await {
+    match ask_admission(client, namespace, TRIAL).await {
         Ok(_) => Ok(Err("a pod that uses the volumes of a fenced placement would be admitted".to_owned())),
         Err(kube::Error::Api(status)) if is_admissions_refusal(&status) && status.message.contains(TRIAL) => {
             Ok(Ok(()))

@@ -30,6 +30,7 @@ pub mod placement;
 mod promote;
 pub mod reconcilers;
 mod resync;
+mod shelf;
 pub mod site_state;
 mod stage;
 pub mod survey;

@@ -10,6 +10,7 @@ use crate::event::Concern;
 use crate::group::{GroupContent, GroupObject};
 use crate::parse;
 use crate::reconcilers::{self, Present, Reconciler};
+use crate::shelf::{Shelf, key_of};
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct WorkloadKind {
@@ -162,95 +163,6 @@ pub struct Followed {
     pub namespaces: BTreeSet<String>,
     pub objects: BTreeSet<(String, ObjectKind)>,
     pub reconcilers: BTreeSet<Reconciler>,
-}
-
-/// Things of one kind, by namespace and name, with the order of their versions.
-#[derive(Debug)]
-struct Shelf<T> {
-    things: BTreeMap<String, BTreeMap<String, (u64, T)>>,
-    listed: BTreeMap<String, Moment>,
-}
-
-impl<T> Default for Shelf<T> {
-    fn default() -> Self {
-        Shelf { things: BTreeMap::new(), listed: BTreeMap::new() }
-    }
-}
-
-impl<T: PartialEq> Shelf<T> {
-    fn take(&mut self, change: Change, parse: impl Fn(&Value) -> Option<T>) {
-        match change {
-            Change::Applied(object) => self.apply(&object, parse),
-            Change::Deleted(object) => {
-                let key = key_of(&object);
-                if version_of(&object) >= self.version(&key) {
-                    self.remove(&key);
-                }
-            }
-            Change::Listed { namespace, objects, began } => {
-                let namespace = namespace.unwrap_or_default();
-                let keys: BTreeSet<Key> = objects.iter().map(key_of).collect();
-                for (of, things) in &mut self.things {
-                    if namespace.is_empty() || *of == namespace {
-                        things.retain(|name, _| keys.contains(&(of.clone(), name.clone())));
-                    }
-                }
-                for object in &objects {
-                    self.apply(object, &parse);
-                }
-                let listed = self.listed.entry(namespace).or_default();
-                *listed = began.max(*listed);
-            }
-        }
-    }
-
-    fn apply(&mut self, object: &Value, parse: impl Fn(&Value) -> Option<T>) {
-        let (key, version) = (key_of(object), version_of(object));
-        if version < self.version(&key) {
-            return;
-        }
-        match parse(object) {
-            Some(thing) => {
-                self.things.entry(key.0).or_default().insert(key.1, (version, thing));
-            }
-            None => self.remove(&key),
-        }
-    }
-
-    fn version(&self, (namespace, name): &Key) -> u64 {
-        self.things.get(namespace).and_then(|things| things.get(name)).map_or(0, |(version, _)| *version)
-    }
-
-    fn remove(&mut self, (namespace, name): &Key) {
-        if let Some(things) = self.things.get_mut(namespace) {
-            things.remove(name);
-        }
-    }
-
-    fn keep_only(&mut self, followed: impl Fn(&str) -> bool) {
-        self.things.retain(|namespace, _| namespace.is_empty() || followed(namespace));
-        self.listed.retain(|namespace, _| namespace.is_empty() || followed(namespace));
-    }
-
-    fn get(&self, namespace: &str, name: &str) -> Option<&T> {
-        self.things.get(namespace)?.get(name).map(|(_, thing)| thing)
-    }
-
-    fn of<'a>(&'a self, namespace: &str) -> impl Iterator<Item = (&'a str, &'a T)> + use<'a, T> {
-        let things = self.things.get(namespace).into_iter().flatten();
-        things.map(|(name, (_, thing))| (name.as_str(), thing))
-    }
-
-    /// With their namespaces.
-    fn all(&self) -> impl Iterator<Item = (&str, &T)> {
-        self.things.iter().flat_map(|(namespace, things)| {
-            things.values().map(move |(_, thing)| (namespace.as_str(), thing))
-        })
-    }
-
-    fn listed(&self, namespace: &str) -> Option<Moment> {
-        self.listed.get(namespace).copied()
-    }
 }
 
 /// Counts what has changed.
@@ -507,7 +419,7 @@ impl World {
 
     /// The objects that may be this one, with the namespace of each; none as long as they have not been read.
     pub fn reconcilers(&self, reconciler: &Reconciler) -> Option<Vec<(&str, &Present)>> {
-        let shelf = self.reconcilers.get(reconciler).filter(|shelf| !shelf.listed.is_empty())?;
+        let shelf = self.reconcilers.get(reconciler).filter(|shelf| shelf.was_listed())?;
         Some(shelf.all().collect())
     }
 
@@ -600,15 +512,4 @@ fn namespace_of(change: &Change) -> String {
         Change::Applied(object) | Change::Deleted(object) => key_of(object).0,
         Change::Listed { namespace, objects: _, began: _ } => namespace.clone().unwrap_or_default(),
     }
-}
-
-fn key_of(object: &Value) -> Key {
-    let text = |path: &str| parse::at(object, path).and_then(Value::as_str).unwrap_or_default().to_owned();
-    (text("/metadata/namespace"), text("/metadata/name"))
-}
-
-/// Resource versions of one kind are ordered numbers; one that is not is taken as the newest.
-fn version_of(object: &Value) -> u64 {
-    let text = parse::at(object, "/metadata/resourceVersion").and_then(Value::as_str);
-    text.and_then(|text| text.parse().ok()).unwrap_or(u64::MAX - 1)
 }
