@@ -1,4 +1,4 @@
-//! The tests on real clusters, in one program: it is linked once, and two of them run at a time.
+//! The tests on real clusters, in one program: it is linked once. Federations take turns.
 
 mod admission_fence;
 mod agent_crashes;
