@@ -8,6 +8,10 @@ default:
 demo *arguments:
     cargo demo {{ arguments }}
 
+# The same with a real Prometheus, and a page of what it has seen: --page FILE.
+observe *arguments:
+    cargo demo --observe {{ arguments }}
+
 # Real faults on the real federation in network namespaces, all or those whose names contain a word; needs root.
 e2e *arguments:
     cargo e2e {{ arguments }}
@@ -27,6 +31,10 @@ simulate-mutants *arguments:
 # The protocol in every order of its steps, and each of its rules left out once; --show RULE tells a counterexample.
 model *arguments:
     cargo model {{ arguments }}
+
+# How long a scrape takes of a hub with 1,000 placements of five volumes, optimized.
+scrape:
+    cargo scrape
 
 # Everything that must pass before a change lands.
 ci:

@@ -1,7 +1,12 @@
 //! Compiles the wire definitions in pure Rust, so that no protoc has to be installed.
 
-const DEFINITIONS: [&str; 4] =
-    ["dr/v1/federation.proto", "dr/v1/ownership.proto", "dr/v1/peer.proto", "dr/v1/volume.proto"];
+const DEFINITIONS: [&str; 5] = [
+    "dr/v1/federation.proto",
+    "dr/v1/ownership.proto",
+    "dr/v1/peer.proto",
+    "dr/v1/telemetry.proto",
+    "dr/v1/volume.proto",
+];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=wire");

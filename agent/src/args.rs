@@ -82,6 +82,10 @@ pub struct RunArguments {
     )]
     pub boot_id_file: PathBuf,
 
+    /// Without an OTLP endpoint of its own, sends telemetry to the hub, whose collector gets it.
+    #[arg(long, env = "UNDERSTUDY_TELEMETRY_BY_HUB")]
+    pub telemetry_by_hub: bool,
+
     #[command(flatten)]
     pub telemetry: understudy_telemetry::Arguments,
 }

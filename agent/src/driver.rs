@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_core::decision::Memory;
-use agent_core::{Agent, AskId, Decision, Event, Followed, HoldAsk, Note, Point, Probe, WitnessVisit};
+use agent_core::{
+    Agent, AskId, Decision, Effect, Event, Followed, HoldAsk, Note, Point, Probe, WitnessVisit,
+};
 use kube::Client;
 use kube::api::ApiResource;
 use proto::{ClusterName, FromAgent, Hello, HoldAnswer, PlacementId, StepKind};
@@ -15,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
-use understudy_telemetry::SetTraceParent;
+use understudy_telemetry::{SetTraceParent, current_trace};
 
 use crate::crash::CrashPoint;
 use crate::gates::{GateAsked, Waiting, seal};
@@ -136,8 +138,10 @@ impl Driver {
                 Some(found) = inbox.scalable.recv() => self.watches.learn(found),
                 // Last: anybody in the cluster can ask.
                 Some(asked) = inbox.gates.recv() => {
-                    let question = running.gates.note(asked);
-                    self.step(Event::GateAsked(question), &mut running);
+                    self.step(Event::GateAsked(asked.question.clone()), &mut running);
+                    if self.agent.answers_gate(&asked.question.nonce) {
+                        running.gates.note(asked);
+                    }
                 }
             }
         }
@@ -186,7 +190,7 @@ impl Driver {
         }
         for (placement, effect) in effects {
             let (client, requests) = (self.client.clone(), running.requests.clone());
-            let span = running.span(&placement);
+            let span = running.span_of_effect(&placement, &effect);
             let task = async move {
                 // Nobody closes the semaphore; without a permit the request is merely not held back.
                 let _permit = requests.acquire_owned().await.ok();
@@ -336,6 +340,14 @@ impl Running {
     fn span(&self, placement: &PlacementId) -> Span {
         self.spans.get(placement).cloned().unwrap_or_else(Span::none)
     }
+
+    /// What belongs to no command is no trace of its own.
+    fn span_of_effect(&self, placement: &PlacementId, effect: &Effect) -> Span {
+        match self.spans.get(placement) {
+            Some(command) => tracing::info_span!(parent: command, "effect", effect = effect.key()),
+            None => Span::none(),
+        }
+    }
 }
 
 fn replace<T: PartialEq>(known: &mut T, newest: T) -> bool {
@@ -373,17 +385,22 @@ fn tell(note: &Note, running: &mut Running) {
                 placement = %command.placement,
                 operation = %command.operation,
                 step = %command.step,
-                epoch = epoch.0
+                %command,
+                epoch = epoch.0,
+                trace_id = tracing::field::Empty,
             );
             if let Some(parent) = trace_parent {
                 span.set_traceparent(parent);
             }
-            tracing::info!(placement = %command.placement, %command, epoch = epoch.0, "command admitted");
+            span.record("trace_id", span.in_scope(current_trace));
+            span.in_scope(|| {
+                tracing::info!(placement = %command.placement, %command, epoch = epoch.0, "command admitted");
+            });
             running.spans.insert(command.placement.clone(), span);
         }
         Note::CommandDone { command } => {
-            tracing::info!(placement = %command.placement, %command, "command done");
-            running.spans.remove(&command.placement);
+            let span = running.spans.remove(&command.placement).unwrap_or_else(Span::none);
+            span.in_scope(|| tracing::info!(placement = %command.placement, %command, "command done"));
         }
         Note::EffectFailed { placement, effect, message } => {
             tracing::info!(%placement, effect, message, "a change was not possible");

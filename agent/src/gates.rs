@@ -6,7 +6,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::error::Error;
 use std::io;
-use std::sync::Arc;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use proto::gate::{Certificate, PROMISE_DOMAIN, Question, Seal};
@@ -14,15 +15,19 @@ use proto::{GateNonce, HoldAnswer, Sealed};
 use tls::Credentials;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// A name, a uid and a nonce.
 const LONGEST_QUESTION: u64 = 4 * 1024;
 /// Connections at the same time, one for each gated pod of the cluster; a gate that finds none free asks again.
 const CONNECTIONS: usize = 4096;
+/// Of one address: a pod's own, or that of a node whose pods share its network.
+const CONNECTIONS_OF_ONE: usize = 256;
+/// Between two questions of one connection: a gate asks twice a second at most, and at once after a jump of its clock.
+const PAUSE: Duration = Duration::from_millis(50);
 /// Answers waiting for one gate, which takes them at once; the next one is as good.
 const ANSWERS: usize = 32;
 /// Nonces that may still be answered, of all gates.
@@ -44,7 +49,7 @@ pub async fn serve(
     questions: mpsc::Sender<GateAsked>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let free = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Places::default();
     let mut conversations = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -52,8 +57,8 @@ pub async fn serve(
             Some(_ended) = conversations.join_next() => continue,
             accepted = listener.accept() => accepted,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, address) = match accepted {
+            Ok((stream, peer)) => (stream, peer.ip()),
             Err(error) => {
                 // Out of file descriptors, say: what is open goes on, and gates ask again.
                 tracing::warn!(error = &error as &dyn Error, "a gate could not connect");
@@ -61,14 +66,48 @@ pub async fn serve(
                 continue;
             }
         };
-        let Ok(permit) = free.clone().try_acquire_owned() else { continue };
+        let Some(place) = places.take(address) else { continue };
         let questions = questions.clone();
         conversations.spawn(async move {
-            let _permit = permit;
+            let _place = place;
             if let Err(error) = converse(stream, questions).await {
                 tracing::debug!(error = &error as &dyn Error, "a gate's connection ended");
             }
         });
+    }
+}
+
+/// Who is connected, by address.
+#[derive(Clone, Debug, Default)]
+struct Places(Arc<Mutex<BTreeMap<IpAddr, usize>>>);
+
+/// Free again when it is dropped.
+#[derive(Debug)]
+struct Place {
+    places: Places,
+    address: IpAddr,
+}
+
+impl Places {
+    /// None: there is no free one, or none for this address.
+    fn take(&self, address: IpAddr) -> Option<Place> {
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (all, of_one) = (taken.values().sum::<usize>(), taken.get(&address).copied().unwrap_or(0));
+        if all >= CONNECTIONS || of_one >= CONNECTIONS_OF_ONE {
+            return None;
+        }
+        taken.insert(address, of_one + 1);
+        Some(Place { places: self.clone(), address })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(of_one) = taken.get_mut(&self.address) {
+            *of_one -= 1;
+        }
+        taken.retain(|_, of_one| *of_one > 0);
     }
 }
 
@@ -79,11 +118,17 @@ async fn converse(stream: TcpStream, questions: mpsc::Sender<GateAsked>) -> io::
     let (answers, mut answered) = mpsc::channel::<Sealed>(ANSWERS);
     // Outside of the loop: what was read of a line when an answer came in between stays in it.
     let mut line = Vec::new();
+    let mut next = Instant::now();
     loop {
         let mut bounded = (&mut reading).take(LONGEST_QUESTION.saturating_sub(line.len() as u64));
+        let read = async {
+            sleep_until(next).await;
+            timeout(SILENCE, bounded.read_until(b'\n', &mut line)).await
+        };
         tokio::select! {
-            read = timeout(SILENCE, bounded.read_until(b'\n', &mut line)) => {
+            read = read => {
                 read??;
+                next = Instant::now() + PAUSE;
                 if line.last() != Some(&b'\n') {
                     return Ok(());
                 }
@@ -112,16 +157,16 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    pub fn note(&mut self, asked: GateAsked) -> Question {
+    /// Only what is going to be answered: a stranger's nonces push none out.
+    pub fn note(&mut self, asked: GateAsked) {
         let GateAsked { question, answers } = asked;
         self.answers.insert(question.nonce.clone(), answers);
-        self.order.push_back(question.nonce.clone());
+        self.order.push_back(question.nonce);
         if self.order.len() > WAITING
             && let Some(oldest) = self.order.pop_front()
         {
             self.answers.remove(&oldest);
         }
-        question
     }
 
     /// A nonce may be answered several times: by the hub, and by each target.
@@ -146,5 +191,35 @@ pub fn seal(credentials: &Credentials, answer: &mut HoldAnswer) {
             }
             Err(error) => tracing::error!(error = &error as &dyn Error, "a promise cannot be signed"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_cannot_take_every_place() {
+        let (stranger, pod) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+        let places = Places::default();
+        let taken: Vec<_> = std::iter::from_fn(|| places.take(stranger)).take(CONNECTIONS).collect();
+        assert_eq!(taken.len(), CONNECTIONS_OF_ONE);
+        let gate = places.take(pod);
+        assert!(gate.is_some());
+        drop((taken, gate));
+        assert!(places.take(stranger).is_some());
+        assert!(places.0.lock().expect("the places").is_empty(), "an address that is gone is forgotten");
+    }
+
+    #[test]
+    fn addresses_together_take_no_more_than_there_is() {
+        let places = Places::default();
+        let addresses = (0..=255_u8).map(|last| IpAddr::from([10, 0, 0, last]));
+        let taken: Vec<_> = addresses
+            .flat_map(|address| {
+                (0..CONNECTIONS_OF_ONE).map_while(|_| places.take(address)).collect::<Vec<_>>()
+            })
+            .collect();
+        assert_eq!(taken.len(), CONNECTIONS);
     }
 }

@@ -18,4 +18,5 @@ pub mod link;
 pub mod metrics;
 pub mod peer;
 pub mod probes;
+pub mod relay;
 pub mod telemetry;

@@ -20,8 +20,8 @@ use understudy_agent::memory::{self, Remembered};
 use understudy_agent::metrics::Metrics;
 use understudy_agent::peer::{self, PeerSettings};
 use understudy_agent::watches::{self, Watches};
-use understudy_agent::{clock, enforcement, gates, identity, site_states, telemetry, witnesses};
-use understudy_telemetry::{Health, failure, serve};
+use understudy_agent::{clock, enforcement, gates, identity, relay, site_states, telemetry, witnesses};
+use understudy_telemetry::{Health, Relay, failure, serve};
 
 const _: () = assert!(!proto::rule::CAN_BE_SWITCHED_OFF, "what runs in a cluster keeps every safety rule");
 
@@ -41,7 +41,11 @@ fn main() -> anyhow::Result<()> {
     let _first = rustls::crypto::ring::default_provider().install_default();
     match Arguments::parse().command {
         Command::Run(arguments) => {
-            tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run(*arguments))
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            let why = runtime.block_on(run(*arguments));
+            // A name server that does not answer keeps a thread for half a minute, which nobody has to wait for.
+            runtime.shutdown_background();
+            why
         }
     }
 }
@@ -49,8 +53,10 @@ fn main() -> anyhow::Result<()> {
 async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     let pod = std::env::var("POD_NAME").ok();
     let instance = pod.clone().unwrap_or_else(host);
-    let telemetry =
-        telemetry::telemetry(&arguments.telemetry, instance.clone(), arguments.cluster.to_string())?;
+    let (way, batches) = Relay::new();
+    let way = arguments.telemetry_by_hub.then_some(way);
+    let cluster = arguments.cluster.to_string();
+    let telemetry = telemetry::telemetry(&arguments.telemetry, instance.clone(), cluster, way)?;
     let (health, watched_health) = watch::channel(Health::starting());
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
     if let Some(address) = arguments.telemetry.metrics_listen {
@@ -63,6 +69,8 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
 
     let witnesses = witnesses::connect(&arguments.witnesses).await?;
     let credentials = identity::load(arguments.certificate_files(), arguments.trust_domain.clone())?;
+    // Not among the tasks that end with the process: what is told then goes this way too.
+    let carrying = tokio::spawn(relay::carry(arguments.hub.clone(), credentials.clone(), batches));
     let client = Client::try_default().await.context("connecting to this cluster's API server")?;
     let boot = clock::boot_id(&arguments.boot_id_file)?;
     // A container of a pod starts only after the one before has ended, so the pod holds the turn; without a pod each
@@ -131,6 +139,7 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     let why = failure(ended, &mut tasks, asked).await;
     give_back(&mut tasks).await;
     telemetry.shutdown().await;
+    carrying.abort();
     why
 }
 
@@ -140,11 +149,13 @@ fn first_event(boot: String, remembered: Option<Remembered>, sites: Vec<Recorded
         remembered = remembered.is_some(),
         "this agent acts for its cluster"
     );
-    let Remembered { boot: remembered_boot, leases, promises, paths } = remembered.unwrap_or_default();
+    let Remembered { boot: remembered_boot, clock_offset, leases, promises, paths } =
+        remembered.unwrap_or_default();
     Event::Started(MemoryRead {
         boot,
         wall: clock::wall(),
         remembered_boot: Some(remembered_boot),
+        remembered_offset: clock_offset,
         leases: leases.into_iter().collect(),
         promises: promises.into_iter().collect(),
         paths,

@@ -32,6 +32,9 @@ const SHORTEST_TURN: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Remembered {
     pub boot: String,
+    /// What an older version has written has none.
+    #[serde(default)]
+    pub clock_offset: Option<i64>,
     pub leases: BTreeMap<PlacementId, Accounted>,
     /// What an older version has written has none.
     #[serde(default)]
@@ -147,9 +150,10 @@ fn remembered(lease: &Lease) -> Option<Remembered> {
 impl Turn {
     /// Writes what is to be remembered, and keeps the turn.
     pub async fn keep(&mut self, memory: Memory) -> Result<(), TurnError> {
-        let Memory { boot, every, leases, promises, paths } = memory;
+        let Memory { boot, clock_offset, every, leases, promises, paths } = memory;
         let remembered = Remembered {
             boot,
+            clock_offset,
             leases: leases.into_iter().collect(),
             promises: promises.into_iter().collect(),
             paths,

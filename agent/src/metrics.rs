@@ -2,7 +2,9 @@
 
 use proto::{Acknowledgement, FromAgent, Outcome, PlacementName, Role, WallTime};
 use tokio::sync::watch;
-use understudy_telemetry::{CALL_DURATION, CallDurations, Counter, Declaration, Kind, Meter, Sample};
+use understudy_telemetry::{
+    CALL_DURATION, CallDurations, Counter, Declaration, Kind, Meter, Sample, TELEMETRY_LOST,
+};
 
 const API_WRITE_TIME: Declaration = Declaration {
     name: "understudy.agent.api_write.time",
@@ -81,6 +83,7 @@ pub const ALL: &[Declaration] = &[
     CERTIFICATE_EXPIRY,
     BUILD,
     CALL_DURATION,
+    TELEMETRY_LOST,
 ];
 
 /// The calls that other agents make.

@@ -158,9 +158,10 @@ fn object(state: &SiteState, resource_version: Option<&str>) -> anyhow::Result<D
 }
 
 fn promise_spec(promise: &Promise) -> PromiseSpec {
-    let Promise { boot, until, wait } = promise;
+    let Promise { boot, clock_offset, until, wait } = promise;
     PromiseSpec {
         boot_id: boot.clone(),
+        clock_offset_ms: *clock_offset,
         until_ms: until.0,
         wait_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
     }
@@ -218,8 +219,13 @@ fn read_assignment(text: &str) -> Option<Assignment> {
 }
 
 fn promise(spec: &PromiseSpec) -> Promise {
-    let PromiseSpec { boot_id, until_ms, wait_ms } = spec;
-    Promise { boot: boot_id.clone(), until: Moment(*until_ms), wait: Duration::from_millis(*wait_ms) }
+    let PromiseSpec { boot_id, clock_offset_ms, until_ms, wait_ms } = spec;
+    Promise {
+        boot: boot_id.clone(),
+        clock_offset: *clock_offset_ms,
+        until: Moment(*until_ms),
+        wait: Duration::from_millis(*wait_ms),
+    }
 }
 
 fn result(spec: &site_state::CommandResult) -> Option<CommandResult> {

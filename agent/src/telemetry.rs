@@ -1,13 +1,14 @@
 //! Who the agent is to those who watch it.
 
-use understudy_telemetry::{Arguments, Service, Telemetry, TelemetryError, start};
+use understudy_telemetry::{Arguments, Relay, Service, Telemetry, TelemetryError, start_through};
 
 /// Sets up logs, traces and metrics. `instance` tells replicas apart: the pod's name. `cluster` is the one that the
-/// agent serves.
+/// agent serves. `way` is the way to the hub, where there is no collector.
 pub fn telemetry(
     arguments: &Arguments,
     instance: String,
     cluster: String,
+    way: Option<Relay>,
 ) -> Result<Telemetry, TelemetryError> {
     let service = Service {
         name: "understudy-agent",
@@ -15,5 +16,5 @@ pub fn telemetry(
         instance,
         cluster: Some(cluster),
     };
-    start(&service, arguments)
+    start_through(&service, arguments, way)
 }

@@ -120,9 +120,12 @@ pub struct PromiseSpec {
     /// Which boot of the node the clock below counts from.
     #[schemars(schema_with = "shape::word")]
     pub boot_id: String,
+    /// How far wall time was ahead of that clock, in milliseconds; where it is not said, as it is now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_offset_ms: Option<i64>,
     /// End of the promise, in milliseconds of CLOCK_BOOTTIME.
     pub until_ms: u64,
-    /// How long to wait from a start on another boot, in milliseconds.
+    /// How long to wait from a start on another boot, and at most by a clock that was set meanwhile, in milliseconds.
     pub wait_ms: u64,
 }
 

@@ -1,6 +1,7 @@
-//! Finds or builds the programs of the local federation: Kubernetes' control plane, etcd, and the csi-addons pair.
+//! Finds or builds the programs of the local federation: Kubernetes' control plane, etcd, the csi-addons pair, and
+//! Prometheus where it is asked for.
 //!
-//! They are built once by Go from two small modules that lie beside this crate and are part of it, into a cache
+//! They are built once by Go from three small modules that lie beside this crate and are part of it, into a cache
 //! folder named by the modules' contents, so that every clone on a machine finds them. A build happens in a scratch
 //! folder that is renamed into place when all of it is there: whatever lies under the final name is whole.
 
@@ -50,6 +51,23 @@ impl Assets {
         }
         let control_plane = ensure_module(&cache, &CONTROL_PLANE, &progress)?;
         Ok(ready_made.completed_by(&control_plane, &csi_addons))
+    }
+}
+
+/// Where the programs that watch a federation lie.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observers {
+    pub prometheus: PathBuf,
+    pub promtool: PathBuf,
+}
+
+impl Observers {
+    /// Finds Prometheus, or builds it, which takes about five minutes; says what it does meanwhile.
+    ///
+    /// Blocks its thread.
+    pub fn ensure(progress: impl Fn(&str)) -> Result<Observers> {
+        let folder = ensure_module(&cache_folder()?, &PROMETHEUS, &progress)?;
+        Ok(Observers { prometheus: folder.join("prometheus"), promtool: folder.join("promtool") })
     }
 }
 
@@ -122,6 +140,8 @@ struct Program {
     name: &'static str,
     package: &'static str,
     linker_flags: &'static str,
+    /// Further flags of `go build`.
+    flags: &'static [&'static str],
     expectation: &'static str,
 }
 
@@ -137,12 +157,14 @@ const CONTROL_PLANE: Module = Module {
             name: "etcd",
             package: "go.etcd.io/etcd/server/v3",
             linker_flags: "-s -w",
+            flags: &[],
             expectation: "half a minute",
         },
         Program {
             name: "kubernetes",
             package: ".",
             linker_flags: "-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3",
+            flags: &[],
             expectation: "eight minutes on two cores",
         },
     ],
@@ -160,16 +182,44 @@ const CSI_ADDONS: Module = Module {
             name: "manager",
             package: "github.com/csi-addons/kubernetes-csi-addons/cmd/manager",
             linker_flags: "-s -w",
+            flags: &[],
             expectation: "three minutes on two cores",
         },
         Program {
             name: "sidecar",
             package: "github.com/csi-addons/kubernetes-csi-addons/sidecar",
             linker_flags: "-s -w",
+            flags: &[],
             expectation: "half a minute",
         },
     ],
     finish: copy_csi_addons_manifests,
+};
+
+/// Without the discovery of targets in clouds and the user interface: neither is looked at here, and both are large.
+const PROMETHEUS: Module = Module {
+    name: "prometheus",
+    sources: &[
+        ("go.mod", include_str!("../prometheus/go.mod")),
+        ("go.sum", include_str!("../prometheus/go.sum")),
+    ],
+    programs: &[
+        Program {
+            name: "prometheus",
+            package: "github.com/prometheus/prometheus/cmd/prometheus",
+            linker_flags: "-s -w",
+            flags: &["-tags=remove_all_sd", "-p=2"],
+            expectation: "four minutes on two cores",
+        },
+        Program {
+            name: "promtool",
+            package: "github.com/prometheus/prometheus/cmd/promtool",
+            linker_flags: "-s -w",
+            flags: &["-tags=remove_all_sd", "-p=2"],
+            expectation: "a minute",
+        },
+    ],
+    finish: |_| Ok(()),
 };
 
 /// The folder with everything that the module yields, built first if need be.
@@ -228,6 +278,7 @@ impl Workshop {
             .go(&self.log)
             .arguments(["build", "-mod=readonly", "-trimpath", "-buildvcs=false"])
             .argument(format!("-ldflags={}", program.linker_flags))
+            .arguments(program.flags)
             .argument(output)
             .argument(program.package);
         let doing = format!("building {} (about {}, once per machine)", program.name, program.expectation);
@@ -328,7 +379,8 @@ fn fingerprint(module: &Module) -> String {
     let sources = module.sources.iter().flat_map(|(name, text)| [*name, *text]);
     let programs =
         module.programs.iter().flat_map(|program| [program.name, program.package, program.linker_flags]);
-    for part in sources.chain(programs).chain([std::env::consts::OS, std::env::consts::ARCH]) {
+    let flags = module.programs.iter().flat_map(|program| program.flags).copied();
+    for part in sources.chain(programs).chain(flags).chain([std::env::consts::OS, std::env::consts::ARCH]) {
         digest.update(part.len().to_be_bytes());
         digest.update(part);
     }
@@ -401,6 +453,19 @@ mod tests {
             modules.contains(&format!("k8s.io/kubernetes {told}\n")),
             "go.mod requires another version than {told}"
         );
+    }
+
+    #[test]
+    fn other_flags_get_another_folder() {
+        let programs: &'static [Program] = &[Program {
+            name: "prometheus",
+            package: "github.com/prometheus/prometheus/cmd/prometheus",
+            linker_flags: "-s -w",
+            flags: &[],
+            expectation: "",
+        }];
+        let of = |programs| fingerprint(&Module { programs, ..PROMETHEUS });
+        assert_ne!(of(programs), of(&PROMETHEUS.programs[..1]));
     }
 
     #[test]

@@ -138,6 +138,22 @@ fn scheduling_interval(volumes: usize) -> &'static str {
     }
 }
 
+/// Leases that outlast a busy machine's slowest second.
+pub fn unhurried_timing() -> TimingSpec {
+    let span = |text: &str| Some(text.to_owned());
+    TimingSpec {
+        renew: span("500ms"),
+        rpc: span("2s"),
+        ttl: span("15s"),
+        hold: span("10s"),
+        grace: span("1s"),
+        stop: span("4s"),
+        suspect: span("5s"),
+        unreachable: span("10s"),
+        ..TimingSpec::default()
+    }
+}
+
 /// The shortest timing that a user could set for pods with one second of grace.
 fn short_timing() -> TimingSpec {
     let span = |text: &str| Some(text.to_owned());
@@ -148,14 +164,17 @@ fn short_timing() -> TimingSpec {
         hold: span("2s"),
         grace: span("1s"),
         stop: span("4s"),
-        suspect: span("1500ms"),
+        // An agent whose API server has not answered for so long is not relied upon any more, on a busy machine too.
+        suspect: span("2500ms"),
         unreachable: span("3s"),
         ..TimingSpec::default()
     }
 }
 
-/// Short timings need a machine that keeps up, so the tests of one program take turns.
-static TURN: Semaphore = Semaphore::const_new(1);
+/// Short timings need a machine that keeps up. A federation mostly waits once it runs, so that another one may start meanwhile,
+/// which keeps two cores busy; more than these are not needed.
+static PLACES: Semaphore = Semaphore::const_new(2);
+static STARTING: Semaphore = Semaphore::const_new(1);
 
 /// Two member clusters and a hub, seen with one application in them.
 pub struct Federation {
@@ -177,6 +196,8 @@ pub struct Loss {
     pub at: Instant,
     /// On the clock that all sites share.
     pub boot_nanoseconds: u64,
+    /// When the last of its processes had ended, on the same clock. A write may have been acknowledged between the two.
+    pub silent_from: u64,
     /// What is promoted at the other site, from now on.
     pub promotions: Promotions,
 }
@@ -186,7 +207,8 @@ impl Federation {
     pub async fn start(options: Options, progress: Progress) -> Result<Federation> {
         // Fails when there is one already, which then does as well.
         let _already = rustls::crypto::ring::default_provider().install_default();
-        let turn = TURN.acquire().await.context("waiting for another federation to end")?;
+        let place = PLACES.acquire().await.context("waiting for another federation to end")?;
+        let _starts_alone = STARTING.acquire().await.context("waiting for another federation to start")?;
         let folder = Folder::make(options.folder.as_deref())?;
         folder.ensure_short()?;
         let (programs, assets) = build(progress.clone()).await?;
@@ -212,7 +234,7 @@ impl Federation {
             west: Arc::new(west),
             writes,
             following: Arc::default(),
-            ground: Arc::new((folder, turn)),
+            ground: Arc::new((folder, place)),
         };
         federation.enrol().await?;
         federation.hub.start().await?;
@@ -265,9 +287,9 @@ impl Federation {
         let promotions =
             Promotions::watch(survivor.control_plane.client(), &self.options.application.namespace);
         self.links.isolate(name)?;
-        let loss = Loss { at: Instant::now(), boot_nanoseconds: boot_nanoseconds(), promotions };
+        let (at, boot) = (Instant::now(), boot_nanoseconds());
         site.cut_power();
-        Ok(loss)
+        Ok(Loss { at, boot_nanoseconds: boot, silent_from: boot_nanoseconds(), promotions })
     }
 }
 

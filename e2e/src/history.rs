@@ -19,6 +19,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::array::{DataClient, DataError};
 
+/// What a pod writes under while nothing protects its claims: it may go on where its own cluster left off, as after the
+/// release of a placement, and nowhere else.
+const UNPROTECTED: u64 = 0;
+
 /// One write of the application: a line in its image and, once acknowledged, the same line in the log outside.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Record {
@@ -272,13 +276,19 @@ fn epochs_gone_back(history: &History) -> Vec<Violation> {
     let mut newest = 0;
     let mut told = BTreeSet::new();
     let mut violations = Vec::new();
+    let mut before = None;
     for record in &history.records {
-        if record.epoch < newest && told.insert((&record.cluster, record.epoch)) {
+        let goes_on = before.replace(record).is_some_and(|before| goes_on_unprotected(before, record));
+        if record.epoch < newest && !goes_on && told.insert((&record.cluster, record.epoch)) {
             violations.push(Violation::EpochWentBack { record: record.clone(), after: newest });
         }
         newest = newest.max(record.epoch);
     }
     violations
+}
+
+fn goes_on_unprotected(before: &Record, record: &Record) -> bool {
+    record.epoch == UNPROTECTED && record.cluster == before.cluster
 }
 
 fn sequences_gone_back(history: &History) -> Vec<Violation> {
@@ -295,9 +305,10 @@ fn sequences_gone_back(history: &History) -> Vec<Violation> {
 
 fn images_out_of_order(survivors: &Survivors) -> Vec<Violation> {
     let broken = survivors.images.iter().filter_map(|(image, records)| {
-        let pair = records
-            .windows(2)
-            .find(|pair| pair[1].sequence != pair[0].sequence + 1 || pair[1].epoch < pair[0].epoch)?;
+        let pair = records.windows(2).find(|pair| {
+            let went_back = pair[1].epoch < pair[0].epoch && !goes_on_unprotected(&pair[0], &pair[1]);
+            went_back || pair[1].sequence != pair[0].sequence + 1
+        })?;
         Some(Violation::ImageOutOfOrder {
             image: image.clone(),
             before: Box::new(pair[0].clone()),
@@ -436,6 +447,18 @@ mod tests {
         let verdict = check(&History::new(log), &Survivors::of("west"));
         let back = Violation::EpochWentBack { record: write("west", 4, 4, 5_000), after: 5 };
         assert!(verdict.violations.contains(&back), "{verdict}");
+    }
+
+    #[test]
+    fn a_cluster_goes_on_without_protection_where_it_left_off_and_no_other_does() {
+        let let_go = |writer| [run("east", 1, 1..=3, 1_000), run(writer, UNPROTECTED, 4..=5, 5_000)].concat();
+        let verdict = check(&History::new(let_go("east")), &survived("east", let_go("east")));
+        assert!(verdict.holds() && verdict.losses.is_empty(), "{verdict}");
+        let verdict = check(&History::new(let_go("west")), &survived("west", let_go("west")));
+        let back = Violation::EpochWentBack { record: write("west", UNPROTECTED, 4, 5_000), after: 1 };
+        assert!(verdict.violations.contains(&back), "{verdict}");
+        let out_of_order = |violation: &Violation| matches!(violation, Violation::ImageOutOfOrder { .. });
+        assert!(verdict.violations.iter().any(out_of_order), "{verdict}");
     }
 
     #[test]

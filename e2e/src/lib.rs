@@ -2,7 +2,7 @@
 //! cannot run there.
 //!
 //! Read in this order: `federation` (all together), `site` (one member cluster), `control_plane`, `csi_addons`, the
-//! stand-ins `array`, `nodes`, `relay` and `gitops`, and what judges a run: `history`.
+//! stand-ins `array`, `nodes`, `relay` and `gitops`, who looks on, `prometheus` and `observe`, and what judges a run: `history`.
 
 pub mod federation;
 pub mod site;
@@ -15,6 +15,9 @@ pub mod array;
 pub mod gitops;
 pub mod nodes;
 pub mod relay;
+
+pub mod observe;
+pub mod prometheus;
 
 pub mod application;
 pub mod faults;

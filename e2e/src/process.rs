@@ -205,9 +205,14 @@ impl Process {
         self.signal(Signal::CONT, "continuing")
     }
 
+    /// Asks the process to end, as Kubernetes does, without waiting for it.
+    pub fn ask_to_end(&self) -> Result<()> {
+        self.signal(Signal::TERM, "terminating")
+    }
+
     /// Asks the process to end, and kills it when it has not by the deadline, which is an error.
     pub async fn terminate(&self, deadline: Duration) -> Result<ExitStatus> {
-        self.signal(Signal::TERM, "terminating")?;
+        self.ask_to_end()?;
         if let Some(status) = self.wait(deadline).await {
             return Ok(status);
         }

@@ -144,7 +144,8 @@ impl Gate {
         }
         let lives_by = self.terms.as_ref().map_or(Generation(0), |terms| terms.generation);
         let Who { cluster: _, placement, pod } = &self.who;
-        Question { placement: placement.clone(), pod: pod.clone(), nonce, lives_by }
+        let in_doubt = self.lease.is_in_doubt();
+        Question { placement: placement.clone(), pod: pod.clone(), nonce, lives_by, in_doubt }
     }
 
     /// The uid in the certificate that must have signed a promise of this target.

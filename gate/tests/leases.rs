@@ -318,8 +318,11 @@ fn a_jump_of_a_clock_brings_the_deadline_closer_and_starts_nothing_until_a_ticke
     assert_eq!(scene.seconds_left(), Some(15));
     assert!(!scene.gate.may_start(scene.now));
     assert_eq!(scene.refusal(ticket(late)), Refused::Nonce, "it was asked before the jump");
-    let nonce = scene.asks();
+    let nonce = GateNonce::of_bytes([77; 16]);
+    assert!(scene.gate.is_question_due(scene.now));
+    assert!(scene.gate.ask(scene.now, nonce.clone()).in_doubt, "the agent must not wait with it");
     scene.is_told(ticket(nonce));
+    assert!(!scene.gate.ask(scene.now, GateNonce::of_bytes([78; 16])).in_doubt);
     assert_eq!((scene.seconds_left(), scene.gate.may_start(scene.now)), (Some(20), true));
 }
 

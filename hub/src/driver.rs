@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hub_core::explain::Happening;
 use hub_core::witness::Visit;
 use hub_core::{Decision, Event, Explanation, Hub};
 use proto::PlacementName;
@@ -12,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::Audit;
 use crate::clock;
 use crate::crash::CrashPoint;
 use crate::journal_store::JournalStore;
@@ -34,6 +36,7 @@ pub struct Driver {
     pub wanted_visits: BTreeMap<String, mpsc::Sender<Visit>>,
     pub metrics: Metrics,
     pub traces: Traces,
+    pub audit: Audit,
     pub crash: Option<CrashPoint>,
 }
 
@@ -76,6 +79,8 @@ impl Driver {
 
     async fn handle(&mut self, event: Event) -> anyhow::Result<()> {
         let began = Instant::now();
+        self.audit.heard(&event);
+        self.metrics.heard(&event);
         let decision = self.hub.step(clock::now(), event);
         self.metrics.stepped(began.elapsed());
         self.carry_out(decision).await
@@ -87,17 +92,19 @@ impl Driver {
         let Decision { record, remember, send, explain, verify, visit } = decision;
         self.crash_point("Decided", &record);
         if !record.is_empty() || !remember.is_empty() {
-            let times =
-                tokio::task::block_in_place(|| self.journal.append(clock::now().wall, &record, &remember))?;
+            let at = clock::now().wall;
+            let times = tokio::task::block_in_place(|| self.journal.append(at, &record, &remember))?;
             self.metrics.appended(times);
             self.metrics.recorded(&record);
-            self.traces.recorded(&record);
+            self.traces.recorded(&record, at);
+            self.audit.recorded(&record, &self.traces);
         }
         self.crash_point("Recorded", &record);
         for mut send in send {
             self.traces.sending(&mut send);
             seal(&self.credentials, &mut send.message);
             self.metrics.sent(&send, clock::now().wall);
+            self.audit.sent(&send, &self.traces);
             self.sessions.send(&send.to, send.message);
         }
         self.crash_point("Sent", &record);
@@ -110,11 +117,27 @@ impl Driver {
             }
         }
         for explanation in explain {
-            self.metrics.explain(&explanation);
-            log(&explanation);
+            self.metrics.explain_within(self.traces.place(&explanation), &explanation);
+            self.audit.explained(&explanation, &self.traces);
+            self.log(&explanation);
             self.told.send(explanation).await?;
         }
         Ok(())
+    }
+
+    /// The log prints the same finding as the event, within the trace of its operation.
+    fn log(&mut self, explanation: &Explanation) {
+        match explanation {
+            Explanation::Operation(view) => self.traces.explained(view, clock::now().wall),
+            Explanation::Happened(happening) => {
+                let operation = happening.operation.as_ref();
+                match operation.and_then(|one| self.traces.address(&happening.placement, one)) {
+                    Some(address) => address.within(|| log(happening, Some(address.trace_id()))),
+                    None => log(happening, None),
+                }
+            }
+            Explanation::Placement(_) | Explanation::Site(_) | Explanation::Released(..) => {}
+        }
     }
 
     fn crash_point(&self, boundary: &str, record: &[hub_core::journal::Entry]) {
@@ -134,26 +157,19 @@ fn heard(said: SessionEvent) -> Event {
     }
 }
 
-/// The log prints the same finding as the event.
-fn log(explanation: &Explanation) {
-    match explanation {
-        Explanation::Happened(happening) if happening.warning => tracing::warn!(
-            placement = %happening.name,
-            operation = happening.operation.as_ref().map(tracing::field::display),
-            reason = %happening.reason,
-            finding = happening.message,
+fn log(happening: &Happening, trace_id: Option<String>) {
+    let Happening { placement: _, name, reason, warning, message, operation } = happening;
+    let operation = operation.as_ref().map(tracing::field::display);
+    if *warning {
+        tracing::warn!(
+            placement = %name,
+            operation,
+            %reason,
+            finding = message,
+            trace_id,
             "something happened that somebody should know"
-        ),
-        Explanation::Happened(happening) => tracing::info!(
-            placement = %happening.name,
-            operation = happening.operation.as_ref().map(tracing::field::display),
-            reason = %happening.reason,
-            finding = happening.message,
-            "something happened"
-        ),
-        Explanation::Placement(_)
-        | Explanation::Operation(_)
-        | Explanation::Site(_)
-        | Explanation::Released(..) => {}
+        );
+    } else {
+        tracing::info!(placement = %name, operation, %reason, finding = message, trace_id, "something happened");
     }
 }

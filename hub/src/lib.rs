@@ -1,6 +1,7 @@
 //! The hub around its core: one conversation per file.
 
 pub mod args;
+pub mod audit;
 pub mod driver;
 
 pub mod approvals;

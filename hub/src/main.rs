@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use understudy_hub::args::{Arguments, Command, RunArguments};
+use understudy_hub::audit::Audit;
 use understudy_hub::crash::CrashPoint;
 use understudy_hub::driver::Driver;
 use understudy_hub::journal_store::JournalStore;
@@ -39,7 +40,11 @@ fn main() -> anyhow::Result<()> {
     let _first = rustls::crypto::ring::default_provider().install_default();
     match Arguments::parse().command {
         Command::Run(arguments) => {
-            tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run(*arguments))
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            let why = runtime.block_on(run(*arguments));
+            // A name server that does not answer keeps a thread for half a minute, which nobody has to wait for.
+            runtime.shutdown_background();
+            why
         }
         Command::Pki(command) => pki::run(command),
     }
@@ -92,11 +97,16 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     let metrics = Metrics::new(&telemetry.meter());
     metrics.leads(hub.term());
     metrics.replayed(replay, replayed.lines.iter().map(|line| &line.entry));
+    let mut traces = Traces::new(telemetry.spans());
+    traces.replayed(replayed.lines.iter());
+    let mut audit = Audit::default();
+    audit.replayed(replayed.lines.iter());
     tasks.spawn(count_refusals(sessions.counters(), credentials.clone(), metrics.clone()));
     let (served, calls, until) = (sessions.clone(), metrics.calls(), stop.clone());
+    let pass_on = telemetry.pass_on();
     let serving_credentials = credentials.clone();
     tasks.spawn(async move {
-        let settings = SessionSettings { calls, ..SessionSettings::default() };
+        let settings = SessionSettings { calls, pass_on, ..SessionSettings::default() };
         served.serve(listener, serving_credentials, settings, until).await.context("serving the agents")
     });
     let mut wanted_visits = BTreeMap::new();
@@ -114,7 +124,8 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
         wanted_reads: want_read,
         wanted_visits,
         metrics,
-        traces: Traces::default(),
+        traces,
+        audit,
         crash: CrashPoint::from_environment(),
     };
     tasks.spawn(driver.run(first, wishes, inbox, arguments.tick, stop.clone()));

@@ -6,11 +6,15 @@ mod told;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use hub_core::Event;
 use hub_core::decision::{Explanation, Send};
 use hub_core::journal::Entry;
-use proto::{Term, WallTime};
+use proto::{Acknowledgement, DenialReason, FromHub, Outcome, Term, WallTime};
 use tokio::sync::watch;
-use understudy_telemetry::{CALL_DURATION, CallDurations, Counter, Declaration, Histogram, Kind, Meter};
+use understudy_telemetry::{
+    CALL_DURATION, CallDurations, Counter, Declaration, Histogram, Kind, Meter, SpanAddress, TELEMETRY_LOST,
+    TracedHistogram,
+};
 
 use crate::journal_store::AppendTimes;
 use decisions::Undecided;
@@ -31,7 +35,7 @@ const STEP_SPANS: Kind =
 const DISK_SPANS: Kind =
     Kind::Histogram(&[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5]);
 /// The calls that agents make.
-const METHODS: &[&str] = &["dr.v1.Federation/Connect"];
+const METHODS: &[&str] = &["dr.v1.Federation/Connect", "dr.v1.Telemetry/Export"];
 
 const fn gauge(
     name: &'static str,
@@ -96,6 +100,18 @@ const LAG: Declaration = gauge(
     &["namespace", "placement", "cluster", "volume"],
     "Age of the volume's last complete copy. For dashboards; alert on the time instead.",
 );
+const LAST_SYNC_SIZE: Declaration = gauge(
+    "understudy.replication.last_sync.size",
+    "By",
+    &["namespace", "placement", "cluster", "volume"],
+    "How much the volume's last complete copy carried over, where the storage says so. Of the volumes beyond 16, the sum.",
+);
+const LAST_SYNC_DURATION: Declaration = gauge(
+    "understudy.replication.last_sync.duration",
+    "s",
+    &["namespace", "placement", "cluster", "volume"],
+    "How long the volume's last complete copy took, where the storage says so. Of the volumes beyond 16, the longest.",
+);
 const EXPECTED_LOSS: Declaration = gauge(
     "understudy.placement.expected_loss",
     "s",
@@ -125,6 +141,12 @@ const CONDITION: Declaration = gauge(
     "{condition}",
     &["namespace", "placement", "condition", "reason"],
     "The condition's status: 1 true, 0 false, -1 unknown. Reconciling and Stalled are absent while they are false.",
+);
+const BLOCKED: Declaration = gauge(
+    "understudy.placement.blocked",
+    "{placement}",
+    &["condition", "reason"],
+    "How many placements are not FailoverReady, AutomaticFailoverArmed or Protected, by the first thing in the way.",
 );
 const ACTIVE: Declaration = gauge(
     "understudy.placement.active",
@@ -199,6 +221,13 @@ const SESSIONS: Declaration = counter(
     "Streams of agents: begun, or with `error.type` refused or cut.",
 );
 
+const REFUSALS: Declaration = counter(
+    "understudy.refusals",
+    "{refusal}",
+    &["refused", "reason"],
+    "What was refused for the sake of safety: a Command by an agent (StaleEpoch, Conflict, Expired, PromiseOutstanding, NotAssigned), a Renewal by the hub (Superseded, NotYours, NotNow). Refused streams are in `understudy.sessions`.",
+);
+
 const OPERATION_DURATION: Declaration = histogram(
     "understudy.operation.duration",
     OPERATION_SPANS,
@@ -239,11 +268,14 @@ pub const ALL: &[Declaration] = &[
     LEASE_EXPIRY_TIME,
     LAST_SYNC_TIME,
     LAG,
+    LAST_SYNC_SIZE,
+    LAST_SYNC_DURATION,
     EXPECTED_LOSS,
     LOSS_BOUND,
     EXPECTED_RTO,
     LAST_MOVE_TIME,
     CONDITION,
+    BLOCKED,
     ACTIVE,
     OPERATIONS,
     OPERATION_DURATION,
@@ -253,6 +285,7 @@ pub const ALL: &[Declaration] = &[
     OPERATION_ACTIVE,
     OPERATION_PROPOSED,
     SESSIONS,
+    REFUSALS,
     DECISIONS,
     LEADER,
     TERM,
@@ -264,6 +297,7 @@ pub const ALL: &[Declaration] = &[
     CERTIFICATE_EXPIRY,
     BUILD,
     CALL_DURATION,
+    TELEMETRY_LOST,
 ];
 
 /// The hub's instruments. Clones feed the same ones.
@@ -272,11 +306,12 @@ pub struct Metrics {
     told: watch::Sender<Told>,
     undecided: Arc<Mutex<Undecided>>,
     operations: Counter<u64>,
-    operation_duration: Histogram<f64>,
-    operation_step_duration: Histogram<f64>,
-    operation_data_loss: Histogram<f64>,
-    operation_downtime: Histogram<f64>,
+    operation_duration: TracedHistogram,
+    operation_step_duration: TracedHistogram,
+    operation_data_loss: TracedHistogram,
+    operation_downtime: TracedHistogram,
     sessions: Counter<u64>,
+    refusals: Counter<u64>,
     decisions: Counter<u64>,
     step_duration: Histogram<f64>,
     append_duration: Histogram<f64>,
@@ -292,11 +327,14 @@ impl Metrics {
         LEASE_EXPIRY_TIME.gauge(meter, &seen, Told::lease_expiry_times);
         LAST_SYNC_TIME.gauge(meter, &seen, Told::last_sync_times);
         LAG.gauge(meter, &seen, Told::lags);
+        LAST_SYNC_SIZE.gauge(meter, &seen, Told::last_sync_sizes);
+        LAST_SYNC_DURATION.gauge(meter, &seen, Told::last_sync_durations);
         EXPECTED_LOSS.gauge(meter, &seen, Told::expected_losses);
         LOSS_BOUND.gauge(meter, &seen, Told::loss_bounds);
         EXPECTED_RTO.gauge(meter, &seen, Told::expected_rtos);
         LAST_MOVE_TIME.gauge(meter, &seen, Told::last_move_times);
         CONDITION.gauge(meter, &seen, Told::conditions);
+        BLOCKED.gauge(meter, &seen, Told::blocked);
         ACTIVE.gauge(meter, &seen, Told::active_clusters);
         OPERATION_ACTIVE.gauge(meter, &seen, Told::active_operations);
         OPERATION_PROPOSED.gauge(meter, &seen, Told::proposed_operations);
@@ -311,11 +349,12 @@ impl Metrics {
             told,
             undecided: Arc::default(),
             operations: OPERATIONS.counter(meter),
-            operation_duration: OPERATION_DURATION.histogram(meter),
-            operation_step_duration: OPERATION_STEP_DURATION.histogram(meter),
-            operation_data_loss: OPERATION_DATA_LOSS.histogram(meter),
-            operation_downtime: OPERATION_DOWNTIME.histogram(meter),
+            operation_duration: OPERATION_DURATION.traced_histogram(meter),
+            operation_step_duration: OPERATION_STEP_DURATION.traced_histogram(meter),
+            operation_data_loss: OPERATION_DATA_LOSS.traced_histogram(meter),
+            operation_downtime: OPERATION_DOWNTIME.traced_histogram(meter),
             sessions: SESSIONS.counter(meter),
+            refusals: REFUSALS.counter(meter),
             decisions: DECISIONS.counter(meter),
             step_duration: STEP_DURATION.histogram(meter),
             append_duration: APPEND_DURATION.histogram(meter),
@@ -346,10 +385,15 @@ impl Metrics {
 
     /// Takes in what is told to everybody.
     pub fn explain(&self, explanation: &Explanation) {
+        self.explain_within(None, explanation);
+    }
+
+    /// The same; `place` is the trace of the operation that it is about.
+    pub fn explain_within(&self, place: Option<SpanAddress>, explanation: &Explanation) {
         let mut news = told::News::default();
         self.told.send_modify(|told| news = told.explain(explanation));
         if let Some(ended) = news.ended {
-            self.ended(&ended);
+            self.ended(&ended, place);
         }
         if let Some(reason) = news.waits_for {
             self.decisions.add(1, &DECISIONS.attributes(["Wait", reason]));
@@ -373,8 +417,13 @@ impl Metrics {
         }
     }
 
-    /// Takes in the grants among what has been sent.
+    /// Takes in the grants and denials among what has been sent.
     pub fn sent(&self, send: &Send, now: WallTime) {
+        if let FromHub::Reply(reply) = &send.message {
+            for denial in &reply.denials {
+                self.refusals.add(1, &REFUSALS.attributes(["Renewal", denial_name(denial.reason)]));
+            }
+        }
         self.told.send_if_modified(|told| told.sent(send, now));
     }
 
@@ -395,27 +444,44 @@ impl Metrics {
         self.sessions.add(1, &SESSIONS.attributes([error_type]));
     }
 
+    /// Counts the refusals among what agents answer.
+    pub fn heard(&self, event: &Event) {
+        if let Event::Acknowledged(Acknowledgement { outcome: Outcome::Refused { refusal, .. }, .. }) = event
+        {
+            self.refusals.add(1, &REFUSALS.attributes(["Command", refusal.as_str()]));
+        }
+    }
+
     /// For the server that agents call.
     pub fn calls(&self) -> CallDurations {
         self.calls.clone()
     }
 
-    fn ended(&self, ended: &Ended) {
+    fn ended(&self, ended: &Ended, place: Option<SpanAddress>) {
         let Ended { kind, trigger, result, took, steps, worst_loss, downtime } = ended;
         self.operations.add(1, &OPERATIONS.attributes([*kind, *trigger, *result]));
         if let Some(took) = took {
-            self.operation_duration.record(*took, &OPERATION_DURATION.attributes([*kind, *result]));
+            self.operation_duration.record(*took, &OPERATION_DURATION.attributes([*kind, *result]), place);
         }
         for (step, seconds) in steps {
-            self.operation_step_duration
-                .record(*seconds, &OPERATION_STEP_DURATION.attributes([*kind, step.as_str()]));
+            let attributes = OPERATION_STEP_DURATION.attributes([*kind, step.as_str()]);
+            let place = place.map(|operation| operation.part(step));
+            self.operation_step_duration.record(*seconds, &attributes, place);
         }
         if let Some(loss) = worst_loss {
-            self.operation_data_loss.record(*loss, &OPERATION_DATA_LOSS.attributes([*kind]));
+            self.operation_data_loss.record(*loss, &OPERATION_DATA_LOSS.attributes([*kind]), place);
         }
         if let Some(away) = downtime {
-            self.operation_downtime.record(*away, &OPERATION_DOWNTIME.attributes([*kind]));
+            self.operation_downtime.record(*away, &OPERATION_DOWNTIME.attributes([*kind]), place);
         }
+    }
+}
+
+fn denial_name(reason: DenialReason) -> &'static str {
+    match reason {
+        DenialReason::Superseded => "Superseded",
+        DenialReason::NotYours => "NotYours",
+        DenialReason::NotNow => "NotNow",
     }
 }
 

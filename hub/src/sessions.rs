@@ -1,6 +1,7 @@
 //! The agents' streams: who speaks is what the connection proved, one session per cluster, and nothing waits for a slow one.
 
 mod conversation;
+mod relay;
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -12,21 +13,25 @@ use std::time::Duration;
 pub use conversation::OUTGOING;
 use proto::wire::v1::HubMessage;
 use proto::wire::v1::federation_server::FederationServer;
+use proto::wire::v1::telemetry_server::TelemetryServer;
 use proto::{Acknowledgement, ClusterName, FromHub, Heartbeat, Hello, Report};
-use tls::{Credentials, HandshakeLimits, HandshakeRefused, accept_connections};
+use tls::{Caller, Credentials, HandshakeLimits, HandshakeRefused, Identity, accept_connections};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::Status;
 use tonic::transport::Server;
-use understudy_telemetry::CallDurations;
+use tonic::{Extensions, Status};
+use understudy_telemetry::{CallDurations, PassOn};
 
 use conversation::{Door, End};
+use relay::TelemetryDoor;
 
 /// The largest message in either direction; an inventory of a thousand volumes fits.
 pub const LARGEST_MESSAGE: usize = 8 * 1024 * 1024;
+/// The largest batch of an agent's telemetry; its exporters send some hundred kilobytes.
+const LARGEST_BATCH: usize = 4 * 1024 * 1024;
 /// Events waiting for the driver, of all agents; when it is full, streams are read no faster than they are handled.
 const EVENTS: usize = 1024;
 /// Authenticated connections waiting for the gRPC server, which takes them at once.
@@ -46,6 +51,8 @@ pub struct SessionSettings {
     pub keep_alive_timeout: Duration,
     /// Where the durations of calls are told.
     pub calls: CallDurations,
+    /// Where agents' telemetry goes that have no collector of their own.
+    pub pass_on: Option<PassOn>,
 }
 
 impl Default for SessionSettings {
@@ -56,6 +63,7 @@ impl Default for SessionSettings {
             keep_alive_interval: Duration::from_secs(5),
             keep_alive_timeout: Duration::from_secs(5),
             calls: CallDurations::default(),
+            pass_on: None,
         }
     }
 }
@@ -255,12 +263,16 @@ impl Sessions {
         let service = FederationServer::new(door)
             .max_decoding_message_size(LARGEST_MESSAGE)
             .max_encoding_message_size(LARGEST_MESSAGE);
+        let relay = TelemetryDoor { shared: self.shared.clone(), pass_on: settings.pass_on };
+        let telemetry = TelemetryServer::new(relay).max_decoding_message_size(LARGEST_BATCH);
         let serving = Server::builder()
             .max_concurrent_streams(STREAMS_PER_CONNECTION)
             .http2_keepalive_interval(Some(settings.keep_alive_interval))
             .http2_keepalive_timeout(Some(settings.keep_alive_timeout))
             .layer(settings.calls)
-            .serve_with_incoming_shutdown(service, ReceiverStream::new(connections), stop.cancelled_owned());
+            .add_service(service)
+            .add_service(telemetry)
+            .serve_with_incoming_shutdown(ReceiverStream::new(connections), stop.cancelled_owned());
         let (served, ()) = tokio::join!(serving, accepting);
         self.shared.conversations.close();
         self.shared.conversations.wait().await;
@@ -276,6 +288,26 @@ impl Shared {
     fn handshake_refused(&self, address: SocketAddr, reason: &HandshakeRefused) {
         self.counters.count(SessionRefusal::TlsHandshake);
         tracing::info!(%address, error = reason as &dyn Error, "handshake refused");
+    }
+
+    /// The cluster that the connection has proven to be, and its uid.
+    fn caller(&self, connection: &Extensions) -> Result<(String, ClusterName), Status> {
+        let caller = connection.get::<Caller>();
+        let known = caller.and_then(|caller| match &caller.identity {
+            Identity::Cluster { uid } => Some((uid.clone(), self.cluster_of(uid)?)),
+            Identity::Hub => None,
+        });
+        known.ok_or_else(|| {
+            self.counters.count(SessionRefusal::UnknownIdentity);
+            tracing::warn!(
+                identity = caller.map(|caller| caller.identity.to_string()),
+                address = caller.map(|caller| caller.address.to_string()),
+                "call of an unknown identity refused"
+            );
+            Status::permission_denied(
+                "no DRCluster has this certificate's identity: create it, or correct its uid",
+            )
+        })
     }
 
     fn cluster_of(&self, uid: &str) -> Option<ClusterName> {

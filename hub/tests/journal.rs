@@ -38,8 +38,10 @@ fn remembered(placement: &str, version: u64, size: usize) -> Remembered {
         placement: PlacementId::parse(placement).expect("uid"),
         name: PlacementName::parse("shop", "shop").expect("name"),
         from: ClusterName::parse("east").expect("cluster"),
-        inventory: Inventory { version: format!("{version}{}", "-".repeat(size)), ..Inventory::default() },
+        inventory: Inventory { version: format!("{version}{}", "-".repeat(size)), ..Inventory::default() }
+            .into(),
         volumes: Vec::new(),
+        doubted: Default::default(),
         received: WallTime(7),
         unfenceable: None,
     }

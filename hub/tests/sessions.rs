@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use federation::{
-    AgentStream, TestHub, certificate_of_east, east, eventually, heartbeat, hello, open, open_with,
+    AgentStream, PATIENCE, TestHub, certificate_of_east, east, eventually, heartbeat, hello, open, open_with,
 };
+use proto::wire::v1::telemetry_client::TelemetryClient;
+use proto::wire::v1::{Signal, TelemetryBatch};
 use proto::{
     Action, Command, CommandId, Epoch, FromHub, Mark, Nonce, OperationId, PlacementId, Reply, StepKind, Term,
 };
@@ -16,7 +18,7 @@ use rustls::SignatureScheme;
 use rustls::client::ResolvesClientCert;
 use rustls::sign::CertifiedKey;
 use tls::pki::{Authority, Existing, Validity};
-use tls::{HandshakeLimits, Identity};
+use tls::{ChannelSettings, HandshakeLimits, Identity};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tonic::Code;
@@ -355,4 +357,22 @@ async fn an_agent_that_does_not_keep_up_loses_replies_first_and_its_session_for_
     assert_eq!(hub.counters.open(), 1, "a lost reply is no reason to end a session");
     assert_eq!(hub.sessions.send(&east(), command()), Delivery::Dropped);
     assert_eq!(hub.event().await, SessionEvent::Disconnected(east()));
+}
+
+/// One call for an agent's telemetry, and how it is refused.
+async fn telemetry_is_refused(hub: &TestHub, uid: &str) -> Code {
+    let settings =
+        ChannelSettings { connect: PATIENCE, keep_alive_interval: PATIENCE, keep_alive_timeout: PATIENCE };
+    let channel = tls::channel(&hub.address.to_string(), &hub.agent(uid), &Identity::Hub, settings).await;
+    let batch = TelemetryBatch { signal: Signal::Traces.into(), otlp: Vec::new() };
+    let answer = TelemetryClient::new(channel.expect("a connection")).export(batch).await;
+    answer.expect_err("a refusal").code()
+}
+
+#[tokio::test]
+async fn telemetry_is_taken_from_known_clusters_only_and_where_there_is_a_collector() {
+    let hub = TestHub::start().await;
+    assert_eq!(telemetry_is_refused(&hub, "u-east").await, Code::FailedPrecondition);
+    assert_eq!(telemetry_is_refused(&hub, "u-stranger").await, Code::PermissionDenied);
+    hub.has_refused(SessionRefusal::UnknownIdentity).await;
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::epoch::Epoch;
 use crate::names::{ClusterName, PlacementId, PlacementName, Selector};
 use crate::policy::Policy;
+use crate::shared::Shared;
 use crate::volume::Inventory;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,7 +56,7 @@ pub struct Assignment {
     pub policy: Policy,
     pub peers: Vec<Peer>,
     /// What a standby keeps staged: the hub's copy of the holder's claims and volumes. None for the holder itself.
-    pub inventory: Option<Inventory>,
+    pub inventory: Option<Shared<Inventory>>,
 }
 
 impl Assignment {

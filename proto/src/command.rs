@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::epoch::{Epoch, Nonce};
 use crate::names::{OperationId, PlacementId};
 use crate::report::WorkloadRef;
+use crate::shared::Shared;
 use crate::volume::Inventory;
 
 /// One line of a plan.
@@ -126,7 +127,7 @@ pub enum Action {
     /// claim. That it has is recorded durably before it is acknowledged: this copy has nothing that the other lacks.
     Demote,
     /// Stage this inventory and wait until it is bound.
-    Restore { inventory: Inventory },
+    Restore { inventory: Shared<Inventory> },
     /// Persist the epoch, make every VolumeReplication primary, and wait until each one is.
     Promote { proof: FenceProof, claims: Vec<String> },
     /// Role Holder, and the workloads at the replicas named.

@@ -77,6 +77,9 @@ pub struct Question {
     pub nonce: GateNonce,
     /// The newest generation that a ticket has brought to this gate; zero: none. The holder echoes no newer one (R6).
     pub lives_by: Generation,
+    /// Its clocks have parted, and only an answer to this question lets it go on for longer than a call may take (R7).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_doubt: bool,
 }
 
 /// The hub's word to one gate: the application may run until the send instant of `nonce` plus `ttl`.

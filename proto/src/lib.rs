@@ -16,6 +16,7 @@ pub mod peer;
 pub mod policy;
 pub mod report;
 pub mod rule;
+pub mod shared;
 pub mod volume;
 pub mod witness;
 
@@ -37,6 +38,7 @@ pub use peer::{HoldAnswer, HoldRequest};
 pub use policy::{Fencing, OnSilence, Policy, Timing, TimingError};
 pub use report::{Ailment, Divergence, Report, Role, WorkloadRef, WorkloadState};
 pub use rule::{Rule, kept};
+pub use shared::Shared;
 pub use volume::{Inventory, Replication, ReplicationState, VolumeManifest, VolumeState};
 pub use witness::{Pulse, Pulses, Testimony, WitnessLook};
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 use thiserror::Error;
 
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -28,44 +29,44 @@ fn dns_label(what: &'static str, value: &str) -> Result<(), NameError> {
 /// A Kubernetes cluster as configured: the name of its DRCluster.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct ClusterName(String);
+pub struct ClusterName(SmolStr);
 
 impl ClusterName {
     pub fn parse(value: &str) -> Result<Self, NameError> {
         dns_label("cluster name", value)?;
-        Ok(ClusterName(value.to_owned()))
+        Ok(ClusterName(value.into()))
     }
 
     pub fn as_str(&self) -> &str {
-        &self.0
+        self.0.as_str()
     }
 }
 
 impl fmt::Display for ClusterName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 
 /// The uid of a DRPlacement: a placement deleted and made anew under the same name is another one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct PlacementId(String);
+pub struct PlacementId(SmolStr);
 
 impl PlacementId {
     pub fn parse(value: &str) -> Result<Self, NameError> {
         dns_label("placement uid", value)?;
-        Ok(PlacementId(value.to_owned()))
+        Ok(PlacementId(value.into()))
     }
 
     pub fn as_str(&self) -> &str {
-        &self.0
+        self.0.as_str()
     }
 }
 
 impl fmt::Display for PlacementId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 

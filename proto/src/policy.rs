@@ -111,6 +111,14 @@ impl Timing {
         unreachable: Duration::from_secs(360),
     };
 
+    /// Silence after which a human is asked about a failover. By then the survivor has had the time to say what it sees: the
+    /// suspicion reaches it with the answer to a renewal, it probes with the next, has its result after a call, and tells
+    /// it with the renewal after that (S17).
+    pub fn ask_after(&self) -> Duration {
+        let told = self.suspect + self.renew * 3 + self.rpc;
+        self.unreachable.max(told) + self.rpc * 2
+    }
+
     /// W: a hub may promote no earlier than this after the last grant, if nothing else proves the fence.
     pub fn wait(&self) -> Duration {
         let stop = if kept(Rule::HubWaitsForTheStopTime) { self.stop } else { Duration::ZERO };

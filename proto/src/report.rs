@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::epoch::Epoch;
 use crate::names::{ClusterName, OperationId, PlacementId};
+use crate::shared::Shared;
 use crate::volume::{Inventory, VolumeState};
 
 /// What a cluster is for a placement. Admission in that cluster enforces it.
@@ -65,7 +66,7 @@ pub struct Report {
     pub staged: Option<String>,
     /// This cluster's own inventory, where it has bound protected claims and is holder, has been scaled down, or has no role
     /// yet. Workloads are named with the replicas that the user wants, also while they are stopped.
-    pub inventory: Option<Inventory>,
+    pub inventory: Option<Shared<Inventory>>,
     pub volumes: Vec<VolumeState>,
     pub workloads: Vec<WorkloadState>,
     /// Pods, not yet finished, that use a protected claim.

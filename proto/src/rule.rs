@@ -58,6 +58,10 @@ rules! {
     FreshReadBeforeMoving: "(g), S14", "without a fresh read of the wish nothing is moved";
     AllDarkFreezes: "(c), S15", "a hub that hears too few sites accuses none";
     SignOfLifeVetoes: "(d, e), S16", "a holder that the target still reaches is not accused";
+    WitnessLeaseVetoes: "(d), S16", "a holder whose Lease advances at a witness is not accused";
+    SilentWitnessFreezes: "(d), S14", "while a witness is silent nothing is moved unasked";
+    WitnessIsAskedFirst: "§3, S3", "a hub that has started enters no epoch before it has asked every witness";
+    WitnessKnowsBeforePromotion: "§3, S3", "nothing is promoted unasked before every witness remembers the epoch";
     AccusedAgainBeforePromotion: "S17", "the accusation is made again right before the point of no return";
     LossBound: "S19", "nothing is failed over beyond the bound on loss";
     OneAutomaticFailover: "§7, S20", "one automatic failover an hour, and until a human has looked";
@@ -73,6 +77,7 @@ rules! {
     NoFailoverOntoAHalfMadeCopy: "S22, storage 7", "a copy that does not follow is no target";
     AllVolumesOrNoPods: "S24", "pods start when every volume is primary";
     ApprovalsNameWhatTheyMean: "S25", "an approval counts for the operation, epoch and wording that it names";
+    QuestionsOutliveTheHub: "S25", "a hub takes no question back before it has heard those whom it is about";
     PauseHolds: "S27", "a placement that is paused is not moved";
     ModeIsRespected: "S29", "only mode Automatic lets the hub act alone";
     WaitingMustProveAFence: "R6, arming", "a holder that need not stop by itself is not waited for";

@@ -1,5 +1,7 @@
 //! Volumes as the contract sees them: what is copied to a standby, and what a VolumeReplication shows.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -59,6 +61,11 @@ pub struct Replication {
     pub validated: Option<bool>,
     /// Exists only at a primary, after its first sync (rule 9).
     pub last_sync: Option<WallTime>,
+    /// How much that sync carried over, and how long it took: for people to look at, never a reason to act.
+    #[serde(default)]
+    pub last_sync_bytes: Option<u64>,
+    #[serde(default)]
+    pub last_sync_took: Option<Duration>,
     /// The epoch annotation our agent wrote with it.
     pub epoch: Option<Epoch>,
     pub message: String,

@@ -67,7 +67,10 @@ impl Pulses {
         for (cluster, version) in clusters {
             match self.seen.get_mut(cluster) {
                 Some(known) if known.text == *version => {}
-                Some(known) => *known = Version { text: version.clone(), since: began, advanced: true },
+                Some(known) => {
+                    let advanced = !is_older(version, &known.text);
+                    *known = Version { text: version.clone(), since: began, advanced };
+                }
                 None => {
                     let first = Version { text: version.clone(), since: began, advanced: false };
                     self.seen.insert(cluster.clone(), first);
@@ -81,6 +84,13 @@ impl Pulses {
         let version = self.seen.get(cluster)?;
         Some(Pulse { still_for: looked.since(version.since), advanced: version.advanced })
     }
+}
+
+/// A witness that comes back from an old copy shows what was: nobody has advanced anything. Versions of one kind are ordered
+/// numbers; of what is no number only the difference counts.
+fn is_older(version: &str, known: &str) -> bool {
+    let number = |text: &str| text.parse::<u64>().ok();
+    number(version).zip(number(known)).is_some_and(|(version, known)| version < known)
 }
 
 #[cfg(test)]
@@ -121,6 +131,14 @@ mod tests {
     fn stillness_is_counted_between_looks_and_not_until_now() {
         let seen_once = pulse_after(&[(1_000, "7"), (2_000, "7")]).expect("a Lease");
         assert!(!seen_once.is_still(PATIENCE));
+    }
+
+    #[test]
+    fn an_older_version_is_no_sign_of_life_but_that_of_a_witness_from_an_old_copy() {
+        let restored = pulse_after(&[(1_000, "7"), (2_000, "9"), (3_000, "8")]).expect("a Lease");
+        assert!(!restored.beats(PATIENCE) && !restored.advanced);
+        let advances = pulse_after(&[(1_000, "9"), (2_000, "8"), (3_000, "10")]).expect("a Lease");
+        assert!(advances.beats(PATIENCE));
     }
 
     #[test]

@@ -5,11 +5,12 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use http_body::{Body, Frame, SizeHint};
-use opentelemetry::metrics::{Histogram, Meter};
+use opentelemetry::metrics::Histogram;
 use tonic::codegen::http::{HeaderMap, Request, Response};
 use tower::{Layer, Service};
 
 use crate::declaration::{Declaration, Kind};
+use crate::meter::Meter;
 
 /// For the list of each binary that answers calls. Name, attributes and buckets are those of OpenTelemetry's semantic
 /// conventions.

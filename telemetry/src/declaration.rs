@@ -4,8 +4,11 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{Counter, Histogram, Meter};
+use opentelemetry::metrics::{Counter, Histogram};
 use tokio::sync::watch;
+
+use crate::exemplars::TracedHistogram;
+use crate::meter::Meter;
 
 /// One instrument, by its OpenTelemetry name.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -42,7 +45,7 @@ pub struct Sample {
 
 impl Declaration {
     pub fn counter(&self, meter: &Meter) -> Counter<u64> {
-        meter.u64_counter(self.name).with_unit(self.unit).with_description(self.meaning).build()
+        meter.remembered.u64_counter(self.name).with_unit(self.unit).with_description(self.meaning).build()
     }
 
     pub fn histogram(&self, meter: &Meter) -> Histogram<f64> {
@@ -51,11 +54,17 @@ impl Declaration {
             Kind::Counter | Kind::Gauge => Vec::new(),
         };
         meter
+            .remembered
             .f64_histogram(self.name)
             .with_unit(self.unit)
             .with_description(self.meaning)
             .with_boundaries(bounds)
             .build()
+    }
+
+    /// The same, with exemplars.
+    pub fn traced_histogram(&self, meter: &Meter) -> TracedHistogram {
+        TracedHistogram::new(*self, meter)
     }
 
     /// Registers a gauge whose values `read` takes out of the newest snapshot.
@@ -65,13 +74,17 @@ impl Declaration {
         snapshot: &watch::Receiver<S>,
         read: fn(&S) -> Vec<Sample>,
     ) {
-        let snapshot = snapshot.clone();
-        meter
-            .f64_observable_gauge(self.name)
+        let newest = snapshot.clone();
+        meter.scraped.add(*self, move || read(&newest.borrow()));
+        let Some(sent) = &meter.sent else { return };
+        let newest = snapshot.clone();
+        sent.f64_observable_gauge(self.name)
             .with_unit(self.unit)
             .with_description(self.meaning)
             .with_callback(move |observer| {
-                for Sample { value, attributes } in read(&snapshot.borrow()) {
+                // Whoever replaces the snapshot waits for its readers: they are done before this tells anything.
+                let samples = read(&newest.borrow());
+                for Sample { value, attributes } in samples {
                     observer.observe(value, &attributes);
                 }
             })

@@ -2,12 +2,11 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{ACCEPT, CONTENT_TYPE, VARY};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus::{Registry, TextEncoder};
@@ -15,6 +14,10 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::Telemetry;
+use crate::exemplars::Exemplars;
+use crate::format::Format;
+use crate::gauges::Gauges;
+use crate::open_metrics;
 
 /// What the probes are told. The owner of the process's state replaces it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,9 +38,41 @@ impl Health {
     }
 }
 
+/// All values as Prometheus reads them.
+#[derive(Clone, Debug, Default)]
+pub struct Scraped {
+    /// What is counted and remembered.
+    pub registry: Registry,
+    pub gauges: Gauges,
+    pub exemplars: Exemplars,
+}
+
+impl Scraped {
+    pub fn text(&self, format: Format) -> String {
+        match format {
+            Format::Text => {
+                // What fails is a family without a name or with mixed types, which declarations cannot make.
+                let mut text =
+                    TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default();
+                self.gauges.write(format, &mut text);
+                text
+            }
+            Format::OpenMetrics => {
+                let mut text = String::new();
+                // First: then each bucket has counted at least what its exemplar is of.
+                let exemplars = self.exemplars.for_prometheus();
+                open_metrics::write(&self.registry.gather(), &exemplars, &mut text);
+                self.gauges.write(format, &mut text);
+                text.push_str(open_metrics::END);
+                text
+            }
+        }
+    }
+}
+
 #[derive(Clone)]
 struct Served {
-    registry: Arc<Registry>,
+    scraped: Scraped,
     health: watch::Receiver<Health>,
 }
 
@@ -47,7 +82,7 @@ pub async fn serve(
     telemetry: &Telemetry,
     health: watch::Receiver<Health>,
 ) -> io::Result<(SocketAddr, impl Future<Output = io::Result<()>> + Send + use<>)> {
-    let served = Served { registry: Arc::new(telemetry.registry.clone()), health };
+    let served = Served { scraped: telemetry.scraped.clone(), health };
     let routes = Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
@@ -58,18 +93,15 @@ pub async fn serve(
     Ok((bound, async move { axum::serve(listener, routes).await }))
 }
 
-async fn metrics(State(served): State<Served>) -> Response {
+async fn metrics(State(served): State<Served>, asked: HeaderMap) -> Response {
+    let accepts: Vec<&str> = asked.get_all(ACCEPT).iter().filter_map(|one| one.to_str().ok()).collect();
+    let format = Format::accepted(&accepts.join(","));
     // Asking for the values takes locks that a slow reader of a snapshot may hold.
-    let scraped = tokio::task::spawn_blocking(move || scrape(&served.registry)).await;
+    let scraped = tokio::task::spawn_blocking(move || served.scraped.text(format)).await;
     match scraped {
-        Ok(text) => ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
+        Ok(text) => ([(CONTENT_TYPE, format.content_type()), (VARY, ACCEPT.as_str())], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
-}
-
-pub fn scrape(registry: &Registry) -> String {
-    // What fails is a family without a name or with mixed types, which declarations cannot make.
-    TextEncoder::new().encode_to_string(&registry.gather()).unwrap_or_default()
 }
 
 async fn healthz(State(served): State<Served>) -> Response {

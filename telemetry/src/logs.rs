@@ -22,22 +22,36 @@ const NEVER_TRACED: [&str; 8] = [
     "tower",
 ];
 
+/// Who did what, and why: a stream of its own, which stays whatever else is logged.
+pub const AUDIT: &str = "understudy::audit";
+
 /// What says nothing that is not said better elsewhere: kube's client logs each error that it also returns. Naming the
-/// target in --log overrides it.
-const QUIET: &str = "opentelemetry_sdk=warn,opentelemetry=warn,kube_client::client::builder=off";
+/// target in --log overrides it, as it does the audit records, which are there unless they are unwanted by name.
+const PRESET: &str =
+    "opentelemetry_sdk=warn,opentelemetry=warn,kube_client::client::builder=off,understudy::audit=info";
 
 pub fn layer<S>(arguments: &Arguments) -> Result<Box<dyn Layer<S> + Send + Sync>, TelemetryError>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
-    let filter = EnvFilter::builder()
-        .parse(format!("{QUIET},{}", arguments.log))
-        .map_err(|source| TelemetryError::Filter { value: arguments.log.clone(), source })?;
+    let filter = filter(arguments, "")?;
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     Ok(match arguments.log_format {
         LogFormat::Text => layer.with_ansi(colours()).with_filter(filter).boxed(),
         LogFormat::Json => layer.json().flatten_event(true).with_filter(filter).boxed(),
     })
+}
+
+/// What of the log is exported: the same, but for what the export itself would log without end.
+pub fn exported(arguments: &Arguments) -> Result<EnvFilter, TelemetryError> {
+    let never: String = NEVER_TRACED.into_iter().map(|target| format!(",{target}=off")).collect();
+    filter(arguments, &never)
+}
+
+fn filter(arguments: &Arguments, last_word: &str) -> Result<EnvFilter, TelemetryError> {
+    EnvFilter::builder()
+        .parse(format!("{PRESET},{}{last_word}", arguments.log))
+        .map_err(|source| TelemetryError::Filter { value: arguments.log.clone(), source })
 }
 
 fn colours() -> bool {

@@ -2,12 +2,18 @@
 
 use std::time::Duration;
 
+use opentelemetry::metrics::MeterProvider;
 use opentelemetry::trace::TracerProvider;
-use opentelemetry::{KeyValue, metrics::MeterProvider};
-use opentelemetry_otlp::{ExporterBuildError, MetricExporter, SpanExporter, WithExportConfig};
+use opentelemetry::{InstrumentationScope, KeyValue};
+use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
+use opentelemetry_http::HttpClient;
+use opentelemetry_otlp::{
+    ExporterBuildError, LogExporter, MetricExporter, Protocol, SpanExporter, WithExportConfig, WithHttpConfig,
+};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::metrics::SdkMeterProvider;
-use opentelemetry_sdk::trace::SdkTracerProvider;
+use opentelemetry_sdk::logs::{LogExporter as _, SdkLoggerProvider};
+use opentelemetry_sdk::metrics::{Instrument, InstrumentKind, SdkMeterProvider, Stream};
+use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, SpanExporter as _};
 use prometheus::Registry;
 use thiserror::Error;
 use tokio::sync::oneshot;
@@ -17,12 +23,19 @@ use tracing_subscriber::layer::SubscriberExt;
 
 use crate::Meter;
 use crate::arguments::Arguments;
-use crate::{endpoint, logs};
+use crate::carrier::{Carrier, CarrierError, EXPORT_LIMIT};
+use crate::endpoint::Scraped;
+use crate::exemplars::Exemplars;
+use crate::exemplified::Exemplified;
+use crate::format::Format;
+use crate::lost::{Lost, Signal};
+use crate::queue::Queue;
+use crate::relay::{PassOn, Relay};
+use crate::spans::Spans;
+use crate::{counted, logs};
 
 /// How long a whole shutdown may take: what a dead collector has not taken by then is lost.
-const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
-/// How long one export may take.
-const EXPORT_LIMIT: Duration = Duration::from_secs(3);
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(4);
 
 /// Who is speaking.
 #[derive(Clone, Debug)]
@@ -40,7 +53,9 @@ pub struct Service {
 pub enum TelemetryError {
     #[error("cannot understand --log {value:?}: use directives of the form info,hub_core=debug")]
     Filter { value: String, source: tracing_subscriber::filter::ParseError },
-    #[error("cannot export to --otlp-endpoint {endpoint:?}: use a URL such as http://collector:4317")]
+    #[error("cannot export to --otlp-endpoint {endpoint:?}")]
+    Endpoint { endpoint: String, source: CarrierError },
+    #[error("cannot make an exporter to {endpoint:?}")]
     Otlp { endpoint: String, source: ExporterBuildError },
     #[error("cannot make the Prometheus registry")]
     Prometheus(#[from] opentelemetry_sdk::error::OTelSdkError),
@@ -51,52 +66,133 @@ pub enum TelemetryError {
 /// What was started, to be kept until the end of the process.
 #[derive(Debug)]
 pub struct Telemetry {
-    pub(crate) registry: Registry,
+    pub(crate) scraped: Scraped,
     meters: SdkMeterProvider,
-    traces: Option<SdkTracerProvider>,
+    collector: Option<Collector>,
+    carrier: Option<Carrier>,
+    lost: Lost,
+}
+
+/// What only a process with a collector has.
+#[derive(Debug)]
+struct Collector {
+    /// Apart from the other meters: for a scrape, gauges are read at their source.
+    gauges: SdkMeterProvider,
+    traces: SdkTracerProvider,
+    logs: SdkLoggerProvider,
+    spans: Spans,
 }
 
 /// Sets up logs, traces and metrics for this process. To be called within the Tokio runtime.
 pub fn start(service: &Service, arguments: &Arguments) -> Result<Telemetry, TelemetryError> {
-    let (telemetry, dispatch) = build(service, arguments)?;
+    start_through(service, arguments, None)
+}
+
+/// The same; what has no collector of its own goes to the hub, if there is a way.
+pub fn start_through(
+    service: &Service,
+    arguments: &Arguments,
+    way: Option<Relay>,
+) -> Result<Telemetry, TelemetryError> {
+    let (telemetry, dispatch) = build_through(service, arguments, way)?;
     tracing::dispatcher::set_global_default(dispatch)?;
     Ok(telemetry)
 }
 
 /// The same, with the subscriber left to the caller.
 pub fn build(service: &Service, arguments: &Arguments) -> Result<(Telemetry, Dispatch), TelemetryError> {
+    build_through(service, arguments, None)
+}
+
+/// Both.
+pub fn build_through(
+    service: &Service,
+    arguments: &Arguments,
+    way: Option<Relay>,
+) -> Result<(Telemetry, Dispatch), TelemetryError> {
     let resource = resource(service);
-    let endpoint = arguments.otlp_endpoint.as_deref();
-    let registry = Registry::new();
-    let meters = meters(&registry, endpoint, resource.clone())?;
-    let traces = endpoint.map(|endpoint| traces(endpoint, resource)).transpose()?;
-    let tracing_layer = traces.as_ref().map(|provider| {
-        tracing_opentelemetry::layer().with_tracer(provider.tracer(service.name)).with_filter(logs::traced())
+    let lost = Lost::default();
+    let carrier = carrier(arguments, way)?;
+    let scraped = Scraped::default();
+    let exporters =
+        carrier.as_ref().map(|carrier| exporters(carrier, &scraped.exemplars, &lost)).transpose()?;
+    let mut meters = meters(&scraped.registry, resource.clone())?;
+    let mut collector = None;
+    if let Some(Exporters { spans, metrics, gauges, logs }) = exporters {
+        meters = meters.with_periodic_exporter(metrics);
+        collector = Some(collect(service, &resource, spans, gauges, logs, &lost));
+    }
+    let meters = meters.build();
+    lost.observe(&meters.meter(METER));
+    let tracing_layer = collector.as_ref().map(|collector| {
+        let tracer = collector.traces.tracer(service.name);
+        tracing_opentelemetry::layer().with_tracer(tracer).with_filter(logs::traced())
     });
-    let subscriber = tracing_subscriber::registry().with(logs::layer(arguments)?).with(tracing_layer);
-    Ok((Telemetry { registry, meters, traces }, Dispatch::new(subscriber)))
+    let logged = |collector: &Collector| {
+        let bridge = OpenTelemetryTracingBridge::new(&collector.logs);
+        Ok::<_, TelemetryError>(bridge.with_filter(logs::exported(arguments)?))
+    };
+    // Before the log: a record is correlated with the span that this layer makes.
+    let subscriber = tracing_subscriber::registry()
+        .with(tracing_layer)
+        .with(logs::layer(arguments)?)
+        .with(collector.as_ref().map(logged).transpose()?);
+    Ok((Telemetry { scraped, meters, collector, carrier, lost }, Dispatch::new(subscriber)))
 }
 
 impl Telemetry {
     /// Where a binary's instruments are made.
     pub fn meter(&self) -> Meter {
-        self.meters.meter("understudy")
+        Meter {
+            remembered: self.meters.meter(METER),
+            scraped: self.scraped.gauges.clone(),
+            exemplars: self.scraped.exemplars.clone(),
+            sent: self.collector.as_ref().map(|collector| collector.gauges.meter(METER)),
+        }
     }
 
-    /// All values as Prometheus reads them.
+    /// Where spans are told that were not made by `tracing`; nowhere without a collector.
+    pub fn spans(&self) -> Option<Spans> {
+        self.collector.as_ref().map(|collector| collector.spans.clone())
+    }
+
+    /// Where others' telemetry is passed on; nowhere without a collector.
+    pub fn pass_on(&self) -> Option<PassOn> {
+        self.carrier.clone().map(PassOn::new)
+    }
+
+    /// How much telemetry was given up so far.
+    pub fn lost(&self) -> Lost {
+        self.lost.clone()
+    }
+
+    /// All values in Prometheus' own text format.
     pub fn scrape(&self) -> String {
-        endpoint::scrape(&self.registry)
+        self.scrape_in(Format::Text)
     }
 
-    /// Hands over what is still held, for five seconds at most.
+    /// The same in either format; exemplars are in one alone.
+    pub fn scrape_in(&self, format: Format) -> String {
+        self.scraped.text(format)
+    }
+
+    /// Hands over what is still held, for less than five seconds.
     pub async fn shutdown(self) {
-        let Telemetry { registry: _, meters, traces } = self;
+        let Telemetry { scraped: _, meters, collector, carrier: _, lost: _ } = self;
         let (done, flushed) = oneshot::channel();
         // A thread of its own: the runtime would wait at its end for a blocking task that a dead collector holds up.
         std::thread::spawn(move || {
-            // Both report a collector that does not answer, which is not ours to mend.
-            let _ = traces.map(|traces| traces.shutdown_with_timeout(SHUTDOWN_LIMIT / 2));
-            let _ = meters.shutdown_with_timeout(SHUTDOWN_LIMIT / 2);
+            // All report a collector that does not answer, which is not ours to mend. Those of meters take as long as they
+            // need; what everybody sees again a moment later, or nobody any more, comes last.
+            if let Some(Collector { gauges, traces, logs, spans }) = collector {
+                spans.end();
+                let _ = logs.shutdown_with_timeout(SHUTDOWN_LIMIT / 4);
+                let _ = traces.shutdown_with_timeout(SHUTDOWN_LIMIT / 4);
+                let _ = meters.shutdown();
+                let _ = gauges.shutdown();
+            } else {
+                let _ = meters.shutdown();
+            }
             let _ = done.send(());
         });
         if tokio::time::timeout(SHUTDOWN_LIMIT, flushed).await.is_err() {
@@ -104,6 +200,11 @@ impl Telemetry {
         }
     }
 }
+
+const METER: &str = "understudy";
+
+/// Ten thousand placements of five volumes.
+const LARGEST_GAUGE: usize = 50_000;
 
 fn resource(service: &Service) -> Resource {
     let cluster = service.cluster.iter().map(|cluster| KeyValue::new("k8s.cluster.name", cluster.clone()));
@@ -117,30 +218,105 @@ fn resource(service: &Service) -> Resource {
 
 fn meters(
     registry: &Registry,
-    endpoint: Option<&str>,
     resource: Resource,
-) -> Result<SdkMeterProvider, TelemetryError> {
+) -> Result<opentelemetry_sdk::metrics::MeterProviderBuilder, TelemetryError> {
     let scraped = opentelemetry_prometheus::exporter()
         .with_registry(registry.clone())
         .scope_info_enabled(false)
         .build()?;
-    let builder = SdkMeterProvider::builder().with_resource(resource).with_reader(scraped);
-    let Some(endpoint) = endpoint else { return Ok(builder.build()) };
-    let exporter = MetricExporter::builder()
-        .with_tonic()
-        .with_endpoint(endpoint)
-        .with_timeout(EXPORT_LIMIT)
-        .build()
-        .map_err(|source| TelemetryError::Otlp { endpoint: endpoint.to_owned(), source })?;
-    Ok(builder.with_periodic_exporter(exporter).build())
+    Ok(SdkMeterProvider::builder().with_resource(resource).with_reader(scraped))
 }
 
-fn traces(endpoint: &str, resource: Resource) -> Result<SdkTracerProvider, TelemetryError> {
-    let exporter = SpanExporter::builder()
-        .with_tonic()
-        .with_endpoint(endpoint)
+/// Where OpenTelemetry would put all series of an instrument beyond the 2,000th together, silently: gauges have one for each
+/// volume of the fleet.
+fn roomy_gauges(instrument: &Instrument) -> Option<Stream> {
+    let limit = (instrument.kind() == InstrumentKind::ObservableGauge).then_some(LARGEST_GAUGE)?;
+    Stream::builder().with_cardinality_limit(limit).build().ok()
+}
+
+/// What encodes each signal for the collector.
+struct Exporters {
+    spans: SpanExporter,
+    metrics: counted::Counted,
+    gauges: counted::Counted,
+    logs: LogExporter,
+}
+
+fn carrier(arguments: &Arguments, way: Option<Relay>) -> Result<Option<Carrier>, TelemetryError> {
+    match arguments.otlp_endpoint.as_deref() {
+        Some(endpoint) => {
+            let wrong = |source| TelemetryError::Endpoint { endpoint: endpoint.to_owned(), source };
+            Carrier::to(endpoint, arguments).map(Some).map_err(wrong)
+        }
+        None => Ok(way.map(Carrier::through_hub)),
+    }
+}
+
+fn exporters(carrier: &Carrier, exemplars: &Exemplars, lost: &Lost) -> Result<Exporters, TelemetryError> {
+    let unfit = |source| TelemetryError::Otlp { endpoint: carrier.address(Signal::Traces), source };
+    let protocol = Protocol::HttpBinary;
+    let spans = SpanExporter::builder()
+        .with_http()
+        .with_http_client(carrier.clone())
+        .with_endpoint(carrier.address(Signal::Traces))
+        .with_protocol(protocol)
         .with_timeout(EXPORT_LIMIT)
         .build()
-        .map_err(|source| TelemetryError::Otlp { endpoint: endpoint.to_owned(), source })?;
-    Ok(SdkTracerProvider::builder().with_resource(resource).with_batch_exporter(exporter).build())
+        .map_err(unfit)?;
+    // Gauges have no exemplars, and are many.
+    let exemplified = Exemplified::new(carrier.clone(), exemplars.clone());
+    let metrics = metric_exporter(exemplified, carrier).map_err(unfit)?;
+    let gauges = metric_exporter(carrier.clone(), carrier).map_err(unfit)?;
+    let logs = LogExporter::builder()
+        .with_http()
+        .with_http_client(carrier.clone())
+        .with_endpoint(carrier.address(Signal::Logs))
+        .with_protocol(protocol)
+        .with_timeout(EXPORT_LIMIT)
+        .build()
+        .map_err(unfit)?;
+    let [metrics, gauges] = [metrics, gauges].map(|exporter| counted::Counted::new(exporter, lost.clone()));
+    Ok(Exporters { spans, metrics, gauges, logs })
+}
+
+fn metric_exporter(
+    client: impl HttpClient + 'static,
+    carrier: &Carrier,
+) -> Result<MetricExporter, ExporterBuildError> {
+    MetricExporter::builder()
+        .with_http()
+        .with_http_client(client)
+        .with_endpoint(carrier.address(Signal::Metrics))
+        .with_protocol(Protocol::HttpBinary)
+        .with_timeout(EXPORT_LIMIT)
+        .build()
+}
+
+fn collect(
+    service: &Service,
+    resource: &Resource,
+    mut spans: SpanExporter,
+    gauges: counted::Counted,
+    mut logs: LogExporter,
+    lost: &Lost,
+) -> Collector {
+    spans.set_resource(resource);
+    logs.set_resource(resource);
+    let spans = Queue::begin(spans, EXPORT_LIMIT, lost.clone());
+    let logs = Queue::begin(logs, EXPORT_LIMIT, lost.clone());
+    // Whoever asks for less would lose the parts of an operation that an agent does.
+    let every = Sampler::ParentBased(Box::new(Sampler::AlwaysOn));
+    let traces = SdkTracerProvider::builder()
+        .with_resource(resource.clone())
+        .with_sampler(every)
+        .with_span_processor(spans.clone())
+        .build();
+    let logs = SdkLoggerProvider::builder().with_resource(resource.clone()).with_log_processor(logs).build();
+    let scope = InstrumentationScope::builder(service.name).with_version(service.version).build();
+    let gauges = SdkMeterProvider::builder()
+        .with_resource(resource.clone())
+        .with_view(roomy_gauges)
+        .with_periodic_exporter(gauges)
+        .build();
+    Collector { gauges, traces, logs, spans: Spans::new(spans, scope) }
 }

@@ -22,6 +22,13 @@ pub fn current_traceparent() -> Option<String> {
     carrier.remove(TRACEPARENT)
 }
 
+/// The trace of the current span, as logs name it; none where nothing is traced.
+pub fn current_trace() -> Option<String> {
+    let context = Span::current().context();
+    let traced = context.span().span_context().clone();
+    traced.is_valid().then(|| traced.trace_id().to_string())
+}
+
 pub trait SetTraceParent {
     /// Hangs this span below the one that `traceparent` names. What is no traceparent is ignored: it comes from another
     /// process, and tracing must not be a reason to fail.

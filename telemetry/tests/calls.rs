@@ -9,19 +9,14 @@ use tonic::codegen::Bytes;
 use tonic::codegen::http::{HeaderMap, Request, Response};
 use tower::{Layer, Service, service_fn};
 use understudy_telemetry::{
-    Arguments, CALL_DURATION, CallDurations, LogFormat, Service as Who, Telemetry, build, deviations,
+    Arguments, CALL_DURATION, CallDurations, Service as Who, Telemetry, build, deviations,
 };
 
 const METHODS: &[&str] = &["dr.v1.Peer/Probe"];
 
 fn telemetry() -> Telemetry {
     let service = Who { name: "understudy-test", version: "0", instance: "0".into(), cluster: None };
-    let arguments = Arguments {
-        log_format: LogFormat::Text,
-        log: "off".into(),
-        otlp_endpoint: None,
-        metrics_listen: None,
-    };
+    let arguments = Arguments { log: "off".into(), ..Arguments::default() };
     build(&service, &arguments).expect("telemetry").0
 }
 

@@ -127,7 +127,12 @@ fn every_metric_that_is_declared_is_shown_or_alerted_on() {
     let asked: String = of_dashboards.map(|(_, query)| query + "\n").collect();
     let asked = asked + &read("deploy/alerts/understudy.rules.yaml");
     // For a table of one's own: the newest copy's age is the same in terms that alerts can use.
-    let elsewhere = ["understudy_replication_lag_seconds", "understudy_journal_replay_duration_seconds"];
+    // What telemetry was lost matters to those who miss it.
+    let elsewhere = [
+        "understudy_replication_lag_seconds",
+        "understudy_journal_replay_duration_seconds",
+        "understudy_telemetry_lost_total",
+    ];
     let names: BTreeSet<String> = declared().into_keys().collect();
     let unseen = names.iter().filter(|name| {
         let family = ["_sum", "_count", "_bucket"].iter().find_map(|suffix| name.strip_suffix(suffix));
@@ -194,6 +199,25 @@ fn counters_are_looked_at_over_the_intervals_that_grafana_gives() {
             }
         }
     }
+}
+
+/// Prometheus has them at buckets alone, and Grafana draws them in graphs over time alone.
+#[test]
+fn exemplars_are_asked_for_where_there_are_some() {
+    let mut asking = 0;
+    for (file, dashboard) in dashboards() {
+        for panel in panels(&dashboard) {
+            let targets = panel["targets"].as_array().into_iter().flatten();
+            for target in targets.filter(|target| target["exemplar"] == true) {
+                asking += 1;
+                let (title, query) = (&panel["title"], target["expr"].as_str().unwrap_or_default());
+                assert_eq!(panel["type"], "timeseries", "{file}: {title}");
+                assert!(query.contains("understudy_operation_"), "{file}: {title}: {query}");
+                assert!(query.contains("_bucket"), "{file}: {title}: {query}");
+            }
+        }
+    }
+    assert_eq!(asking, 3);
 }
 
 #[test]

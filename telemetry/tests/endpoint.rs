@@ -1,11 +1,14 @@
 //! What Prometheus and kubelets are told.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use understudy_telemetry::{Arguments, Declaration, Health, Kind, LogFormat, Sample, Service, build, serve};
+use understudy_telemetry::{
+    Arguments, Declaration, Health, Kind, LogFormat, Sample, Service, SpanAddress, build, serve,
+};
 
 const LATENCY: Declaration = Declaration {
     name: "understudy.test.latency",
@@ -30,7 +33,7 @@ const LEADER: Declaration = Declaration {
 };
 
 fn arguments() -> Arguments {
-    Arguments { log_format: LogFormat::Json, log: "off".into(), otlp_endpoint: None, metrics_listen: None }
+    Arguments { log_format: LogFormat::Json, log: "off".into(), ..Arguments::default() }
 }
 
 fn service() -> Service {
@@ -43,8 +46,13 @@ fn service() -> Service {
 }
 
 async fn get(address: SocketAddr, path: &str) -> String {
+    get_with(address, path, "").await
+}
+
+/// `headers` each end with a line's end.
+async fn get_with(address: SocketAddr, path: &str, headers: &str) -> String {
     let mut stream = TcpStream::connect(address).await.expect("connect");
-    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await.expect("ask");
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n{headers}\r\n").as_bytes()).await.expect("ask");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.expect("answer");
     answer
@@ -83,6 +91,47 @@ async fn instruments_are_scraped_under_the_names_of_their_declarations_with_the_
 
     publish.send_replace(0.0);
     assert!(get(address, "/metrics").await.contains("understudy_test_leader 0"));
+}
+
+#[tokio::test]
+async fn open_metrics_with_exemplars_are_for_whoever_asks_and_the_same_series_are_for_everybody() {
+    let (telemetry, _dispatch) = build(&service(), &arguments()).expect("build");
+    let (_publish, snapshot) = watch::channel(1.0);
+    let meter = telemetry.meter();
+    let promote = SpanAddress::root(&["uid-1", "web-failover-2"]).part("Promote");
+    LATENCY.traced_histogram(&meter).record(0.5, &LATENCY.attributes(["Promote"]), Some(promote));
+    CALLS.counter(&meter).add(3, &CALLS.attributes(["timeout"]));
+    LEADER.gauge(&meter, &snapshot, |leads| vec![Sample { value: *leads, attributes: Vec::new() }]);
+    let (_health, seen) = watch::channel(Health::ready());
+    let (address, server) =
+        serve("127.0.0.1:0".parse().expect("address"), &telemetry, seen).await.expect("serve");
+    tokio::spawn(server);
+
+    let wants = "accept: application/openmetrics-text;version=1.0.0;q=0.6,text/plain;q=0.3\r\n";
+    let open = get_with(address, "/metrics", wants).await;
+    assert!(open.contains("content-type: application/openmetrics-text; version=1.0.0"), "{open}");
+    assert!(open.ends_with("understudy_test_leader 1\n# EOF\n"), "{open}");
+    let exemplar = format!(
+        r#"understudy_test_latency_seconds_bucket{{step="Promote",le="1.0"}} 1 # {{trace_id="{}",span_id="{}"}} 0.5 "#,
+        promote.trace_id(),
+        promote.span_id()
+    );
+    assert_eq!(open.lines().filter(|line| line.starts_with(&exemplar)).count(), 1, "{exemplar} in\n{open}");
+    assert_eq!(open.matches("trace_id").count(), 1, "only the bucket that was measured has one\n{open}");
+    assert!(open.contains("# TYPE understudy_test_calls counter\n"), "{open}");
+
+    let text = get(address, "/metrics").await;
+    assert!(text.contains("content-type: text/plain; version=0.0.4"), "{text}");
+    assert!(!text.contains("trace_id") && !text.contains("# EOF"), "{text}");
+    assert_eq!(series(&open), series(&text));
+}
+
+/// Without what only one of the formats has, and with bounds as numbers: Prometheus reads `1` and `1.0` alike.
+fn series(scrape: &str) -> BTreeSet<String> {
+    let (_, body) = scrape.split_once("\r\n\r\n").expect("a body");
+    let samples = body.lines().filter(|line| !line.starts_with('#'));
+    let bare = samples.map(|line| line.split_once(" # ").map_or(line, |(sample, _)| sample));
+    bare.map(|sample| sample.replace(".0\"", "\"")).collect()
 }
 
 #[tokio::test]

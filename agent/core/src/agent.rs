@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use proto::{
-    Acknowledgement, Action, Ailment, ClusterName, FromAgent, Mark, Moment, Nonce, Outcome, PlacementId,
-    PlacementName, Pulses, Role, Rule, StepKind, WallTime, kept,
+    Acknowledgement, Action, Ailment, Assignment, ClusterName, FromAgent, Mark, Moment, Nonce, Outcome,
+    PlacementId, PlacementName, Pulses, Role, Rule, StepKind, WallTime, kept,
 };
 
 use crate::ailments::reason;
@@ -13,15 +13,15 @@ use crate::decision::{Decision, Note, Point, SiteWrite};
 use crate::desired::{self, Next, Turn, View};
 use crate::divergence;
 use crate::duty::{Duty, Seen, duty};
-use crate::event::Event;
+use crate::event::{Concern, Event};
 use crate::gates;
-use crate::objects;
 use crate::paths::Paths;
 use crate::placement::{Attempt, Placement, without_inventory};
-use crate::reconcilers::{self, Asked, Reconciler, Steered};
+use crate::reconcilers::{self, Asked, Steered};
+use crate::rest::Before;
 use crate::site_state::SiteState;
 use crate::survey;
-use crate::world::{Followed, ObjectKind, World};
+use crate::world::{Followed, World};
 
 /// Reports of one placement are no closer together than this: ten changes in a row are one report.
 const REPORT_SPACING: Duration = Duration::from_millis(50);
@@ -45,7 +45,7 @@ pub struct Agent {
     pub(crate) clock_offset: Option<i64>,
     pub(crate) world: World,
     /// What is watched, and so what of the world is known.
-    followed: Followed,
+    pub(crate) followed: Followed,
     pub(crate) placements: BTreeMap<PlacementId, Placement>,
     /// Placements that the hub has told this process to let go of. Their uids never come back, so an assignment of one
     /// is an old one.
@@ -106,24 +106,28 @@ impl Agent {
         let mut decision = Decision::default();
         self.now = now.max(self.now);
         let concern = event.concerns(&self.world);
+        let known = self.placements.len();
         self.take(event, &mut decision);
         if self.started.is_none() {
             return decision;
         }
+        let mut follows_anew = false;
         let mut placements = std::mem::take(&mut self.placements);
         for (id, placement) in &mut placements {
             let was = placement.role();
             self.watch_lease(id, placement, &mut decision);
-            if concern.includes(id, &placement.name.namespace) || placement.role() != was {
+            let concerned = concern.includes(id, &placement.name.namespace) || placement.role() != was;
+            if concerned || (concern == Concern::WhoeverIsDue && self.is_due(placement)) {
+                let before = Before::of(placement, &decision);
                 self.decide(id, placement, &mut decision);
+                placement.rest = self.rest(placement, before, &decision);
+                follows_anew |= placement.follows_anew();
             }
         }
         placements.retain(|_, placement| placement.assignment.is_some() || placement.site.is_some());
         self.placements = placements;
-        let followed = self.what_matters();
-        if followed != self.followed {
-            self.world.keep_only(&followed);
-            self.followed = followed;
+        if follows_anew || self.placements.len() != known {
+            self.follow_what_matters();
         }
         self.speak(&mut decision);
         decision
@@ -131,7 +135,7 @@ impl Agent {
 
     fn take(&mut self, event: Event, decision: &mut Decision) {
         match event {
-            Event::Started(memory) => self.start(memory),
+            Event::Started(memory) => self.start(memory, decision),
             Event::Tick(wall) => self.compare_clocks(wall, decision),
             Event::HubUp => self.hub_up(decision),
             Event::HubDown => {
@@ -165,33 +169,6 @@ impl Agent {
         &self.followed
     }
 
-    fn what_matters(&self) -> Followed {
-        Followed { namespaces: self.namespaces(), objects: self.objects(), reconcilers: self.reconcilers() }
-    }
-
-    /// The namespaces whose objects matter.
-    fn namespaces(&self) -> BTreeSet<String> {
-        let concerned = self.placements.values().filter(|placement| {
-            placement.assignment.is_some() || placement.command.is_some() || placement.recorded.is_some()
-        });
-        concerned.map(|placement| placement.name.namespace.clone()).collect()
-    }
-
-    /// The kinds that are copied, with the namespace of each: they are watched only where a placement lists them.
-    fn objects(&self) -> BTreeSet<(String, ObjectKind)> {
-        let assignments = self.placements.values().filter_map(|placement| placement.assignment.as_ref());
-        let listed = assignments.flat_map(|assignment| {
-            let kinds = objects::kinds(assignment).into_iter();
-            kinds.map(|kind| (assignment.name.namespace.clone(), kind))
-        });
-        listed.collect()
-    }
-
-    /// What of Argo CD and Flux is watched: only what applies something of a placement.
-    fn reconcilers(&self) -> BTreeSet<Reconciler> {
-        self.placements.values().flat_map(|placement| placement.reconcilers.keys().cloned()).collect()
-    }
-
     /// All peers of all placements, by the uid in their certificates.
     pub fn peers(&self) -> BTreeMap<String, ClusterName> {
         let assignments = self.placements.values().filter_map(|placement| placement.assignment.as_ref());
@@ -201,9 +178,9 @@ impl Agent {
 
     /// Name, role and, for what is held, the end of the lease.
     pub fn roles(&self) -> impl Iterator<Item = (&PlacementName, Role, Option<Moment>)> {
-        let held = |placement: &Placement| {
-            let deadline = placement.lease.deadline(placement.targets());
-            deadline.filter(|_| placement.role() == Role::Holder)
+        let held = |placement: &Placement| match placement.role() {
+            Role::Holder => placement.lease.deadline(placement.targets()),
+            Role::Promoting | Role::Standby | Role::Fenced | Role::Unknown => None,
         };
         self.placements.values().map(move |placement| (&placement.name, placement.role(), held(placement)))
     }
@@ -233,7 +210,7 @@ impl Agent {
     }
 
     /// The deadline: this is what the whole product hangs on, so it looks at nothing but the clock and the lease.
-    fn watch_lease(&mut self, id: &PlacementId, placement: &mut Placement, decision: &mut Decision) {
+    fn watch_lease(&self, id: &PlacementId, placement: &mut Placement, decision: &mut Decision) {
         let bound_by_lease = match placement.role() {
             Role::Holder => true,
             Role::Promoting => placement.is_running(),
@@ -261,7 +238,7 @@ impl Agent {
     }
 
     /// One placement: what it is, what follows, what is told.
-    fn decide(&mut self, id: &PlacementId, placement: &mut Placement, decision: &mut Decision) {
+    pub(crate) fn decide(&self, id: &PlacementId, placement: &mut Placement, decision: &mut Decision) {
         if placement.withdraw_resync(self.now) {
             decision.note.push(Note::ResyncWithdrawn { placement: placement.name.clone() });
         }
@@ -288,7 +265,7 @@ impl Agent {
         }
     }
 
-    fn refresh_survey(&mut self, id: &PlacementId, placement: &mut Placement) {
+    fn refresh_survey(&self, id: &PlacementId, placement: &mut Placement) {
         let revision = self.world.revision(&placement.name.namespace);
         let Some(assignment) = &placement.assignment else { return };
         let knows_group = assignment.group().is_none() || self.world.knows_group(&placement.name.namespace);
@@ -299,7 +276,7 @@ impl Agent {
             return;
         }
         let commanded = placement.command.iter().flat_map(|current| current.claims()).collect::<Vec<_>>();
-        let before = placement.survey.take().map(|(_, survey)| survey);
+        let before = placement.survey.take().map(|(_, survey)| survey).or(placement.survey_before.take());
         let seen = survey::survey(&self.world, assignment, placement.site.as_ref(), &commanded, before);
         placement.gates.follow(self.now, &seen.gated);
         placement.survey = Some((revision, seen));
@@ -336,7 +313,7 @@ impl Agent {
             demoted: survey.has_demoted_volume(placement.epoch_seen()),
             release_is_due: placement.release_is_due(self.now),
         };
-        let duty = duty(placement.site.as_ref(), command, assignment.inventory.as_ref(), seen);
+        let duty = duty(placement.site.as_ref(), command, assignment.inventory.as_deref(), seen);
         let steered = self.steer(id, placement, duty);
         // A write that is under way could bring back what is deleted meanwhile.
         let next = if duty == Duty::Release && placement.writing.in_flight {
@@ -551,7 +528,7 @@ impl Agent {
         }
     }
 
-    pub(crate) fn assigned(&mut self, mut assignment: proto::Assignment, decision: &mut Decision) {
+    pub(crate) fn assigned(&mut self, mut assignment: Assignment, decision: &mut Decision) {
         let id = assignment.placement.clone();
         if self.let_go.contains(&id) {
             return;
@@ -565,7 +542,10 @@ impl Agent {
             assignment.policy = known.policy;
         }
         let placement = self.placements.entry(id).or_insert_with(|| Placement::new(assignment.name.clone()));
-        placement.survey = None;
+        match &placement.assignment {
+            Some(known) if asks_for_the_same(known, &assignment) => placement.survey_anew(),
+            Some(_) | None => (placement.survey, placement.survey_before) = (None, None),
+        }
         if let Some(site) = &mut placement.site
             && site.assignment.is_none()
         {
@@ -574,6 +554,14 @@ impl Agent {
         placement.refused_policy = refused.map(|error| error.to_string());
         placement.assignment = Some(assignment);
     }
+}
+
+/// Whether the same is to be protected.
+fn asks_for_the_same(known: &Assignment, newer: &Assignment) -> bool {
+    known.name == newer.name
+        && known.protect == newer.protect
+        && known.replication_class == newer.replication_class
+        && known.group_class == newer.group_class
 }
 
 fn invalid_timing(placement: &Placement) -> Option<Ailment> {

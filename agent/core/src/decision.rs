@@ -49,6 +49,8 @@ pub struct SiteWrite {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
     pub boot: String,
+    /// Wall time less boot time, in milliseconds: whoever reads this by clocks that are further apart takes R7's care.
+    pub clock_offset: Option<i64>,
     /// How soon the next one is written: whoever waits to take over may conclude something from its absence.
     pub every: Duration,
     pub leases: Vec<(PlacementId, Accounted)>,

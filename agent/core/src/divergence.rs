@@ -12,7 +12,7 @@ use crate::world::{ReplicationObject, World};
 
 /// A refusal to sync that lasts longer than some turns of csi-addons, which looks again every 15 to 30 s, is the storage's
 /// word that the copies do not match.
-const LASTING: Duration = Duration::from_secs(90);
+pub const LASTING: Duration = Duration::from_secs(90);
 
 /// What the VolumeReplications of some claims say against their copies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -15,7 +15,7 @@ use crate::fence::FenceProgress;
 use crate::hub_says::Sent;
 use crate::lease::Lease;
 use crate::placement::Placement;
-use crate::site_state::{Recorded, SiteState};
+use crate::site_state::{Promise, Recorded, SiteState};
 
 /// The period of heartbeats before any assignment names one.
 const UNASSIGNED_RENEW: Duration = Duration::from_secs(1);
@@ -28,22 +28,28 @@ const LARGEST_CLOCK_JUMP: Duration = Duration::from_secs(2);
 
 impl Agent {
     /// Everything is taken from what was durable. A holder from another life of its node stops before it asks anyone.
-    pub(crate) fn start(&mut self, memory: MemoryRead) {
-        let MemoryRead { boot, wall, remembered_boot, leases, mut promises, paths, sites } = memory;
+    pub(crate) fn start(&mut self, memory: MemoryRead, decision: &mut Decision) {
+        let MemoryRead { boot, wall, remembered_boot, remembered_offset, leases, mut promises, paths, sites } =
+            memory;
         let same_boot = remembered_boot.as_ref() == Some(&boot) || !kept(Rule::AnotherBootStopsFirst);
+        self.clock_offset = remembered_offset.filter(|_| remembered_boot.as_ref() == Some(&boot));
         self.started = Some(self.now);
-        self.wall = wall;
         // Nonces of an earlier process on this boot must not be taken for ours.
         self.nonce = Nonce(self.now.0);
-        if same_boot {
+        if same_boot && self.clock_moved(self.clock_offset, wall).is_none() {
             self.paths.recall(paths);
-        } else {
+        }
+        if !same_boot {
             promises.clear();
         }
         for recorded in sites {
             let id = recorded.state.placement.clone();
             let lease = leases.iter().find(|(placement, _)| *placement == id).map(|(_, lease)| *lease);
-            let mut placement = restored(recorded, &boot, self.now);
+            let until = |promise: &Promise| {
+                let moved = self.clock_moved(promise.clock_offset, wall);
+                if promise.boot == boot { promise.until_by(self.now, moved) } else { self.now + promise.wait }
+            };
+            let mut placement = restored(recorded, until, self.now);
             placement.lease = Lease::remembered(lease.filter(|_| same_boot), placement.policy().as_ref());
             let epoch = placement.epoch_seen();
             let promised = promises.iter().find(|(placement, _)| *placement == id);
@@ -57,26 +63,35 @@ impl Agent {
             self.placements.insert(id, placement);
         }
         self.boot = boot;
+        self.compare_clocks(wall, decision);
+        self.placements.values_mut().for_each(|placement| placement.lease.doubt(self.now));
+    }
+
+    /// By how much boot time and wall time have moved apart since their distance was `before`, if that is too much: this
+    /// process may have found it, or one before it on the same boot.
+    fn clock_moved(&self, before: Option<i64>, wall: WallTime) -> Option<Duration> {
+        let jump = Duration::from_millis(self.offset(wall).abs_diff(before?));
+        Some(jump).filter(|jump| *jump > LARGEST_CLOCK_JUMP && kept(Rule::ClockJumpSuspends))
+    }
+
+    fn offset(&self, wall: WallTime) -> i64 {
+        wall.0.saturating_sub(i64::try_from(self.now.0).unwrap_or(i64::MAX))
     }
 
     /// R7: only rates of clocks are trusted, and two clocks that part mean that one of them is wrong.
     pub(crate) fn compare_clocks(&mut self, wall: WallTime, decision: &mut Decision) {
         self.wall = wall;
-        let offset = wall.0.saturating_sub(i64::try_from(self.now.0).unwrap_or(i64::MAX));
-        let jump = self.clock_offset.map_or(0, |before| offset.abs_diff(before));
-        let jump = Duration::from_millis(jump);
-        self.clock_offset = Some(offset);
-        if jump <= LARGEST_CLOCK_JUMP || !kept(Rule::ClockJumpSuspends) {
-            return;
-        }
+        let moved = self.clock_moved(self.clock_offset, wall);
+        self.clock_offset = Some(self.offset(wall));
+        let Some(jump) = moved else { return };
         self.next_heartbeat = self.now;
         // A grant for a renewal from before the jump would count from a doubtful instant.
         self.sent.clear();
         for placement in self.placements.values_mut() {
-            let Some(policy) = placement.policy() else { continue };
             // Without the hub there is no call that could confirm what a target has promised either.
-            let rpc = if self.hub_up { policy.timing.rpc } else { Duration::ZERO };
+            let rpc = placement.policy().filter(|_| self.hub_up).map_or(Duration::ZERO, |it| it.timing.rpc);
             placement.lease.suspend(self.now, jump, rpc);
+            placement.wait_longer(self.now, jump, &self.boot, self.clock_offset);
             if !self.hub_up {
                 placement.lease.lose_hub();
             }
@@ -106,7 +121,7 @@ impl Agent {
                 }
                 placement.recorded = Some(recorded);
                 placement.writing = Default::default();
-                placement.survey = None;
+                placement.survey_anew();
                 Agent::tell_promises(placement, decision);
                 if placement.site.as_ref().is_some_and(|site| site.role == Role::Holder) {
                     self.next_heartbeat = self.next_heartbeat.min(now);
@@ -279,6 +294,7 @@ impl Agent {
         };
         decision.keep = Some(Memory {
             boot: self.boot.clone(),
+            clock_offset: self.clock_offset,
             every,
             leases: held
                 .filter_map(|(id, placement)| Some((id.clone(), placement.lease.accounted()?)))
@@ -290,14 +306,13 @@ impl Agent {
 }
 
 /// A promise given in another life of the node is waited out whole, from now.
-fn restored(recorded: Recorded, boot: &str, now: Moment) -> Placement {
+fn restored(recorded: Recorded, until: impl Fn(&Promise) -> Moment, now: Moment) -> Placement {
     let state: &SiteState = &recorded.state;
     let mut placement = Placement::new(state.name.clone());
     placement.assignment = state.assignment.clone();
     placement.site = Some(state.clone());
     let remembered = state.promise.as_ref().filter(|_| kept(Rule::PromiseSurvivesRestart));
-    placement.promised_until =
-        remembered.map(|promise| if promise.boot == boot { promise.until } else { now + promise.wait });
+    placement.promised_until = remembered.map(until);
     if state.role == Role::Fenced {
         placement.fence = Some(FenceProgress::begin(now));
     }

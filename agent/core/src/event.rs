@@ -76,10 +76,12 @@ pub enum Event {
     },
 }
 
-/// Whom an event is about. Everybody else is looked at with the next tick.
+/// Whom an event is about. Everybody else is looked at with the next tick, if anything can have changed there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Concern {
     All,
+    /// Time has passed, or something has come that says for itself whose rest it ends.
+    WhoeverIsDue,
     Nobody,
     Placement(PlacementId),
     Namespace(String),
@@ -90,7 +92,7 @@ impl Concern {
     pub fn includes(&self, id: &PlacementId, namespace: &str) -> bool {
         match self {
             Concern::All => true,
-            Concern::Nobody => false,
+            Concern::Nobody | Concern::WhoeverIsDue => false,
             Concern::Placement(of) => of == id,
             Concern::Namespace(of) => of == namespace,
             Concern::Namespaces(of) => of.contains(namespace),
@@ -101,13 +103,10 @@ impl Concern {
 impl Event {
     pub(crate) fn concerns(&self, world: &World) -> Concern {
         match self {
-            Event::Started(_)
-            | Event::Tick(_)
-            | Event::HubUp
-            | Event::HubDown
-            | Event::FromHub(FromHub::Reply(_))
-            | Event::PoliciesTried(_)
-            | Event::MemoryWritten { .. } => Concern::All,
+            Event::Started(_) | Event::HubUp | Event::HubDown | Event::PoliciesTried(_) => Concern::All,
+            Event::Tick(_) | Event::FromHub(FromHub::Reply(_)) | Event::MemoryWritten { .. } => {
+                Concern::WhoeverIsDue
+            }
             Event::FromHub(FromHub::Assignment(assignment)) => {
                 Concern::Placement(assignment.placement.clone())
             }
@@ -132,6 +131,8 @@ pub struct MemoryRead {
     pub wall: WallTime,
     /// The boot that the rest was written in; moments of another boot mean nothing.
     pub remembered_boot: Option<String>,
+    /// How far wall time was ahead of boot time then, in milliseconds.
+    pub remembered_offset: Option<i64>,
     pub leases: Vec<(PlacementId, Accounted)>,
     pub promises: Vec<(PlacementId, Promised)>,
     pub paths: Vec<PathMemory>,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use proto::gate::{MOST_GATES, Question};
-use proto::{Ailment, Fencing, GateNonce, Generation, Moment, PlacementName, Sealed};
+use proto::{Ailment, Fencing, GateNonce, Generation, Moment, PlacementName};
 
 use crate::agent::Agent;
 use crate::ailments::{ailment, reason};
@@ -15,22 +15,27 @@ const ANSWERABLE: usize = 16;
 /// A gate that has not asked for this long, or for two renewal periods if that is longer, is not asked for any more.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A pod, not yet finished, that uses a protected claim and has a gate.
+/// At most so often does a gate whose clocks have parted make the agent renew out of turn: anybody who knows the pod could.
+const HURRY: Duration = Duration::from_millis(100);
+
+/// A pod, not yet finished, that uses a protected claim, has a gate and has a node to run on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GatedPod {
     pub name: String,
     pub uid: String,
+    /// Its gate runs, or has run: before that it cannot ask.
+    pub started: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Gates {
     /// By the uid of the pod.
     heard: BTreeMap<String, Heard>,
-    /// Since when each pod is known.
-    known: BTreeMap<String, Moment>,
+    /// Since when the gate of each pod is known to have started; none: it has not.
+    known: BTreeMap<String, Option<Moment>>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 struct Heard {
     at: Moment,
     lives_by: Generation,
@@ -44,13 +49,14 @@ impl Gates {
         self.heard.retain(|uid, _| is_there(uid));
         self.known.retain(|uid, _| is_there(uid));
         for pod in pods {
-            self.known.entry(pod.uid.clone()).or_insert(now);
+            let started = self.known.entry(pod.uid.clone()).or_default();
+            *started = started.or(pod.started.then_some(now));
         }
     }
 
     /// Only pods of this placement are answered: an endpoint that anybody can reach must not be made to ask for anything.
     pub fn asked(&mut self, now: Moment, question: Question) {
-        let Question { placement: _, pod, nonce, lives_by } = question;
+        let Question { placement: _, pod, nonce, lives_by, in_doubt: _ } = question;
         let is_new = !self.heard.contains_key(&pod);
         if !self.known.contains_key(&pod) || (is_new && self.heard.len() >= MOST_GATES) {
             return;
@@ -76,9 +82,9 @@ impl Gates {
         self.known.keys().map(of_pod).min()
     }
 
-    /// The answers that a gate here waits for. What nobody has asked is for nobody.
-    pub fn wait_for(&self, answer: &Sealed) -> bool {
-        self.heard.values().any(|heard| heard.nonces.contains(&answer.nonce))
+    /// Whether a gate here waits for answers to this. What nobody has asked is for nobody.
+    pub fn wait_for(&self, nonce: &GateNonce) -> bool {
+        self.heard.values().any(|heard| heard.nonces.contains(nonce))
     }
 
     /// A gate that does not ask may not be there at all, whatever the pod's specification says.
@@ -89,7 +95,8 @@ impl Gates {
         placement: &PlacementName,
         pods: &[GatedPod],
     ) -> Option<Ailment> {
-        let last = |uid: &String| self.heard.get(uid).map(|heard| heard.at).max(self.known.get(uid).copied());
+        let started = |uid: &String| self.known.get(uid).copied().flatten();
+        let last = |uid: &String| self.heard.get(uid).map(|heard| heard.at).max(started(uid));
         let silent = |pod: &&GatedPod| last(&pod.uid).is_some_and(|at| now.since(at) > limit);
         let pod = pods.iter().find(silent)?;
         let message = format!(
@@ -107,9 +114,18 @@ impl Agent {
     pub(crate) fn gate_asked(&mut self, question: Question) {
         let now = self.now;
         let asked_for = self.placements.values_mut().find(|placement| placement.name == question.placement);
-        if let Some(placement) = asked_for {
-            placement.gates.asked(now, question);
+        let Some(placement) = asked_for else { return };
+        let (nonce, in_doubt) = (question.nonce.clone(), question.in_doubt);
+        placement.gates.asked(now, question);
+        if in_doubt && placement.gates.wait_for(&nonce) {
+            let last = self.sent.values().map(|sent| sent.at).max();
+            self.next_heartbeat = self.next_heartbeat.min(last.map_or(now, |last| last + HURRY));
         }
+    }
+
+    /// Whether a question that was asked is to be answered: others need not be remembered.
+    pub fn answers_gate(&self, nonce: &GateNonce) -> bool {
+        self.placements.values().any(|placement| placement.gates.wait_for(nonce))
     }
 }
 
@@ -138,14 +154,15 @@ mod tests {
         let lives_by = Generation(0);
         gates.asked(
             Moment(0),
-            Question { placement, pod: "uid-web-0".into(), nonce: nonce.clone(), lives_by },
+            Question { placement, pod: "uid-web-0".into(), nonce: nonce.clone(), lives_by, in_doubt: false },
         );
         assert_eq!(gates.nonces(Moment(59_000), RENEW), vec![nonce]);
         assert_eq!(gates.nonces(Moment(59_000), Duration::from_secs(5)), Vec::new());
     }
 
     fn pods(names: &[&str]) -> Vec<GatedPod> {
-        names.iter().map(|name| GatedPod { name: (*name).into(), uid: format!("uid-{name}") }).collect()
+        let pod = |name: &&str| GatedPod { name: (*name).into(), uid: format!("uid-{name}"), started: true };
+        names.iter().map(pod).collect()
     }
 
     fn question(pod: &str, number: u8, lives_by: u64) -> Question {
@@ -154,11 +171,8 @@ mod tests {
             pod: format!("uid-{pod}"),
             nonce: GateNonce::of_bytes([number; 16]),
             lives_by: Generation(lives_by),
+            in_doubt: false,
         }
-    }
-
-    fn sealed(number: u8) -> Sealed {
-        Sealed { nonce: GateNonce::of_bytes([number; 16]), body: Vec::new(), seal: None }
     }
 
     #[test]
@@ -178,7 +192,10 @@ mod tests {
         gates.asked(Moment(2), question("a", 2, 0));
         gates.asked(Moment(2), question("b", 3, 0));
         assert_eq!(gates.nonces(Moment(3), RENEW).len(), 2);
-        assert_eq!([1, 3, 9].map(|number| gates.wait_for(&sealed(number))), [true, true, false]);
+        assert_eq!(
+            [1, 3, 9].map(|number| gates.wait_for(&GateNonce::of_bytes([number; 16]))),
+            [true, true, false]
+        );
     }
 
     #[test]
@@ -197,13 +214,21 @@ mod tests {
     #[test]
     fn a_gate_that_has_never_asked_is_named_after_a_while() {
         let mut gates = Gates::default();
-        let (name, pods) = (PlacementName::parse("shop", "shop").expect("a name"), pods(&["a"]));
-        gates.follow(Moment(1_000), &pods);
+        let (name, mut pods) = (PlacementName::parse("shop", "shop").expect("a name"), pods(&["a"]));
         let limit = Duration::from_secs(3);
-        assert_eq!(gates.silent(Moment(4_000), limit, &name, &pods), None);
-        let told = gates.silent(Moment(4_001), limit, &name, &pods).expect("an ailment");
+        pods[0].started = false;
+        gates.follow(Moment(0), &pods);
+        assert_eq!(
+            gates.silent(Moment(60_000), limit, &name, &pods),
+            None,
+            "its image is still being pulled"
+        );
+        pods[0].started = true;
+        gates.follow(Moment(60_000), &pods);
+        assert_eq!(gates.silent(Moment(63_000), limit, &name, &pods), None);
+        let told = gates.silent(Moment(63_001), limit, &name, &pods).expect("an ailment");
         assert!(told.message.contains("shop/a"), "{}", told.message);
-        gates.asked(Moment(4_002), question("a", 1, 0));
-        assert_eq!(gates.silent(Moment(4_003), limit, &name, &pods), None);
+        gates.asked(Moment(63_002), question("a", 1, 0));
+        assert_eq!(gates.silent(Moment(63_003), limit, &name, &pods), None);
     }
 }

@@ -218,6 +218,8 @@ fn as_replication(name: &str, group: &GroupObject, made: Option<&ReplicationObje
             resyncing: status.and_then(|status| status.resyncing),
             validated: status.and_then(|status| status.validated),
             last_sync: status.and_then(|status| status.last_sync),
+            last_sync_bytes: status.and_then(|status| status.last_sync_bytes),
+            last_sync_took: status.and_then(|status| status.last_sync_took),
             epoch: group.epoch,
             message: refusal.or(status.map(|status| status.message.as_str())).unwrap_or_default().to_owned(),
         },

@@ -72,7 +72,7 @@ impl Agent {
             self.take_grant(&sent, &grant);
             if let Some(placement) = self.placements.get(&grant.placement) {
                 let tickets = grant.tickets.into_iter();
-                decision.admit.extend(tickets.filter(|ticket| placement.gates.wait_for(ticket)));
+                decision.admit.extend(tickets.filter(|ticket| placement.gates.wait_for(&ticket.nonce)));
             }
         }
         self.hear_while_promoting(&sent, &denials);
@@ -220,7 +220,7 @@ impl Agent {
         }
         placement.command =
             Some(Current { command, admitted: now, accepted: false, answered: None, quiet_until: now });
-        placement.survey = None;
+        placement.survey_anew();
     }
 }
 

@@ -77,9 +77,11 @@ impl Lease {
     /// While an epoch is being entered the hub cannot grant yet; its answer to the heartbeat sent at `sent` shows that
     /// it had not given this cluster up when it heard that one. `sent` must be the send instant of a heartbeat of this
     /// process that the hub has answered, with a reply or a command: the hub counts its own wait from the last heartbeat
-    /// that it heard, which is never before this one was sent.
+    /// that it heard, which is never before this one was sent. It confirms what a jump of the clock has put in doubt: nothing
+    /// that was sent before the jump is heard as answered after it.
     pub fn hear(&mut self, sent: Moment, ttl: Duration) {
         self.account(sent, ttl);
+        self.unconfirmed = None;
     }
 
     fn account(&mut self, sent: Moment, ttl: Duration) {
@@ -146,10 +148,23 @@ impl Lease {
     pub fn suspend(&mut self, now: Moment, jump: Duration, rpc: Duration) {
         self.suspended = true;
         self.unconfirmed = self.until().map(|until| until - jump);
+        if let Some(accounted) = &mut self.accounted {
+            accounted.sent = accounted.sent - jump;
+        }
         let promised = self.promised.values_mut();
         for until in promised.chain(self.accounted.iter_mut().map(|accounted| &mut accounted.until)) {
             *until = (*until).min((*until - jump).max(now + rpc));
         }
+    }
+
+    /// A renewal that will have been sent was sent by another clock.
+    pub fn doubt(&mut self, now: Moment) {
+        self.accounted = self.accounted.filter(|accounted| accounted.sent <= now);
+    }
+
+    /// Whether only a renewal that is granted would bring the time back that a jump of the clock may have taken.
+    pub fn is_in_doubt(&self) -> bool {
+        self.suspended
     }
 
     /// The hub is away: there is nobody who could confirm what is in doubt.
@@ -249,6 +264,18 @@ mod tests {
         assert!(!lease.is_granted(Moment(11_000), [].into_iter()));
         lease.suspend(Moment(11_000), Duration::from_secs(3600), rpc);
         assert_eq!(lease.until(), Some(Moment(13_000)));
+    }
+
+    /// A new holder that is not granted yet is answered all the same.
+    #[test]
+    fn what_the_hub_has_answered_after_the_jump_is_not_in_doubt_when_it_goes_away() {
+        let mut lease = Lease::default();
+        lease.grant(Moment(10_000), Moment(10_000), TTL, TTL);
+        lease.suspend(Moment(11_000), Duration::from_secs(25), Duration::from_secs(2));
+        lease.hear(Moment(11_500), TTL);
+        lease.lose_hub();
+        assert_eq!(lease.until(), Some(Moment(31_500)));
+        assert!(!lease.is_granted(Moment(11_600), [].into_iter()), "nothing is started before a grant");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::site_state::Promise;
 impl Agent {
     /// Another holder asks: promise only what this cluster can keep, and make it durable before saying so.
     pub(crate) fn answer_hold(&mut self, ask: AskId, request: HoldRequest, decision: &mut Decision) {
-        let (now, boot) = (self.now, self.boot.clone());
+        let (now, boot, clock_offset) = (self.now, self.boot.clone(), self.clock_offset);
         let HoldRequest { holder, placement: id, epoch, stop, gates } = request;
         let Some(placement) = self.placements.get_mut(&id) else {
             decision.answer.push((ask, HoldAnswer::Refused { epoch_seen: Epoch(0) }));
@@ -32,7 +32,7 @@ impl Agent {
             // After a reboot the whole wait begins anew: so the longest of what is outstanding.
             let before = site.promise.take().filter(|_| outstanding.is_some());
             let wait = before.map_or(wait, |promise| promise.wait.max(wait));
-            site.promise = Some(Promise { boot, until, wait });
+            site.promise = Some(Promise { boot, clock_offset, until, wait });
         }
         let hold = policy.timing.hold;
         let promise = |nonce| {
@@ -81,7 +81,9 @@ impl Agent {
         match answer {
             Some(HoldAnswer::Promised { hold, tickets }) => {
                 placement.lease.promise(peer.clone(), asked, hold);
-                decision.admit.extend(tickets.into_iter().filter(|ticket| placement.gates.wait_for(ticket)));
+                decision
+                    .admit
+                    .extend(tickets.into_iter().filter(|ticket| placement.gates.wait_for(&ticket.nonce)));
             }
             // What it promised before still stands.
             Some(HoldAnswer::Refused { .. }) | None => {}

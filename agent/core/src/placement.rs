@@ -16,9 +16,10 @@ use crate::fence::FenceProgress;
 use crate::gates::Gates;
 use crate::lease::Lease;
 use crate::reconcilers::{self, Reconciler};
+use crate::rest::Rest;
 use crate::site_state::{Recorded, SiteState};
 use crate::survey::{Standing, Survey};
-use crate::world::World;
+use crate::world::{Followed, World};
 
 /// After an effect has succeeded it is not repeated for this long, whatever a lagging watch still shows.
 const SETTLING: Duration = Duration::from_secs(1);
@@ -27,7 +28,7 @@ const MAY_STILL_LAND: Duration = Duration::from_secs(7);
 /// A fence that is not in force yet is probed again this soon: admission's cache lags by some tens of milliseconds.
 const PROBE_AGAIN: Duration = Duration::from_millis(25);
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Placement {
     pub name: PlacementName,
     /// The newest from the hub, with its inventory; after a restart the recorded one, without.
@@ -52,6 +53,8 @@ pub struct Placement {
     pub promised_until: Option<Moment>,
     /// Of the world's revision that it was made at.
     pub survey: Option<(u64, Survey)>,
+    /// The one before it, by an assignment that asks for the same: what has not changed since need not be made anew.
+    pub survey_before: Option<Survey>,
     /// Counts the surveys made.
     pub surveys: u64,
     pub reporting: Reporting,
@@ -62,6 +65,10 @@ pub struct Placement {
     pub refused_since: Option<Moment>,
     /// When the hub last asked for the copy here to be made anew.
     pub resync_asked: Moment,
+    /// None: it has to be looked at.
+    pub rest: Option<Rest>,
+    /// What has to be watched for it, since the last look.
+    pub followed: Followed,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -128,7 +135,7 @@ impl Attempt {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Reporting {
     pub sent: Option<Report>,
     /// What the last report was made from: the same again needs no new one.
@@ -156,12 +163,15 @@ impl Placement {
             unanswered: Vec::new(),
             promised_until: None,
             survey: None,
+            survey_before: None,
             surveys: 0,
             reporting: Reporting::default(),
             told_expiry: false,
             refusals: Refusals::default(),
             refused_since: None,
             resync_asked: Moment::default(),
+            rest: None,
+            followed: Followed::default(),
         }
     }
 
@@ -247,6 +257,10 @@ impl Placement {
         self.command.as_ref().is_some_and(|current| now >= current.admitted + stop)
     }
 
+    pub fn is_in_use_while_fenced(&self) -> bool {
+        self.fence.is_some() && self.survey.as_ref().is_some_and(|(_, survey)| survey.has_users())
+    }
+
     pub fn fence_is_complete(&self) -> bool {
         self.fence.as_ref().is_some_and(|progress| progress.complete)
     }
@@ -291,6 +305,7 @@ impl Placement {
             self.lease.enter_epoch();
         }
         let entered = self.role() != role || self.epoch_seen() != epoch;
+        self.rest = None;
         let site = self.site_mut(id);
         site.epoch_seen = site.epoch_seen.max(epoch);
         site.role = role;
@@ -312,22 +327,45 @@ impl Placement {
         self.told_expiry = false;
     }
 
+    /// Boot time and wall time have moved apart by `jump` since this cluster promised to wait, or since it was last looked at.
+    pub fn wait_longer(&mut self, now: Moment, jump: Duration, boot: &str, clock_offset: Option<i64>) {
+        if matches!(self.role(), Role::Holder | Role::Promoting) {
+            return;
+        }
+        let promise = self.site.as_mut().and_then(|site| site.promise.as_mut());
+        let Some((promise, until)) = promise.zip(self.promised_until) else { return };
+        (promise.boot, promise.clock_offset, promise.until) = (boot.to_owned(), clock_offset, until);
+        promise.until = promise.until_by(now, Some(jump));
+        self.promised_until = Some(promise.until);
+        // It is to be written down, too.
+        self.rest = None;
+    }
+
     /// What throws a copy away goes on only while somebody asks for it: the hub repeats the command every two renewals
     /// until it is answered, and an operation that was given up is simply not repeated. True if it is taken back now.
     pub fn withdraw_resync(&mut self, now: Moment) -> bool {
-        // The hub repeats by the newest policy, and this cluster may still live by an old one.
-        let newest = self.assignment.as_ref().map(|assignment| assignment.policy);
-        let patience = |policy: Policy| policy.timing.renew * 4 + policy.timing.rpc;
-        let Some(patience) = self.policy().into_iter().chain(newest).map(patience).max() else {
-            return false;
-        };
-        let asked = now < self.resync_asked + patience || !kept(Rule::ResyncIsTakenBack);
-        let Some(site) = self.site.as_mut().filter(|site| site.resync.is_some() && !asked) else {
-            return false;
-        };
+        let is_over = self.resync_ends().is_some_and(|end| end <= now) && kept(Rule::ResyncIsTakenBack);
+        let Some(site) = self.site.as_mut().filter(|_| is_over) else { return false };
         site.resync = None;
         self.command.take_if(|current| matches!(current.command.action, Action::Resync { .. }));
         true
+    }
+
+    /// Until when a resync goes on that nobody asks for again.
+    pub fn resync_ends(&self) -> Option<Moment> {
+        self.site.as_ref()?.resync.as_ref()?;
+        // The hub repeats by the newest policy, and this cluster may still live by an old one.
+        let newest = self.assignment.as_ref().map(|assignment| assignment.policy);
+        let patience = |policy: Policy| policy.timing.renew * 4 + policy.timing.rpc;
+        let patience = self.policy().into_iter().chain(newest).map(patience).max()?;
+        Some(self.resync_asked + patience)
+    }
+
+    /// Something beside the world has changed that a survey goes by.
+    pub fn survey_anew(&mut self) {
+        if let Some((_, survey)) = self.survey.take() {
+            self.survey_before = Some(survey);
+        }
     }
 
     /// Another epoch is or will be in force elsewhere: whoever may run here stops.
@@ -415,6 +453,7 @@ impl Placement {
             && sound
         {
             recorded.policy = policy;
+            self.rest = None;
         }
     }
 
@@ -495,7 +534,7 @@ impl Placement {
         self.recorded = None;
         self.fence = None;
         self.lease = Lease::default();
-        self.survey = None;
+        (self.survey, self.survey_before) = (None, None);
     }
 
     /// Whether something could still be writing to the volumes here.

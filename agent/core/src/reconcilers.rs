@@ -159,7 +159,7 @@ pub fn of_application(
     }
     for name in claims {
         if let Some(claim) = world.claim(namespace, name) {
-            add(named_on(&claim.object), "PersistentVolumeClaim", name);
+            add(claim.reconcilers.clone(), "PersistentVolumeClaim", name);
         }
     }
     found

@@ -15,7 +15,7 @@ use crate::world::ReplicationObject;
 
 /// While a copy is made anew its VolumeReplication passes through failures that mean nothing, for about a minute per
 /// 64 MiB of a small array; what lasts longer is told.
-const TRANSIENT: Duration = Duration::from_secs(300);
+pub const TRANSIENT: Duration = Duration::from_secs(300);
 
 pub fn resync(view: &View<'_>, claims: &[String]) -> Next {
     let mut next = Next::done();
@@ -90,6 +90,9 @@ pub fn rejoin(view: &View<'_>) -> Next {
         if object.replication.desired != "secondary" || object.auto_resync {
             next.effects.push(fence::demotion(view, target));
             next.wait_also_for(format!("{target} to say autoResync: false"));
+        } else if !object.replication.current {
+            // A call that csi-addons has begun before may still throw the copy away.
+            next.wait_also_for(format!("csi-addons to have seen that {target} says autoResync: false"));
         }
     }
     if next.outcome == Outcome::Done {

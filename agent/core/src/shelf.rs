@@ -102,8 +102,12 @@ impl<T: PartialEq> Shelf<T> {
 }
 
 pub fn key_of(object: &Value) -> Key {
-    let text = |path: &str| parse::at(object, path).and_then(Value::as_str).unwrap_or_default().to_owned();
-    (text("/metadata/namespace"), text("/metadata/name"))
+    let metadata = object.get("metadata");
+    let text = |name: &str| {
+        let value = metadata.and_then(|metadata| metadata.get(name));
+        value.and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
+    (text("namespace"), text("name"))
 }
 
 /// Resource versions of one kind are ordered numbers; one that is not is taken as the newest.

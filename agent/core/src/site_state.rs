@@ -47,9 +47,20 @@ pub struct SiteState {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Promise {
     pub boot: String,
+    /// Wall time less boot time, in milliseconds: whether this clock has been set since.
+    #[serde(default)]
+    pub clock_offset: Option<i64>,
     pub until: Moment,
-    /// The whole wait: what counts after a restart on another boot.
+    /// The whole wait: what counts after a restart on another boot, and the most that counts by a clock that was set.
     pub wait: Duration,
+}
+
+impl Promise {
+    /// Until when it is waited out by a clock that has `moved` against wall time since. Less time than boot time says may
+    /// have passed, and never is more than the whole wait left.
+    pub fn until_by(&self, now: Moment, moved: Option<Duration>) -> Moment {
+        moved.map_or(self.until, |moved| (self.until + moved).min(now + self.wait))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -74,7 +74,7 @@ pub fn restore(view: &View<'_>, inventory: &Inventory) -> Next {
 }
 
 /// What is copied beside the volumes is created within a second or two, or there is something wrong with it.
-const OBJECTS_PATIENCE: Duration = Duration::from_secs(10);
+pub const OBJECTS_PATIENCE: Duration = Duration::from_secs(10);
 
 fn stage_volumes(view: &View<'_>, inventory: &Inventory, restoring: bool, next: &mut Next) {
     for class in &inventory.classes {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::{
     Ailment, Assignment, ClusterName, Divergence, Epoch, Inventory, OperationId, PlacementId, Report, Role,
-    VolumeState, WorkloadState, volume::WorkloadReplicas,
+    Shared, VolumeState, WorkloadState, volume::WorkloadReplicas,
 };
 
 use crate::ailments;
@@ -25,7 +25,7 @@ pub struct Survey {
     pub pods: u32,
     /// Those of them whose gate asks for this placement.
     pub gated: Vec<GatedPod>,
-    pub inventory: Option<Inventory>,
+    pub inventory: Option<Shared<Inventory>>,
     /// What the inventory was made of.
     pub made_of: Option<MadeOf>,
     pub driver_leader: Option<bool>,
@@ -39,8 +39,7 @@ pub struct Survey {
 pub struct MadeOf {
     revision: u64,
     claims: BTreeSet<String>,
-    fenced: bool,
-    replicas: Vec<WorkloadReplicas>,
+    workloads: Vec<WorkloadReplicas>,
 }
 
 impl Survey {
@@ -81,23 +80,31 @@ pub fn survey(
     let made_of = (knows_inventory && assignment.group().is_none()).then(|| MadeOf {
         revision: world.manifests_revision(namespace),
         claims: claims.clone(),
-        fenced: site.is_some_and(|site| site.role == Role::Fenced),
-        replicas: site.map(|site| site.replicas.clone()).unwrap_or_default(),
+        workloads: workloads.iter().map(|workload| volumes::wanted(workload, site)).collect(),
     });
-    let same = before.filter(|before| made_of.is_some() && before.made_of == made_of);
-    let inventory = match same {
-        Some(before) => before.inventory,
-        None if knows_inventory => {
-            volumes::inventory(world, assignment, &claims, &workloads, &objects.manifests, site)
+    let same = made_of.is_some() && before.as_ref().is_some_and(|before| before.made_of == made_of);
+    let has = |inventory: &Shared<Inventory>| inventory.objects == objects.manifests;
+    let same = same && before.as_ref().and_then(|before| before.inventory.as_ref()).is_none_or(has);
+    let inventory = match (same, before) {
+        (true, Some(before)) => before.inventory,
+        (_, before) if knows_inventory => {
+            let known = before.and_then(|before| before.inventory);
+            volumes::inventory(world, assignment, &claims, &workloads, &objects.manifests, site, known)
         }
-        None => None,
+        (true | false, Some(_) | None) => None,
     };
     let users: Vec<_> = users(world, namespace, &claims).collect();
-    let gated = users.iter().filter(|(_, pod)| pod.gate.as_deref() == Some(assignment.name.name.as_str()));
+    let placement = assignment.name.name.as_str();
+    let gated = users.iter().filter(|(_, pod)| pod.scheduled && pod.gate.as_deref() == Some(placement));
+    let gated = gated.map(|(name, pod)| GatedPod {
+        name: (*name).to_owned(),
+        uid: pod.uid.clone(),
+        started: pod.gate_started,
+    });
     Survey {
         volumes: claims.iter().map(|claim| volume_state(world, assignment, claim)).collect(),
         pods: u32::try_from(users.len()).unwrap_or(u32::MAX),
-        gated: gated.map(|(name, pod)| GatedPod { name: (*name).to_owned(), uid: pod.uid.clone() }).collect(),
+        gated: gated.collect(),
         inventory,
         made_of,
         driver_leader: driver_leader(world, namespace, &claims),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proto::volume::WorkloadReplicas;
-use proto::{Assignment, Inventory, Role, VolumeManifest};
+use proto::{Assignment, Inventory, Role, Shared, VolumeManifest};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
@@ -28,7 +28,7 @@ const LOCAL_ANNOTATIONS: [&str; 9] = [
 ];
 
 /// What a standby needs of the claims that are bound here; none as long as none is. One that is being deleted belongs to
-/// them: until it is gone, pods may use it.
+/// them: until it is gone, pods may use it. What says the same as the `known` one is that one.
 pub fn inventory(
     world: &World,
     assignment: &Assignment,
@@ -36,7 +36,8 @@ pub fn inventory(
     workloads: &[Workload],
     objects: &[Value],
     site: Option<&SiteState>,
-) -> Option<Inventory> {
+    known: Option<Shared<Inventory>>,
+) -> Option<Shared<Inventory>> {
     let namespace = assignment.name.namespace.as_str();
     let bound: Vec<(&str, &Claim, &Volume)> = claims
         .iter()
@@ -66,13 +67,16 @@ pub fn inventory(
         workloads: workloads.iter().map(|workload| wanted(workload, site)).collect(),
         objects: objects.to_vec(),
     };
+    if let Some(known) = known.filter(|known| says_the_same(known, &inventory)) {
+        return Some(known);
+    }
     inventory.version = version(&inventory);
-    Some(inventory)
+    Some(inventory.into())
 }
 
 /// Replicas that the user wants: what a stopped workload had before counts, not its zero; and not what something else
 /// gives it while this cluster stops it.
-fn wanted(workload: &Workload, site: Option<&SiteState>) -> WorkloadReplicas {
+pub fn wanted(workload: &Workload, site: Option<&SiteState>) -> WorkloadReplicas {
     let stopping = site.filter(|site| site.role == Role::Fenced || workload.wanted == 0);
     let remembered = stopping.and_then(|site| {
         site.replicas.iter().find(|known| known.workload == workload.workload).map(|known| known.replicas)
@@ -80,6 +84,15 @@ fn wanted(workload: &Workload, site: Option<&SiteState>) -> WorkloadReplicas {
     let noted = workload.marked.filter(|_| workload.wanted == 0);
     let replicas = remembered.or(noted).unwrap_or(workload.wanted);
     WorkloadReplicas { workload: workload.workload.clone(), replicas }
+}
+
+/// Whatever its version.
+fn says_the_same(one: &Inventory, other: &Inventory) -> bool {
+    let Inventory { version: _, volumes, classes, workloads, objects } = one;
+    *volumes == other.volumes
+        && *classes == other.classes
+        && *workloads == other.workloads
+        && *objects == other.objects
 }
 
 /// A hash over all of the rest.

@@ -25,8 +25,9 @@ impl Agent {
         decision.visit = Some(WitnessVisit { mark, began, deadline, every, advance });
     }
 
-    /// A cluster that neither the hub nor its peers let hold anything has stopped what it held: it shows no sign of life,
-    /// so that somebody else may take over. Otherwise an isolated site would veto its own replacement for ever.
+    /// A cluster that the hub hears shows that it lives, and one that holds something by a lease. One that has neither has
+    /// stopped what it held, or is about to: it shows no sign of life, so that somebody else may take over. Otherwise an
+    /// isolated site would veto its own replacement for ever.
     fn is_worth_a_sign_of_life(&self) -> bool {
         let lives_by_a_lease = self.placements.values().any(|placement| {
             let deadline = placement.lease.deadline(placement.targets());

@@ -80,6 +80,8 @@ pub struct Claim {
     pub storage_class: Option<String>,
     /// This agent made it as a copy of another cluster's.
     pub staged: bool,
+    /// What of Argo CD or Flux applies it.
+    pub reconcilers: BTreeSet<Reconciler>,
     pub object: Value,
 }
 
@@ -100,6 +102,10 @@ pub struct Pod {
     pub uid: String,
     /// The placement whose lease its gate asks for, if it has a gate that nothing using its claims comes before.
     pub gate: Option<String>,
+    /// It has a node, so that something of it may run.
+    pub scheduled: bool,
+    /// Its gate runs, or has run.
+    pub gate_started: bool,
     pub claims: BTreeSet<String>,
     pub finished: bool,
     pub terminating: bool,
@@ -163,6 +169,14 @@ pub struct Followed {
     pub namespaces: BTreeSet<String>,
     pub objects: BTreeSet<(String, ObjectKind)>,
     pub reconcilers: BTreeSet<Reconciler>,
+}
+
+impl Followed {
+    pub(crate) fn extend(&mut self, more: &Followed) {
+        self.namespaces.extend(more.namespaces.iter().cloned());
+        self.objects.extend(more.objects.iter().cloned());
+        self.reconcilers.extend(more.reconcilers.iter().cloned());
+    }
 }
 
 /// Counts what has changed.
@@ -292,7 +306,7 @@ impl World {
     pub(crate) fn concern(&self, watched: &Watched) -> Concern {
         let Watched { kind, change } = watched;
         let users = self.users_of_volume(kind, change);
-        match namespace_of(change) {
+        match namespace_that_matters(kind, change) {
             _ if matches!(kind, Kind::Reconciler(_)) => Concern::All,
             namespace if !namespace.is_empty() => Concern::Namespace(namespace),
             _ if !users.is_empty() => Concern::Namespaces(users),
@@ -337,7 +351,7 @@ impl World {
 
     fn count(&mut self, kind: &Kind, change: &Change) {
         let mut concerned = self.users_of_volume(kind, change);
-        let namespace = namespace_of(change);
+        let namespace = namespace_that_matters(kind, change);
         if !namespace.is_empty() {
             concerned.insert(namespace);
         }
@@ -350,6 +364,7 @@ impl World {
                 | Kind::AddonsNode
                 | Kind::Policy
                 | Kind::PolicyBinding
+                | Kind::Workload(_)
         );
         if !no_manifest {
             self.manifests.count(&concerned);
@@ -507,8 +522,10 @@ impl World {
     }
 }
 
-fn namespace_of(change: &Change) -> String {
+/// None: it matters to all, as the sidecar of a driver does, wherever its own namespace is.
+fn namespace_that_matters(kind: &Kind, change: &Change) -> String {
     match change {
+        _ if *kind == Kind::AddonsNode => String::new(),
         Change::Applied(object) | Change::Deleted(object) => key_of(object).0,
         Change::Listed { namespace, objects: _, began: _ } => namespace.clone().unwrap_or_default(),
     }

@@ -1,18 +1,13 @@
 use std::path::Path;
 
 use proto::{ClusterName, CommandId, Epoch, OperationId, PlacementId, Refusal, StepKind};
-use understudy_telemetry::{Arguments, LogFormat, Service, Telemetry, build, deviations, markdown_table};
+use understudy_telemetry::{Arguments, Service, Telemetry, build, deviations, markdown_table};
 
 use super::*;
 
 fn telemetry() -> Telemetry {
     let service = Service { name: "understudy-agent", version: "0", instance: "0".into(), cluster: None };
-    let arguments = Arguments {
-        log_format: LogFormat::Text,
-        log: "off".into(),
-        otlp_endpoint: None,
-        metrics_listen: None,
-    };
+    let arguments = Arguments { log: "off".into(), ..Arguments::default() };
     build(&service, &arguments).expect("telemetry").0
 }
 

@@ -233,8 +233,14 @@ pub fn answer(facts: &Facts, setting: &Setting, asked: Asked) -> Answer {
         };
         let placement = placement(policy(&setting, asked.newest));
         let progress = fold(&facts, &setting);
-        let answer =
-            hub_core::lease::answer(Some(&placement), Some(&progress), None, &cluster(asked.site), &renewal);
+        let answer = hub_core::lease::answer(
+            Some(&placement),
+            Some(&progress),
+            None,
+            Some(Epoch(0)),
+            &cluster(asked.site),
+            &renewal,
+        );
         match answer.verdict {
             Ok(_) => Answer::Granted {
                 records_policy: answer.record.iter().any(|entry| matches!(entry, Entry::Policy { .. })),

@@ -53,6 +53,7 @@ impl World {
             boot: format!("{site}-{}", here.boot),
             wall: here.own_wall(now),
             remembered_boot,
+            remembered_offset: memory.clock_offset,
             leases: memory.leases,
             promises: memory.promises,
             paths: memory.paths,
@@ -167,6 +168,9 @@ impl World {
         let happening = self.agent_waits(site, Happening::AgentHears { site: site.clone(), life, event });
         let Some(Happening::AgentHears { life, event, .. }) = happening else { return };
         if self.site(site).life == life {
+            if matches!(*event, Event::Witnessed(_)) {
+                self.site_mut(site).visiting = None;
+            }
             self.agent_step(site, *event);
         }
     }
@@ -181,6 +185,7 @@ impl World {
         let followed = &agent.followed().namespaces;
         let followed = (*followed != here.followed).then(|| followed.clone());
         here.follow_leases(now, &held);
+        self.check_rest(site);
         self.agent_carries_out(site, decision);
         if let Some(followed) = followed.filter(|_| self.site(site).agent.is_some()) {
             let before = std::mem::replace(&mut self.site_mut(site).followed, followed.clone());
@@ -191,19 +196,8 @@ impl World {
     }
 
     fn agent_carries_out(&mut self, site: &ClusterName, decision: Decision) {
-        let Decision {
-            remember,
-            keep,
-            apply,
-            send,
-            ask,
-            answer,
-            admit: _,
-            probe,
-            visit: _,
-            note,
-            reached: _,
-        } = decision;
+        let Decision { remember, keep, apply, send, ask, answer, admit: _, probe, visit, note, reached: _ } =
+            decision;
         note.into_iter().for_each(|note| self.note(site, note));
         for write in remember {
             let delay = self.request_takes(site);
@@ -244,6 +238,9 @@ impl World {
             }
         }
         probe.into_iter().for_each(|probe| self.probes(site, &probe));
+        if let Some(visit) = visit {
+            self.agent_visits(site, visit);
+        }
     }
 
     /// Some requests of a slow API server arrive when nobody waits for them any more.

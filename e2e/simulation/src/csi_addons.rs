@@ -106,7 +106,16 @@ impl World {
             Call::ForcePromote { generation } => self.promotes(site, claim, &handle, generation, true),
             Call::Info { generation } => {
                 let last_sync = self.array.image(site, &handle).and_then(|image| image.last_sync);
-                self.show(site, claim, generation, |status| tell_last_sync(status, last_sync));
+                self.show(site, claim, generation, |status| {
+                    // It promotes nothing that is Primary already, and calls it promoted all the same: also what it could
+                    // not demote before it was meant to be primary again.
+                    let known = status["lastSyncTime"].take();
+                    *status = shown("Primary", generation, (true, "Promoted"), Some(false), Some(false));
+                    if known.is_string() {
+                        status["lastSyncTime"] = known;
+                    }
+                    tell_last_sync(status, last_sync);
+                });
                 self.finish(site, claim, Some(LOOK_FOR_INFO));
             }
             Call::Demote { generation } => self.demotes(site, claim, &handle, generation),

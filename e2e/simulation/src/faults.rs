@@ -11,6 +11,7 @@ use crate::reference;
 use crate::scenario::edit;
 use crate::transition::{Happening, Time};
 use crate::wishes::{FailoverModeOf, FencingOf};
+use crate::witness::WitnessFault;
 use crate::world::{Clock, Human, Site, World};
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,12 +24,17 @@ pub enum Fault {
     FreezeHub(Time),
     /// The hub comes back with its journal as it was before the newest operation.
     OldBackup,
+    /// The same, and what the DRPlacements' statuses have told is gone as well.
+    OldCluster,
     /// The hub comes back with its journal as it was before the newest promotion was begun.
     BackupBeforePromotion,
     HubApiStops,
     HubApiReturns,
 
     KillAgent(ClusterName),
+    /// The agent is killed, and starts again on the same boot by a clock that is so many seconds ahead: as in another time
+    /// namespace, or (backwards) on a machine that was set back to a snapshot.
+    AnotherClock(ClusterName, i64),
     FreezeAgent(ClusterName, Time),
     /// The agent's machine is suspended, and its clock has not counted that.
     Suspend(ClusterName, Time),
@@ -64,6 +70,8 @@ pub enum Fault {
         percent: u64,
         within: Time,
     },
+    /// Of the third place, where there is one.
+    Witness(WitnessFault),
     /// Links between agents and arrays as usual again.
     HealPeers,
     /// Everything but machines and API servers as usual again.
@@ -131,10 +139,12 @@ impl Fault {
             Fault::HubReturns => "hub back",
             Fault::FreezeHub(_) => "hub frozen",
             Fault::OldBackup => "hub restored from an old backup",
+            Fault::OldCluster => "hub's cluster restored from an old backup",
             Fault::BackupBeforePromotion => "hub restored from before a promotion",
             Fault::HubApiStops => "hub's API server stops",
             Fault::HubApiReturns => "hub's API server back",
             Fault::KillAgent(_) => "agent killed",
+            Fault::AnotherClock(..) => "agent restarts by another clock",
             Fault::FreezeAgent(..) => "agent frozen",
             Fault::Suspend(..) => "agent's machine suspended",
             Fault::ClocksApart => "clock rates at their bounds",
@@ -150,6 +160,7 @@ impl Fault {
             Fault::Slow { .. } => "slow link",
             Fault::Lose { .. } => "lossy links",
             Fault::Again { .. } => "messages doubled and reordered",
+            Fault::Witness(fault) => fault.kind(),
             Fault::HealPeers => "links between sites mended",
             Fault::Heal => "links and storage mended",
             Fault::Dies(_) => "site dies",
@@ -222,6 +233,7 @@ impl World {
             | Fault::HubReturns
             | Fault::FreezeHub(_)
             | Fault::OldBackup
+            | Fault::OldCluster
             | Fault::BackupBeforePromotion => self.hub_fails(fault),
             Fault::HubApiStops => self.hub.api_up = false,
             Fault::HubApiReturns => {
@@ -229,6 +241,10 @@ impl World {
                 self.tell_wishes();
             }
             Fault::KillAgent(site) => self.kill_agent(&site),
+            Fault::AnotherClock(site, seconds) => {
+                self.kill_agent(&site);
+                self.site_mut(&site).set_clock(seconds);
+            }
             Fault::FreezeAgent(site, span) => self.freeze_agent(&site, span),
             Fault::Suspend(site, span) => {
                 self.freeze_agent(&site, span);
@@ -254,6 +270,7 @@ impl World {
             Fault::Slow { site, by } => self.network.slow_down(End::Hub, End::Agent(site), by),
             Fault::Lose { percent } => self.network.lose(percent),
             Fault::Again { percent, within } => self.network.echo = Echo { percent, within },
+            Fault::Witness(fault) => self.witness_fails(&fault),
             Fault::HealPeers => self.heal_peers(),
             Fault::Heal => self.heal(),
             Fault::Dies(site) => self.dies(&site),
@@ -316,8 +333,12 @@ impl World {
         } else {
             self.kill_hub();
             self.hub.stays_down |= fault == Fault::LoseHub;
-            if fault == Fault::OldBackup {
+            if matches!(fault, Fault::OldBackup | Fault::OldCluster) {
                 self.restore_backup();
+                if fault == Fault::OldCluster {
+                    let wishes = self.apps.iter_mut().filter_map(|app| app.wish.as_mut());
+                    wishes.for_each(|wish| wish.status = None);
+                }
             } else if fault == Fault::BackupBeforePromotion {
                 let begins = |line: &Line| {
                     matches!(
@@ -330,32 +351,6 @@ impl World {
                 }
             }
         }
-    }
-
-    /// The journal ends right before the newest operation that is no adoption.
-    fn restore_backup(&mut self) {
-        let newest = self.hub.lines.iter().rposition(|line| matches!(line.entry, Entry::Intent(_)));
-        let first = self.hub.lines.iter().position(|line| matches!(line.entry, Entry::Intent(_)));
-        let (Some(newest), Some(first)) = (newest, first) else { return };
-        // What was under way when the backup was made could be taken up by a hub that does not know how it went on.
-        let at_rest = |end: &usize| {
-            let before = &self.hub.lines[..*end];
-            let begun = before.iter().filter(|line| matches!(line.entry, Entry::Intent(_))).count();
-            let ends = |line: &&Line| {
-                matches!(line.entry, Entry::Commit { .. } | Entry::Cut { .. } | Entry::Abort { .. })
-            };
-            begun == before.iter().filter(ends).count()
-        };
-        let newest = (first + 1..=newest).rev().find(at_rest);
-        if let Some(end) = newest {
-            self.restore(end);
-        }
-    }
-
-    fn restore(&mut self, end: usize) {
-        self.say(format!("hub: its journal ends at line {end} again"));
-        self.restore_journal(end);
-        self.watch_restore();
     }
 
     fn storage_fails(&mut self, fault: &Fault) {
@@ -442,11 +437,11 @@ impl World {
                 | Fault::StaleWatch(..)
         );
         let blinds = isolates || matches!(fault, Fault::CutPeers | Fault::PeersAreDeaf(_));
-        let rare = matches!(fault, Fault::OldBackup | Fault::Delete);
+        let rare = matches!(fault, Fault::OldBackup | Fault::OldCluster | Fault::Delete);
         if let Fault::ApiStops(site) = fault {
             return cut || self.site(site).agent.is_none();
         }
-        if let Fault::KillAgent(site) = fault {
+        if let Fault::KillAgent(site) | Fault::AnotherClock(site, _) = fault {
             return !self.site(site).api_up;
         }
         // One of these makes a human look.
@@ -478,6 +473,7 @@ impl World {
         } else if let Fault::Isolate(site) = fault {
             self.cut_from_hub(&site);
             self.cut_from_peers(&site);
+            self.network.cut(End::Agent(site), End::Witness);
         } else if fault == Fault::CutArrays {
             self.cut_arrays();
         } else {
@@ -534,6 +530,7 @@ impl World {
 
     fn heal(&mut self) {
         self.network.heal();
+        self.mend_witness();
         self.pod_delay = 0;
         self.crossing_delay = 0;
         self.storage_ails = Default::default();
@@ -554,6 +551,7 @@ impl World {
         here.life += 1;
         here.stream = None;
         here.containers.clear();
+        here.mounted.clear();
         here.leases.iter_mut().for_each(|lease| lease.end = None);
     }
 

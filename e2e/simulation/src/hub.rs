@@ -7,6 +7,7 @@ use hub_core::approval::Approval;
 use hub_core::fleet::Cluster;
 use hub_core::journal::{Entry, Intent, Line, Tip};
 use hub_core::placement::Placement;
+use hub_core::witness::Witness;
 use hub_core::{Decision, Event, Explanation, Hub, Now, Remembered, Send, Settings};
 use proto::{ClusterName, FromAgent, FromHub, Moment, PlacementId};
 
@@ -14,6 +15,7 @@ use crate::application::{App, Number, number_of, placement_of};
 use crate::crash::{Boundary, Verdict};
 use crate::network::End;
 use crate::transition::{Happening, Life, Time};
+use crate::witness;
 use crate::world::{Clock, Human, World, wall};
 
 /// A process that has died is started again after this long.
@@ -98,7 +100,9 @@ impl World {
         self.hub.started = self.now;
         self.hub.life += 1;
         self.hub.streams.clear();
-        let settings = Settings { steady_after: STEADY_AFTER, ..Settings::new("hub", "hub-site") };
+        let third = Witness { name: witness::NAME.to_owned(), failure_domain: "third-site".to_owned() };
+        let witnesses = self.witness.iter().map(|_| third.clone()).collect();
+        let settings = Settings { steady_after: STEADY_AFTER, witnesses, ..Settings::new("hub", "hub-site") };
         let remembered = self.hub.remembered.values().cloned().collect();
         let (hub, first) = Hub::start(settings, self.hub_now(), &self.hub.lines, remembered);
         self.hub.hub = Some(hub);
@@ -201,6 +205,9 @@ impl World {
         let happening = self.hub_waits(Happening::HubHears { life, event: Box::new(event) });
         let Some(Happening::HubHears { life, event }) = happening else { return };
         if self.hub.life == life {
+            if let (Event::Visited(visited), Some(witness)) = (&*event, &mut self.witness) {
+                witness.shown.look(life, self.now, &visited.look);
+            }
             self.hub_step(*event);
         }
     }
@@ -214,7 +221,7 @@ impl World {
     }
 
     fn hub_carries_out(&mut self, decision: Decision) {
-        let Decision { record, remember, send, explain, verify, visit: _ } = decision;
+        let Decision { record, remember, send, explain, verify, visit } = decision;
         // What is remembered is made durable with what is recorded, or not at all.
         let keep = |world: &mut World| {
             for kept in remember {
@@ -247,6 +254,8 @@ impl World {
                 return self.kill_hub();
             }
         }
+        let began = self.hub_now().boot;
+        visit.into_iter().for_each(|visit| self.hub_visits(visit, began));
         let asked = if self.hub.api_up { verify } else { Vec::new() };
         for name in asked {
             let (life, began, app) = (self.hub.life, self.hub_now().boot, number_of(&name.name));
@@ -276,8 +285,34 @@ impl World {
         self.hub.lines.push(sealed);
     }
 
+    /// The journal ends right before the newest operation that is no adoption.
+    pub(crate) fn restore_backup(&mut self) {
+        let newest = self.hub.lines.iter().rposition(|line| matches!(line.entry, Entry::Intent(_)));
+        let first = self.hub.lines.iter().position(|line| matches!(line.entry, Entry::Intent(_)));
+        let (Some(newest), Some(first)) = (newest, first) else { return };
+        // What was under way when the backup was made could be taken up by a hub that does not know how it went on.
+        let at_rest = |end: &usize| {
+            let before = &self.hub.lines[..*end];
+            let begun = before.iter().filter(|line| matches!(line.entry, Entry::Intent(_))).count();
+            let ends = |line: &&Line| {
+                matches!(line.entry, Entry::Commit { .. } | Entry::Cut { .. } | Entry::Abort { .. })
+            };
+            begun == before.iter().filter(ends).count()
+        };
+        let newest = (first + 1..=newest).rev().find(at_rest);
+        if let Some(end) = newest {
+            self.restore(end);
+        }
+    }
+
+    pub(crate) fn restore(&mut self, end: usize) {
+        self.say(format!("hub: its journal ends at line {end} again"));
+        self.restore_journal(end);
+        self.watch_restore();
+    }
+
     /// The journal ends before line `end`, as an old backup has it.
-    pub(crate) fn restore_journal(&mut self, end: usize) {
+    fn restore_journal(&mut self, end: usize) {
         self.hub.lines.truncate(end);
         self.hub.tip = Tip::default();
         for line in &self.hub.lines {

@@ -8,6 +8,7 @@ use serde_json::json;
 
 mod decisions;
 mod requests;
+mod third_place;
 
 use crate::application::{App, handle_of, number_of};
 use crate::kubernetes::deployments;
@@ -126,6 +127,14 @@ impl World {
         }
     }
 
+    /// An agent that takes a placement to be at rest would not find anything there.
+    pub(crate) fn check_rest(&mut self, site: &ClusterName) {
+        let agent = self.site(site).agent.as_ref().filter(|_| self.doubts_rest);
+        if let Some(overlooked) = agent.map(agent_core::Agent::overlooked).filter(|found| !found.is_empty()) {
+            self.watch.breaks("what is at rest is at rest", format!("{site} overlooks {overlooked:?}"));
+        }
+    }
+
     /// S21: looked at now and then, because it has its time.
     pub(crate) fn nothing_stays_started_at_a_standby(&mut self) {
         if self.now < self.watch.disturbed + STOPPED_WITHIN {
@@ -150,8 +159,13 @@ impl World {
             return;
         }
         self.watch.turns = self.array.turns;
-        let primaries: BTreeSet<(ClusterName, String)> =
-            self.array.images.iter().filter(|(_, image)| image.primary).map(|(key, _)| key.clone()).collect();
+        let images = self.array.images.iter().flat_map(|(site, images)| {
+            images
+                .iter()
+                .filter(|(_, image)| image.primary)
+                .map(move |(handle, _)| (site.clone(), handle.clone()))
+        });
+        let primaries: BTreeSet<(ClusterName, String)> = images.collect();
         for (site, handle) in primaries.difference(&self.watch.primaries) {
             let app = number_of(handle);
             let elsewhere = self.sites.values().find(|other| other.name != *site && self.runs(other, app));

@@ -23,6 +23,7 @@ mod workloads;
 
 pub mod application;
 pub mod network;
+pub mod witness;
 
 pub mod invariants;
 pub mod reference;

@@ -1,4 +1,4 @@
-//! The links: hub to each agent, agent to agent, and array to array. Each direction may be cut by itself; a link may be
+//! The links: hub to each agent, agent to agent, array to array, and to the witness. Each direction may be cut by itself; a link may be
 //! slow, lose calls, and deliver again what it has delivered before.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +15,7 @@ pub enum End {
     Hub,
     Agent(ClusterName),
     Array(ClusterName),
+    Witness,
 }
 
 /// Messages that arrive once more: how many of a hundred, and how much later at most.

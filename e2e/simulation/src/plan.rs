@@ -8,6 +8,7 @@ use crate::faults::Fault;
 use crate::random::Random;
 use crate::transition::{Happening, Time};
 use crate::wishes::{FailoverModeOf, FencingOf};
+use crate::witness::WitnessFault;
 use crate::world::{Human, World, cluster as cluster_named};
 
 pub type Group = Vec<(Time, Fault)>;
@@ -145,13 +146,30 @@ fn round(random: &mut Random, sites: &[ClusterName], apps: usize) -> Group {
     group
 }
 
+/// What goes wrong with the witness of a world that has one.
+pub fn of_the_witness(random: &mut Random, sites: &[ClusterName], lasts: Time) -> Vec<Group> {
+    let one = |random: &mut Random| {
+        let at = random.within(&(0..=lasts));
+        let ends = (at + random.within(&(500..=25_000))).min(lasts);
+        let fault = match random.within(&(0..=6)) {
+            0 | 1 => WitnessFault::Stops,
+            2 => WitnessFault::Forgets,
+            3 => WitnessFault::Slow(random.within(&(10..=300))),
+            4 | 5 => WitnessFault::CutFromHub,
+            _ => WitnessFault::CutFrom(random.one_of(sites).clone()),
+        };
+        vec![(at, Fault::Witness(fault)), (ends, Fault::Heal)]
+    };
+    (0..random.within(&(0..=2))).map(|_| one(random)).collect()
+}
+
 /// One fault, and what ends it if it does not end by itself.
 pub(crate) fn any(random: &mut Random, sites: &[ClusterName], apps: usize) -> Group {
     let site = random.one_of(sites).clone();
     let lasts = random.within(&(200..=25_000));
     match random.within(&(0..=9)) {
         0 => hub(random, lasts),
-        1 => agent(random, site),
+        1 => agent(random, site, lasts),
         2..=4 => network(random, site, lasts),
         5 | 6 => cluster(random, site, lasts),
         7 => storage(random, lasts),
@@ -170,7 +188,7 @@ fn hub(random: &mut Random, lasts: Time) -> Group {
     }
 }
 
-fn agent(random: &mut Random, site: ClusterName) -> Group {
+fn agent(random: &mut Random, site: ClusterName, lasts: Time) -> Group {
     match random.within(&(0..=5)) {
         0 => vec![(0, Fault::FreezeAgent(site, random.within(&(200..=12_000))))],
         1 => vec![(0, Fault::Suspend(site, random.within(&(2_100..=5_000))))],
@@ -178,6 +196,11 @@ fn agent(random: &mut Random, site: ClusterName) -> Group {
         2 => {
             let seconds = *random.one_of(&[-3_600, -7, 5, 90, 3_600]);
             vec![(0, Fault::WallJump(site, seconds))]
+        }
+        3 if random.percent(50) => {
+            let seconds = *random.one_of(&[4, 90, 3_600]);
+            let ahead = Fault::AnotherClock(site.clone(), seconds);
+            vec![(0, ahead), (lasts, Fault::AnotherClock(site, -seconds))]
         }
         _ => vec![(0, Fault::KillAgent(site))],
     }

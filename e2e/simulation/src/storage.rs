@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use proto::{ClusterName, WallTime};
+use proto::{ClusterName, Shared, WallTime};
 
 use crate::transition::Time;
 
@@ -11,7 +11,7 @@ use crate::transition::Time;
 pub struct Image {
     pub primary: bool,
     /// The numbers of the writes it holds.
-    pub log: Vec<u32>,
+    pub log: Shared<Vec<u32>>,
     /// Mirroring is enabled: a VolumeReplication has been made.
     pub mirrored: bool,
     /// It was primary, and has been demoted here since.
@@ -36,7 +36,7 @@ pub struct Image {
 pub struct Snapshot {
     pub handle: String,
     pub from: ClusterName,
-    pub content: Vec<u32>,
+    pub content: Shared<Vec<u32>>,
     pub taken: Time,
     pub demotion: bool,
     /// It makes the image at the other side anew.
@@ -69,7 +69,8 @@ pub struct Discarded {
 
 #[derive(Debug, Default)]
 pub struct Array {
-    pub images: BTreeMap<(ClusterName, String), Image>,
+    /// By the site, and the handle.
+    pub images: BTreeMap<ClusterName, BTreeMap<String, Image>>,
     pub sites: Vec<ClusterName>,
     pub forced: Vec<Forced>,
     pub discarded: Vec<Discarded>,
@@ -81,16 +82,21 @@ impl Array {
     /// A new volume: one image, writable where it was made.
     pub fn provision(&mut self, site: &ClusterName, handle: &str) {
         let image = Image { primary: true, ..Image::default() };
-        self.images.insert((site.clone(), handle.to_owned()), image);
+        self.images.entry(site.clone()).or_default().insert(handle.to_owned(), image);
         self.turns += 1;
     }
 
     pub fn image(&self, site: &ClusterName, handle: &str) -> Option<&Image> {
-        self.images.get(&(site.clone(), handle.to_owned())).filter(|image| !image.resyncing)
+        self.any_image(site, handle).filter(|image| !image.resyncing)
+    }
+
+    /// Even one that is being made anew.
+    pub fn any_image(&self, site: &ClusterName, handle: &str) -> Option<&Image> {
+        self.images.get(site)?.get(handle)
     }
 
     fn image_mut(&mut self, site: &ClusterName, handle: &str) -> Option<&mut Image> {
-        self.images.get_mut(&(site.clone(), handle.to_owned()))
+        self.images.get_mut(site)?.get_mut(handle)
     }
 
     pub fn peer(&self, site: &ClusterName) -> Option<ClusterName> {
@@ -150,7 +156,7 @@ impl Array {
         let held = image.log.clone();
         if let Some(other) = peer.as_ref().and_then(|peer| self.image_mut(peer, handle)) {
             other.peer_is_demoted = false;
-            other.split |= !clean || !held.starts_with(&other.log);
+            other.split |= !clean || !held.starts_with(other.log.as_slice());
         }
         Ok(())
     }
@@ -183,7 +189,7 @@ impl Array {
     pub fn snapshot(&self, now: Time, from: &ClusterName, handle: &str) -> Option<Snapshot> {
         let image = self.image(from, handle)?;
         let peer = self.peer(from)?;
-        let target = self.images.get(&(peer, handle.to_owned()));
+        let target = self.any_image(&peer, handle);
         let blocked =
             target.is_some_and(|target| (target.split && !target.resyncing) || target.primary || image.split);
         let demotion = image.demoted && !image.crossed;
@@ -207,12 +213,12 @@ impl Array {
         if stale {
             return false;
         }
-        let target = self.images.entry((peer, handle.clone())).or_default();
+        let target = self.images.entry(peer).or_default().entry(handle.clone()).or_default();
         let anew = target.resyncing;
         if target.primary || (target.split && !anew) || (anew && !whole) || *taken <= target.newest {
             return false;
         }
-        target.log.clone_from(content);
+        target.log = content.clone();
         target.newest = *taken;
         target.mirrored = true;
         target.resyncing = false;
@@ -231,7 +237,7 @@ impl Array {
     /// Deletes the image here, so that the next snapshot makes it anew. What only this image held is lost.
     pub fn resync(&mut self, now: Time, site: &ClusterName, handle: &str) -> Result<(), Refused> {
         let peer = self.peer(site).ok_or(Refused::NotFound)?;
-        let held: Vec<u32> = self.image(&peer, handle).map(|image| image.log.clone()).unwrap_or_default();
+        let held = self.image(&peer, handle).map(|image| image.log.clone()).unwrap_or_default();
         let image = self.image_mut(site, handle).ok_or(Refused::NotFound)?;
         if image.primary {
             return Err(Refused::FailedPrecondition);
@@ -239,7 +245,9 @@ impl Array {
         if !image.split || image.resyncing {
             return Ok(());
         }
-        let writes: Vec<u32> = image.log.iter().filter(|write| !held.contains(write)).copied().collect();
+        let common = image.log.iter().zip(held.iter()).take_while(|(one, other)| one == other).count();
+        let rest = image.log.iter().skip(common);
+        let writes: Vec<u32> = rest.filter(|write| !held.contains(write)).copied().collect();
         *image = Image { split: true, resyncing: true, mirrored: true, ..Image::default() };
         self.discarded.push(Discarded { at: now, site: site.clone(), handle: handle.to_owned(), writes });
         Ok(())
@@ -276,7 +284,7 @@ mod tests {
         assert!(array.arrive(&last, WallTime(21)));
         assert_eq!(array.promote(30, &west, "data", false), Ok(()));
         assert!(array.forced.is_empty());
-        assert_eq!(array.image(&west, "data").expect("an image").log, [0, 1]);
+        assert_eq!(array.image(&west, "data").expect("an image").log.as_slice(), [0, 1]);
     }
 
     #[test]

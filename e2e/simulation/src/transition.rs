@@ -110,6 +110,17 @@ pub enum Happening {
         mark: Mark,
         began: Moment,
     },
+    HubAtWitness {
+        life: Life,
+        visit: Box<hub_core::witness::Visit>,
+        began: Moment,
+    },
+    AgentAtWitness {
+        site: ClusterName,
+        life: Life,
+        visit: Box<agent_core::WitnessVisit>,
+        deadline: Time,
+    },
     HoldArrives {
         hold: Hold,
     },

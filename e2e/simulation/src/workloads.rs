@@ -1,5 +1,7 @@
 //! The controllers and kubelets of a member cluster: claims bind, workloads make pods, pods use volumes and write.
 
+use std::collections::BTreeMap;
+
 use agent_core::Kind;
 use proto::ClusterName;
 use serde_json::{Value, json};
@@ -83,38 +85,41 @@ impl World {
     }
 
     fn make_pods(&mut self, site: &ClusterName) {
-        let workloads: Vec<(String, Value)> = self
+        let pods = self.pods(site);
+        let workloads: Vec<(String, u64)> = self
             .site(site)
             .kubernetes
             .of(&deployments())
-            .map(|(name, object)| (name.to_owned(), object.clone()))
+            .map(|(name, object)| (name.to_owned(), object["spec"]["replicas"].as_u64().unwrap_or(1)))
             .collect();
-        for (workload, object) in workloads {
-            let wanted = object["spec"]["replicas"].as_u64().unwrap_or(1);
-            let pods = self.pods_of(site, &workload);
-            let living: Vec<String> = pods
-                .iter()
-                .filter(|(_, pod)| pod["metadata"]["deletionTimestamp"].is_null())
-                .map(|(name, _)| name.clone())
-                .collect();
+        for (workload, wanted) in workloads {
+            let pods = pods.get(&workload).map(Vec::as_slice).unwrap_or_default();
+            let living: Vec<&String> =
+                pods.iter().filter(|(_, lives)| *lives).map(|(name, _)| name).collect();
             let surplus = living.len().saturating_sub(usize::try_from(wanted).unwrap_or(usize::MAX));
-            for pod in living.iter().take(surplus) {
+            for pod in living.into_iter().take(surplus) {
                 self.delete_pod(site, pod);
             }
             // One at a time, as `strategy: Recreate` does: never beside one that is still ending.
             if pods.is_empty() && wanted > 0 {
-                self.create_pod(site, &workload, &object);
+                self.create_pod(site, &workload);
             }
         }
     }
 
-    fn pods_of(&self, site: &ClusterName, workload: &str) -> Vec<(String, Value)> {
-        let pods = self.site(site).kubernetes.of(&Kind::Pod);
-        let owned = pods.filter(|(_, pod)| pod["metadata"]["labels"]["workload"] == json!(workload));
-        owned.map(|(name, pod)| (name.to_owned(), pod.clone())).collect()
+    /// Of each workload its pods, and whether they are to live on.
+    fn pods(&self, site: &ClusterName) -> BTreeMap<String, Vec<(String, bool)>> {
+        let mut found: BTreeMap<String, Vec<(String, bool)>> = BTreeMap::new();
+        for (name, pod) in self.site(site).kubernetes.of(&Kind::Pod) {
+            let workload = pod["metadata"]["labels"]["workload"].as_str().unwrap_or_default();
+            let lives = pod["metadata"]["deletionTimestamp"].is_null();
+            found.entry(workload.to_owned()).or_default().push((name.to_owned(), lives));
+        }
+        found
     }
 
-    fn create_pod(&mut self, site: &ClusterName, workload: &str, object: &Value) {
+    fn create_pod(&mut self, site: &ClusterName, workload: &str) {
+        let Some(object) = self.site(site).kubernetes.get(&deployments(), workload).cloned() else { return };
         let volumes = object["spec"]["template"]["spec"]["volumes"].clone();
         if !self.site(site).kubernetes.admits_users_of(&claims(&volumes)) {
             self.say(format!("{site}: a pod of {workload} is refused"));
@@ -152,11 +157,13 @@ impl World {
     }
 
     fn tell_readiness(&mut self, site: &ClusterName) {
-        let names: Vec<String> =
-            self.site(site).kubernetes.of(&deployments()).map(|(name, _)| name.to_owned()).collect();
-        for name in names {
-            let pods = self.pods_of(site, &name);
-            let running = pods.iter().filter(|(pod, _)| self.site(site).containers.contains_key(pod)).count();
+        let (pods, here, kind) = (self.pods(site), self.site(site), deployments());
+        let news = here.kubernetes.of(&kind).filter_map(|(name, object)| {
+            let pods = pods.get(name).map(Vec::as_slice).unwrap_or_default();
+            let running = pods.iter().filter(|(pod, _)| here.containers.contains_key(pod)).count();
+            (object["status"]["readyReplicas"] != json!(running)).then(|| (name.to_owned(), running))
+        });
+        for (name, running) in news.collect::<Vec<_>>() {
             let kubernetes = &mut self.site_mut(site).kubernetes;
             let _gone_is_fine = kubernetes.change(&deployments(), &name, |object| {
                 object["status"]["readyReplicas"] = json!(running);
@@ -188,7 +195,9 @@ impl World {
         }
         self.say(format!("{site}: pod {pod} runs"));
         let app = number_of(object["metadata"]["namespace"].as_str().unwrap_or_default());
-        self.site_mut(site).containers.insert(pod.to_owned(), app);
+        let here = self.site_mut(site);
+        here.containers.insert(pod.to_owned(), app);
+        here.mounted.insert(pod.to_owned(), volumes.into_iter().map(|(_, handle)| handle).collect());
         self.watch.look_at_pods = true;
         let kubernetes = &mut self.site_mut(site).kubernetes;
         let _gone_is_fine = kubernetes.change(&Kind::Pod, pod, |object| {
@@ -221,6 +230,7 @@ impl World {
         if self.site_mut(site).containers.remove(pod).is_some() {
             self.say(format!("{site}: pod {pod} has ended"));
         }
+        self.site_mut(site).mounted.remove(pod);
         self.site_mut(site).kubernetes.remove(&Kind::Pod, pod);
         for (volume, _) in volumes {
             let delay = self.random.within(&DETACHING);
@@ -278,11 +288,10 @@ impl World {
         let Some(app) = here.containers.get(pod).copied().filter(|_| here.boot == boot && here.up) else {
             return;
         };
-        let Some(object) = here.kubernetes.get(&Kind::Pod, pod) else { return };
-        let volumes = self.volumes_of(site, object);
-        if volumes.iter().all(|(_, handle)| self.array.is_writable(site, handle)) {
+        let Some(mounted) = here.mounted.get(pod).cloned() else { return };
+        if mounted.iter().all(|handle| self.array.is_writable(site, handle)) {
             let number = self.apps[app].history.write(self.now, site);
-            for (_, handle) in &volumes {
+            for handle in &mounted {
                 self.array.append(site, handle, number);
             }
         }

@@ -16,6 +16,7 @@ use crate::network::{End, Network};
 use crate::random::Random;
 use crate::storage::Array;
 use crate::transition::{Happening, Hold, Life, Queue, Ticks, Time};
+use crate::witness::ThirdPlace;
 
 /// 2026-01-01.
 const WALL_ZERO: i64 = 1_767_225_600_000;
@@ -143,8 +144,12 @@ pub struct Site {
     pub asked: u64,
     pub asks: BTreeMap<AskId, Hold>,
     pub probing: BTreeSet<(ClusterName, PathKind)>,
+    /// The process that is under way to the witness: one visit waits for the other.
+    pub visiting: Option<Life>,
     /// Pods whose containers run, and whose they are.
     pub containers: BTreeMap<String, Number>,
+    /// The handles of the volumes that each of them has mounted.
+    pub mounted: BTreeMap<String, Vec<String>>,
     pub workers: BTreeMap<String, Worker>,
 }
 
@@ -164,6 +169,8 @@ pub struct World {
     pub sites: BTreeMap<ClusterName, Site>,
     pub streams: BTreeMap<ClusterName, Stream>,
     pub network: Network,
+    /// None: hub and agents know of no witness.
+    pub witness: Option<ThirdPlace>,
     pub array: Array,
     pub crossing_delay: Time,
     pub pod_delay: Time,
@@ -171,6 +178,8 @@ pub struct World {
     pub storage_ails: StorageAils,
     /// Faults that the fencing level SelfFence does not cover are left out.
     pub covered_only: bool,
+    /// What is at rest is looked at all the same, and must be.
+    pub doubts_rest: bool,
     /// How often each kind of fault has happened.
     pub faults: BTreeMap<&'static str, u64>,
     pub apps: Vec<App>,
@@ -202,12 +211,14 @@ impl World {
             sites: BTreeMap::new(),
             streams: BTreeMap::new(),
             network: Network::default(),
+            witness: None,
             array: Array::default(),
             crossing_delay: 0,
             pod_delay: 0,
             ticks: Ticks::USUAL,
             storage_ails: StorageAils::default(),
             covered_only: true,
+            doubts_rest: false,
             faults: BTreeMap::new(),
             apps: Vec::new(),
             pods: 0,
@@ -326,6 +337,10 @@ impl World {
             Happening::ProbeEnds { site, life, of, path, mark, began } => {
                 self.probe_ends(&site, life, of, path, mark, began);
             }
+            Happening::HubAtWitness { life, visit, began } => self.hub_at_witness(life, *visit, began),
+            Happening::AgentAtWitness { site, life, visit, deadline } => {
+                self.agent_at_witness(&site, life, &visit, deadline);
+            }
             Happening::HoldArrives { hold } => self.hold_arrives(hold),
             Happening::HoldReturns { hold, answer } => self.hold_returns(hold, answer),
             Happening::ControllersLook { site } => self.controllers_look(&site),
@@ -395,6 +410,15 @@ impl Site {
         WallTime(wall(now).0 + self.wall_ahead)
     }
 
+    /// Its clock is so many seconds ahead of before; what it has read before happens when it would have.
+    pub fn set_clock(&mut self, seconds: i64) {
+        let ahead = seconds * 1000;
+        self.clock.base = self.clock.base.saturating_add_signed(ahead);
+        // Wall time is what it was.
+        let ends = self.leases.iter_mut().filter_map(|lease| lease.end.as_mut());
+        ends.for_each(|end| *end = Moment(end.0.saturating_add_signed(ahead)));
+    }
+
     /// A lease that is no longer lived by has ended, at the latest now.
     /// `held`: until when each application may be held that is held now.
     pub fn follow_leases(&mut self, now: Moment, held: &[(Number, Option<Moment>)]) {
@@ -438,7 +462,9 @@ impl Site {
             asked: 0,
             asks: BTreeMap::new(),
             probing: BTreeSet::new(),
+            visiting: None,
             containers: BTreeMap::new(),
+            mounted: BTreeMap::new(),
             workers: BTreeMap::new(),
         }
     }

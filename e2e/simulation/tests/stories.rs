@@ -1,6 +1,6 @@
 //! The stories of the whole federation, the same stories with a process killed at every effect, and random adversity.
 
-use simulation::adversity::{adversity, shrink};
+use simulation::adversity::{Draw, adversity, shrink};
 use simulation::coverage::Coverage;
 use simulation::crash::Plan;
 use simulation::faults::Fault;
@@ -71,6 +71,14 @@ fn a_plan_that_fails_is_shrunk_to_what_fails_it() {
     let (smallest, told) = shrink(&plan, "S1: others", run);
     assert_eq!(smallest.groups, [[(10, Fault::CutPeers)]]);
     assert!(told.outcome.is_err());
+}
+
+#[test]
+fn what_the_cores_take_to_be_at_rest_is_at_rest() {
+    for seed in 1..=24 {
+        let run = Draw::mixed(seed).doubted();
+        assert!(run.outcome.is_ok(), "seed {seed}:\n{}", run.told());
+    }
 }
 
 fn dies_everywhere(scenario: &Scenario) {

@@ -8,7 +8,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Parser;
 use crds::operation::{OperationKind, OperationPhase};
+use e2e::assets::Observers;
 use e2e::federation::{EAST, Federation, Options, Progress, SLOW, WEST};
+use e2e::observe;
+use e2e::prometheus::{self, Pace, Prometheus, Span};
 use e2e::timeline::{Timeline, Weight};
 use tempfile::TempDir;
 use tokio::signal::unix::{SignalKind, signal};
@@ -21,6 +24,10 @@ const CALM: Duration = Duration::from_secs(5);
 /// Of each volume, after the failover.
 const WRITES_ELSEWHERE: usize = 50;
 const INTERRUPTED: u8 = 130;
+/// Fine enough for phases of a failover that takes seconds.
+const PACE: Pace = Pace { scrape: Duration::from_millis(250), ..Pace::BRISK };
+/// For the end to be scraped, and shown with a little of the quiet behind it.
+const LAST_LOOKS: Duration = Duration::from_secs(2);
 
 #[derive(Parser)]
 #[command(
@@ -34,6 +41,12 @@ struct Arguments {
     /// Kill nothing: move the application to the other cluster and back by one edit of one field each
     #[arg(long)]
     migrate: bool,
+    /// Let a real Prometheus look on, and write a page of what it has seen
+    #[arg(long)]
+    observe: bool,
+    /// Where that page goes
+    #[arg(long, value_name = "FILE", default_value = "understudy-failover.html", requires = "observe")]
+    page: PathBuf,
     /// Leave everything up at the end, until Ctrl-C
     #[arg(long)]
     keep: bool,
@@ -82,7 +95,7 @@ async fn run(arguments: Arguments) -> ExitCode {
         }
         Some(Ok(shown)) => {
             if arguments.keep {
-                tell_the_way_in(&shown.federation, &timeline);
+                tell_the_way_in(&shown, &timeline);
                 interrupted().await;
             }
             if shown.is_right { (ExitCode::SUCCESS, arguments.keep) } else { (ExitCode::FAILURE, true) }
@@ -99,6 +112,8 @@ async fn run(arguments: Arguments) -> ExitCode {
 
 /// A federation after its failover.
 struct Shown {
+    /// Ends first: it looks at the others.
+    observer: Option<Observer>,
     federation: Federation,
     is_right: bool,
     _watches: JoinSet<()>,
@@ -110,6 +125,8 @@ async fn demonstrate(arguments: &Arguments, folder: &Path, timeline: &Arc<Timeli
     options.folder = Some(folder.to_owned());
     let federation = Federation::start(options, progress(timeline)).await?;
     timeline.say("", Weight::Strong, &format!("the federation is up; its logs lie in {}", folder.display()));
+    let observer =
+        if arguments.observe { Some(Observer::attach(&federation, timeline).await?) } else { None };
     let watches = timeline.follow(&federation);
     protect(&federation, timeline).await?;
     let is_right = if arguments.migrate {
@@ -117,7 +134,43 @@ async fn demonstrate(arguments: &Arguments, folder: &Path, timeline: &Arc<Timeli
     } else {
         lose_a_site(&federation, timeline).await?
     };
-    Ok(Shown { federation, is_right, _watches: watches })
+    if let Some(observer) = &observer {
+        observer.write_page(&arguments.page, timeline).await?;
+    }
+    Ok(Shown { observer, federation, is_right, _watches: watches })
+}
+
+/// A Prometheus that looks on, and since when.
+struct Observer {
+    prometheus: Prometheus,
+    since: f64,
+}
+
+impl Observer {
+    async fn attach(federation: &Federation, timeline: &Arc<Timeline>) -> Result<Observer> {
+        let say = progress(timeline);
+        let built = tokio::task::spawn_blocking(move || Observers::ensure(|doing| say(doing)));
+        let programs = built.await.context("the build of Prometheus ended")??;
+        let since = prometheus::now();
+        let prometheus = Prometheus::watch(federation, &programs, PACE).await?;
+        let looks_on = format!(
+            "Prometheus looks on at http://{} (its API; it has no user interface)",
+            prometheus.address
+        );
+        timeline.say("", Weight::Strong, &looks_on);
+        Ok(Observer { prometheus, since })
+    }
+
+    /// Waits until the end has been seen as well, and tells all of it.
+    async fn write_page(&self, page: &Path, timeline: &Timeline) -> Result<()> {
+        sleep(LAST_LOOKS).await;
+        let span = Span { from: self.since, to: prometheus::now() };
+        let record = observe::gather(&self.prometheus, span, PACE).await?;
+        std::fs::write(page, observe::render(&record))
+            .with_context(|| format!("writing the page {}", page.display()))?;
+        timeline.tell(Weight::Strong, &format!("What Prometheus has seen: {}", page.display()));
+        Ok(())
+    }
 }
 
 async fn protect(federation: &Federation, timeline: &Timeline) -> Result<()> {
@@ -194,7 +247,8 @@ fn progress(timeline: &Arc<Timeline>) -> Progress {
     Arc::new(move |doing: &str| timeline.say("", Weight::Quiet, doing))
 }
 
-fn tell_the_way_in(federation: &Federation, timeline: &Timeline) {
+fn tell_the_way_in(shown: &Shown, timeline: &Timeline) {
+    let federation = &shown.federation;
     timeline.tell(Weight::Strong, "\nEverything stays up until Ctrl-C. The ways in:");
     let planes =
         [&federation.hub.control_plane, &federation.east.control_plane, &federation.west.control_plane];
@@ -207,6 +261,9 @@ fn tell_the_way_in(federation: &Federation, timeline: &Timeline) {
         timeline.tell(Weight::Plain, &format!("  {:<4}  {way}", plane.name()));
     }
     timeline.tell(Weight::Plain, &format!("  metrics of the hub: http://{}/metrics", federation.hub.metrics));
+    if let Some(observer) = &shown.observer {
+        timeline.tell(Weight::Plain, &format!("  Prometheus: http://{}", observer.prometheus.address));
+    }
 }
 
 /// Ctrl-C, or being asked to end.

@@ -17,7 +17,7 @@ use tracing_subscriber::EnvFilter;
     about = "Plays real faults on a hub and two clusters in network namespaces of their own; needs root and iproute2"
 )]
 struct Arguments {
-    /// Only scenarios whose names contain this
+    /// Only scenarios whose names contain this, or one of these with commas between them
     #[arg(default_value = "")]
     filter: String,
     /// Only tell which scenarios there are

@@ -3,11 +3,11 @@
 
 use anyhow::{Context, Result, ensure};
 use crds::conditions::{ConditionType, Reason};
-use crds::operation::{OperationKind, OperationPhase};
+use crds::operation::{DROperation, OperationKind, OperationPhase};
 use crds::site_state::SiteRole;
 
 use super::Scenario;
-use super::stage::{LONG_AGAINST_W, Stage, both_say, judge, longest_pause, proposed, says, writes_at};
+use super::stage::{LONG_AGAINST_W, Stage, both_say, judge, longest_pause, phase, proposed, says};
 use crate::federation::{EAST, SLOW, WEST, boot_nanoseconds};
 use crate::patience::within;
 
@@ -143,16 +143,18 @@ async fn holder_isolated(stage: &Stage) -> Result<String> {
     let (cut_at, since) = (std::time::Instant::now(), boot_nanoseconds());
     stage.network.isolate(EAST)?;
     let failover = stage.shop.await_failover(WEST).await?;
-    stage.shop.await_writes(WEST, 20, SLOW).await?;
+    stage.shop.await_further_writes(WEST, 20, SLOW).await?;
     let took = cut_at.elapsed();
     let proof = failover.status.and_then(|status| status.fence_proof).unwrap_or_default();
     judge(&stage.shop).await?;
     let away = longest_pause(&stage.shop, since)?;
-    let bank = offered_with(stage, "assertFenced").await?;
-    let writes = writes_at(&stage.bank, EAST)?;
-    stage.bank.await_writes(EAST, writes + 20, SLOW).await?;
+    let (offer, bank) = offered_with(stage, "assertFenced").await?;
+    stage.bank.await_further_writes(EAST, 20, SLOW).await?;
     stage.network.heal_all()?;
-    stage.bank.await_phase(OperationKind::FailOver, 2, OperationPhase::Withdrawn, SLOW).await?;
+    stage
+        .bank
+        .await_phase(OperationKind::FailOver, offer.spec.epoch, OperationPhase::Withdrawn, SLOW)
+        .await?;
     let resync = stage.returned(&stage.shop).await?;
     Ok(format!(
         "Automatic: failed over by {proof}, writing at west after {:.1} s (away {:.1} s); Confirm goes on at east, and {bank}; withdrawn when the links heal; {resync}",
@@ -162,23 +164,27 @@ async fn holder_isolated(stage: &Stage) -> Result<String> {
 }
 
 /// What is offered for the bank names how the old holder would be known to have stopped.
-async fn offered_with(stage: &Stage, word: &str) -> Result<String> {
-    let offer = stage.bank.await_phase(OperationKind::FailOver, 2, OperationPhase::Proposed, SLOW).await?;
-    let evidence = offer.status.map(|status| status.evidence).unwrap_or_default();
+async fn offered_with(stage: &Stage, word: &str) -> Result<(DROperation, String)> {
+    // Scenarios before this one may have moved it, so its epoch may be any.
+    let is_so = |one: &DROperation| {
+        one.spec.kind == OperationKind::FailOver && phase(one) == Some(OperationPhase::Proposed)
+    };
+    let offer = stage.bank.await_operation("a failover is proposed", SLOW, is_so).await?;
+    let evidence = offer.status.as_ref().map(|status| status.evidence.clone()).unwrap_or_default();
     let fence = evidence.iter().find(|line| line.starts_with("fence:")).cloned().unwrap_or_default();
     ensure!(fence.contains(word), "the offer says nothing of {word}: {evidence:?}");
-    Ok(format!("a failover is offered that needs an assertion ({fence})"))
+    Ok((offer, format!("a failover is offered that needs an assertion ({fence})")))
 }
 
 async fn holder_isolated_and_api_down(stage: &Stage) -> Result<String> {
     stage.network.isolate(EAST)?;
     stage.shop.east.control_plane.stop_api()?;
     let failover = stage.shop.await_failover(WEST).await?;
-    stage.shop.await_writes(WEST, 20, SLOW).await?;
+    stage.shop.await_further_writes(WEST, 20, SLOW).await?;
     let proof = failover.status.and_then(|status| status.fence_proof).unwrap_or_default();
-    let before = writes_at(&stage.shop, EAST)?;
+    let before = stage.shop.writes_at(EAST)?;
     let goes_on = within(SLOW, "the holder's pods write on", async || {
-        Ok((writes_at(&stage.shop, EAST)? > before).then_some(()))
+        Ok((stage.shop.writes_at(EAST)? > before).then_some(()))
     });
     goes_on.await.context("SelfFence is not known to stop pods behind a dead API server")?;
     let verdict = stage.shop.verdict(WEST).await?;
@@ -211,7 +217,7 @@ async fn all_apart(stage: &Stage) -> Result<String> {
     let bank = stage.stays(&stage.bank, LONG_AGAINST_W).await?;
     nothing_is_offered(stage).await?;
     stage.network.heal_all()?;
-    let writes = writes_at(&stage.shop, EAST)?;
+    let writes = stage.shop.writes_at(EAST)?;
     stage.shop.await_writes(EAST, writes + 20, SLOW).await?;
     Ok(format!(
         "{frozen}; Automatic stops itself, and starts again when the links heal (away {:.1} s); Confirm runs on, longest pause {:.1} s",

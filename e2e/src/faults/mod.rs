@@ -56,7 +56,7 @@ pub struct Outcome {
     pub took: Duration,
 }
 
-/// All scenarios whose name contains the filter, in the order in which they are played.
+/// All scenarios whose name contains the filter, or one of its parts between commas, in the order in which they are played.
 pub fn scenarios(filter: &str) -> Vec<Scenario> {
     let rooms = [
         link_table::SCENARIOS,
@@ -67,7 +67,8 @@ pub fn scenarios(filter: &str) -> Vec<Scenario> {
         sites::SCENARIOS,
     ];
     let all = rooms.into_iter().flatten().copied();
-    let mut chosen: Vec<Scenario> = all.filter(|scenario| scenario.name.contains(filter)).collect();
+    let mut chosen: Vec<Scenario> =
+        all.filter(|scenario| filter.split(',').any(|part| scenario.name.contains(part))).collect();
     // One federation serves all that leave it as it was.
     chosen.sort_by_key(|scenario| scenario.uses_up);
     chosen

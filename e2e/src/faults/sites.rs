@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use crds::site_state::SiteRole;
 use tokio::time::sleep;
 
 use super::Scenario;
-use super::stage::{LONG_AGAINST_W, Stage, W, longest_pause, writes_at};
+use super::stage::{LONG_AGAINST_W, Stage, W, longest_pause, turn};
 use crate::federation::{EAST, SLOW, WEST, boot_nanoseconds};
 use crate::patience::within;
 
@@ -24,20 +24,14 @@ async fn second_waits(stage: &Stage) -> Result<String> {
     let stay = stage.both_stay(LONG_AGAINST_W).await?;
     stage.shop.east.second_agent.still_runs()?;
     ensure!(
-        leader(stage).await?.ends_with("agent-of-east"),
+        acts_for_east(stage).await?.ends_with("agent-of-east"),
         "the second has taken the turn of a living first"
     );
     Ok(stay)
 }
 
-async fn leader(stage: &Stage) -> Result<String> {
-    use k8s_openapi::api::coordination::v1::Lease;
-    let leases: kube::Api<Lease> =
-        kube::Api::namespaced(stage.shop.east.control_plane.client(), crate::installation::NAMESPACE);
-    let listed =
-        leases.list(&kube::api::ListParams::default()).await.context("listing the agents' leases")?;
-    let holders = listed.items.into_iter().filter_map(|lease| lease.spec?.holder_identity);
-    Ok(holders.into_iter().find(|holder| holder.contains("agent-of")).unwrap_or_default())
+async fn acts_for_east(stage: &Stage) -> Result<String> {
+    Ok(turn(&stage.shop.east).await?.holder_identity.unwrap_or_default())
 }
 
 /// The first stands still for so long that the second acts in its place, and then goes on as if nothing had been.
@@ -48,7 +42,7 @@ async fn first_wakes_up(stage: &Stage) -> Result<String> {
     sleep(Duration::from_secs(2)).await;
     east.agent.stop()?;
     within(SLOW, "the second agent takes its turn", async || {
-        Ok(leader(stage).await?.contains("second").then_some(()))
+        Ok(acts_for_east(stage).await?.contains("second").then_some(()))
     })
     .await?;
     let took = began.elapsed();
@@ -70,15 +64,15 @@ async fn cold_restart(stage: &Stage) -> Result<String> {
     let (shop, east) = (&stage.shop, &stage.shop.east);
     shop.lose(EAST)?;
     shop.await_failover(WEST).await?;
-    shop.await_writes(WEST, 50, SLOW).await?;
-    let before = writes_at(shop, EAST)?;
+    shop.await_further_writes(WEST, 50, SLOW).await?;
+    let before = shop.writes_at(EAST)?;
 
     east.array.start()?;
     east.control_plane.restart().await?;
     let nodes_at = boot_nanoseconds();
     east.start_nodes_as_they_were()?;
     within(SLOW, "bound pods run again before the agent speaks", async || {
-        Ok((writes_at(shop, EAST)? > before + 20).then_some(()))
+        Ok((shop.writes_at(EAST)? > before + 20).then_some(()))
     })
     .await?;
     let verdict = shop.verdict(WEST).await?;
@@ -89,9 +83,9 @@ async fn cold_restart(stage: &Stage) -> Result<String> {
     east.csi_addons.restart().await?;
     shop.await_role(EAST, SiteRole::Fenced).await?;
     within(SLOW, "the old holder writes no more", async || {
-        let writes = writes_at(shop, EAST)?;
+        let writes = shop.writes_at(EAST)?;
         sleep(Duration::from_secs(1)).await;
-        Ok((writes_at(shop, EAST)? == writes).then_some(()))
+        Ok((shop.writes_at(EAST)? == writes).then_some(()))
     })
     .await?;
     let history = shop.history()?;
@@ -100,8 +94,7 @@ async fn cold_restart(stage: &Stage) -> Result<String> {
     let last = last.max().unwrap_or_default();
     let stopped = Duration::from_nanos(last.saturating_sub(agent_at));
     stage.network.heal_all()?;
-    let writes = writes_at(shop, WEST)?;
-    shop.await_writes(WEST, writes + 20, SLOW).await?;
+    shop.await_further_writes(WEST, 20, SLOW).await?;
     shop.ensure_silent_since(EAST, last)?;
     Ok(format!(
         "SelfFence does not cover it: bound pods wrote again at east for {:.1} s beside west, until the agent, {:.1} s after its start and before it called the hub, had stopped them; nothing came after that",

@@ -8,13 +8,19 @@ use anyhow::{Context, Result, ensure};
 use crds::conditions::{ConditionType, Reason};
 use crds::operation::{DROperation, OperationKind, OperationPhase};
 use crds::placement::{DRPlacement, FailoverMode, FailoverSpec};
-use kube::ResourceExt;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::jiff::Timestamp;
+use kube::{Api, ResourceExt};
 use tokio::time::sleep;
 
 use crate::application::Application;
 use crate::federation::readers::condition_of;
 use crate::federation::{EAST, Federation, Options, Progress, SLOW, WEST, boot_nanoseconds};
+use crate::installation::NAMESPACE;
 use crate::network::Network;
+use crate::patience::within;
+use crate::site::Site;
 
 /// W of the timing that the stage has: 3 s of ttl and 4 s to stop, stretched by what a clock may be wrong.
 pub const W: Duration = Duration::from_millis(7200);
@@ -28,6 +34,7 @@ pub const MAX_DATA_LOSS: Duration = Duration::from_secs(20);
 const SETTLED: Duration = Duration::from_secs(180);
 const WRITE_INTERVAL: Duration = Duration::from_millis(20);
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
+const AGENTS_LEASE: &str = "understudy-agent";
 
 pub struct Stage {
     pub network: Arc<Network>,
@@ -90,17 +97,51 @@ impl Stage {
             site.restart_what_ended().await?;
             site.agent.cont()?;
         }
+        self.await_agents().await
+    }
+
+    /// Waits until an agent acts for each cluster: one that was just started waits for its turn first, and meanwhile nobody
+    /// would stop anything there.
+    pub async fn await_agents(&self) -> Result<()> {
+        let since = Timestamp::now();
+        for site in [&self.shop.east, &self.shop.west] {
+            let written = async || {
+                // It may end only when the API server that it had lost is back.
+                site.restart_what_ended().await?;
+                let renewed = turn(site).await?.renew_time;
+                Ok(renewed.is_some_and(|MicroTime(at)| at > since).then_some(()))
+            };
+            within(SLOW, &format!("an agent acts for {}", site.name), written).await?;
+        }
         Ok(())
     }
 
     /// Waits until both applications run, protected, with nothing proposed or running, and each copy holds writes.
     pub async fn await_well(&self) -> Result<()> {
+        tokio::select! {
+            well = self.are_well() => well,
+            ended = self.keep_csi_addons_running() => ended,
+        }
+    }
+
+    /// csi-addons ends up to three minutes after it has lost its API server, on purpose; a kubelet starts it again.
+    async fn keep_csi_addons_running(&self) -> Result<()> {
+        loop {
+            for site in [&self.shop.east, &self.shop.west] {
+                if site.csi_addons.still_runs().is_err() {
+                    site.csi_addons.restart().await?;
+                }
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    async fn are_well(&self) -> Result<()> {
         for application in self.both() {
             let name = &application.options.application.name;
             let placement = application.await_placement(&format!("{name} is well"), SLOW, is_well).await?;
             let cluster = active(&placement)?;
-            let writes = writes_at(application, &cluster)?;
-            application.await_writes(&cluster, writes + 20, SLOW).await?;
+            application.await_further_writes(&cluster, 20, SLOW).await?;
             application.await_copies(other(&cluster), SLOW).await?;
         }
         Ok(())
@@ -224,6 +265,14 @@ pub async fn settle(application: &Federation) -> Result<Vec<String>> {
     }
 }
 
+/// Who acts for a cluster, and when it last showed it.
+pub async fn turn(site: &Site) -> Result<LeaseSpec> {
+    let leases: Api<Lease> = Api::namespaced(site.control_plane.client(), NAMESPACE);
+    let lease =
+        leases.get(AGENTS_LEASE).await.with_context(|| format!("the agent's Lease of {}", site.name))?;
+    Ok(lease.spec.unwrap_or_default())
+}
+
 /// Where the placement says that the application is.
 pub fn active(placement: &DRPlacement) -> Result<String> {
     let status = placement.status.as_ref();
@@ -234,10 +283,6 @@ pub fn active(placement: &DRPlacement) -> Result<String> {
 
 pub fn other(cluster: &str) -> &'static str {
     if cluster == EAST { WEST } else { EAST }
-}
-
-pub fn writes_at(application: &Federation, cluster: &str) -> Result<usize> {
-    Ok(application.history()?.records().iter().filter(|record| record.cluster == cluster).count())
 }
 
 /// The operations that are more than words: by name, without those that are proposed or withdrawn.

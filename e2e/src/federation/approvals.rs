@@ -20,9 +20,11 @@ impl Federation {
     /// The same, and that a cluster has been seen to be off.
     pub async fn approve_asserting(&self, operation: &DROperation, off: Option<&str>) -> Result<DRApproval> {
         let name = operation.name_any();
+        // Whoever has asserted what does not count for this operation is told to make another.
+        let answer = off.map_or(format!("{name}-yes"), |off| format!("{name}-yes-{off}-is-off"));
         let generation = operation.status.as_ref().and_then(|status| status.generation);
         let approval = DRApproval::new(
-            &format!("{name}-yes"),
+            &answer,
             DRApprovalSpec {
                 operation: name.clone(),
                 placement: operation.spec.placement.clone(),

@@ -131,11 +131,18 @@ impl Federation {
     /// Waits until so many writes of the cluster have been acknowledged.
     pub async fn await_writes(&self, cluster: &str, count: usize, deadline: Duration) -> Result<()> {
         let what = format!("{count} writes of {cluster} are acknowledged");
-        let waited = within(deadline, &what, async || {
-            let writes = self.history()?.records().iter().filter(|record| record.cluster == cluster).count();
-            Ok((writes >= count).then_some(()))
-        });
+        let waited = within(deadline, &what, async || Ok((self.writes_at(cluster)? >= count).then_some(())));
         self.or_diagnosis(waited).await
+    }
+
+    /// The same, of those that come from now on.
+    pub async fn await_further_writes(&self, cluster: &str, count: usize, deadline: Duration) -> Result<()> {
+        self.await_writes(cluster, self.writes_at(cluster)? + count, deadline).await
+    }
+
+    /// How many writes of the cluster have been acknowledged.
+    pub fn writes_at(&self, cluster: &str) -> Result<usize> {
+        Ok(self.history()?.records().iter().filter(|record| record.cluster == cluster).count())
     }
 
     /// Waits until so many writes have been acknowledged, wherever that was.

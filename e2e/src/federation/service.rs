@@ -74,6 +74,11 @@ impl Service {
         self.running(Process::cont)
     }
 
+    /// Asks the program to end, as Kubernetes does, without waiting for it.
+    pub fn ask_to_end(&self) -> Result<()> {
+        self.running(Process::ask_to_end)
+    }
+
     /// An error when the program has ended of itself, with the end of its log.
     pub fn still_runs(&self) -> Result<()> {
         self.running(Process::still_runs)

@@ -76,7 +76,8 @@ async fn a_lost_site_loses_exactly_what_had_not_crossed() {
     .await;
     sites.cut();
     let crossed = survivors(&sites.west).await;
-    written(&log, "east", 200).await;
+    let so_far = History::read(&log).expect("a readable log").records().len();
+    written(&log, "east", so_far + 150).await;
     sites.east.kill().await;
     let ended = timeout(PATIENCE, application.wait_with_output()).await;
     let output = ended.expect("an application without its storage ends").expect("its end is seen");

@@ -6,8 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use crds::conditions::ConditionType;
-use crds::placement::TimingSpec;
-use e2e::federation::{EAST, Federation, Options, Progress, SLOW, WEST};
+use e2e::federation::{EAST, Federation, Options, Progress, SLOW, WEST, unhurried_timing};
 use e2e::patience::within;
 use e2e::site::Site;
 
@@ -59,7 +58,7 @@ async fn a_failover_survives_the_death_of_the_targets_agent_at_every_point() -> 
 async fn the_holders_agent_may_die_and_come_back() -> Result<()> {
     let _first = rustls::crypto::ring::default_provider().install_default();
     let mut options = Options::short(1);
-    options.failover.timing = Some(unhurried());
+    options.failover.timing = Some(unhurried_timing());
     let federation = Federation::protected(options, progress()).await?;
     let before = federation.history()?.records().len();
     for round in 1..=3 {
@@ -74,22 +73,6 @@ async fn the_holders_agent_may_die_and_come_back() -> Result<()> {
     ensure!(!log.contains("Fenced"), "the application was stopped for nothing:\n{log}");
     ensure!(federation.operations().await?.len() == 1, "nothing but the deployment has happened");
     Ok(())
-}
-
-/// Leases that outlast a busy machine's slowest second.
-fn unhurried() -> TimingSpec {
-    let span = |text: &str| Some(text.to_owned());
-    TimingSpec {
-        renew: span("500ms"),
-        rpc: span("2s"),
-        ttl: span("15s"),
-        hold: span("10s"),
-        grace: span("1s"),
-        stop: span("4s"),
-        suspect: span("5s"),
-        unreachable: span("10s"),
-        ..TimingSpec::default()
-    }
 }
 
 fn crash_at(site: &Site, point: &str) -> Result<()> {

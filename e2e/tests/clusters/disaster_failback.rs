@@ -61,7 +61,7 @@ async fn a_lost_site_returns_and_gets_its_application_back_when_somebody_says_so
     let failback = proposed(&federation, OperationKind::FailBack, 3, &say).await?;
     sleep(UNAPPROVED).await;
     ensure!(federation.role(WEST).await? == Some(SiteRole::Holder), "west was stopped without approval");
-    federation.ensure_silent_since(EAST, loss.boot_nanoseconds)?;
+    federation.ensure_silent_since(EAST, loss.silent_from)?;
     say("approving the failback");
     federation.approve(&failback).await?;
     let failback =
@@ -93,7 +93,7 @@ async fn who_has_declared_both_steps_beforehand_is_not_asked() -> Result<()> {
     federation.bring_back(EAST).await?;
     let resync = federation.await_phase(OperationKind::Resync, 2, OperationPhase::Succeeded, SLOW).await?;
     say(&story(&resync));
-    federation.ensure_silent_since(EAST, loss.boot_nanoseconds)?;
+    federation.ensure_silent_since(EAST, loss.silent_from)?;
     let failback =
         federation.await_phase(OperationKind::FailBack, 3, OperationPhase::Succeeded, SLOW).await?;
     say(&story(&failback));
@@ -147,7 +147,7 @@ async fn nothing_is_discarded_unapproved(federation: &Federation, loss: &Loss) -
         "east is {:?}",
         federation.role(EAST).await?
     );
-    federation.ensure_silent_since(EAST, loss.boot_nanoseconds)
+    federation.ensure_silent_since(EAST, loss.silent_from)
 }
 
 fn resyncs_by_force(federation: &Federation) -> Result<Vec<Call>> {

@@ -25,8 +25,9 @@ async fn a_dead_agent_ends_the_application_and_a_cold_start_without_it_starts_no
     let say = progress();
     let federation = Federation::protected(gated(), say.clone()).await?;
     say("the agent of east dies; its nodes and its API server live on");
+    let killed = boot_nanoseconds();
     federation.east.agent.kill9();
-    let silent = falls_silent(&federation).await?;
+    let silent = falls_silent(&federation, killed).await?;
     say(&silent);
     say("west still reaches east's API server: nothing is moved");
     let epoch = federation.placement().await?.status.and_then(|status| status.epoch);
@@ -64,14 +65,15 @@ async fn a_dead_api_server_does_not_keep_a_cut_off_application_running() -> Resu
     let federation = Federation::protected(gated(), say.clone()).await?;
     say("east's API server stops; its nodes and its agent live on, and the hub hears them");
     federation.east.control_plane.stop_api()?;
-    let before = writes_of_east(&federation)?;
+    let before = federation.writes_at(EAST)?;
     sleep(A_WHILE).await;
-    ensure!(writes_of_east(&federation)? > before + 20, "a granted application goes on");
+    ensure!(federation.writes_at(EAST)? > before + 20, "a granted application goes on");
     let armed = federation.condition(ConditionType::AutomaticFailoverArmed).await?;
     ensure!(armed.as_ref().is_some_and(|armed| armed.status == "True"), "{armed:?}");
     say("east is cut off");
+    let cut = boot_nanoseconds();
     federation.links.isolate(EAST)?;
-    let silent = falls_silent(&federation).await?;
+    let silent = falls_silent(&federation, cut).await?;
     say(&silent);
     federation.await_failover(WEST).await?;
     federation.await_writes(WEST, 20, SLOW).await?;
@@ -89,9 +91,11 @@ fn gated() -> Options {
 }
 
 /// Waits until the gate has ended the application, and tells how long that took; nothing is written afterwards.
-async fn falls_silent(federation: &Federation) -> Result<String> {
+async fn falls_silent(federation: &Federation, since: u64) -> Result<String> {
+    let since = since as f64 / 1e9;
     let ended = within(SLOW, "the gate ends the application", async || {
-        Ok(gate_lines(federation)?.into_iter().find_map(|line| deadline_in(&line)))
+        let mut ends = gate_lines(federation)?.into_iter().filter_map(|line| deadline_in(&line));
+        Ok(ends.find(|ended| *ended > since))
     })
     .await?;
     sleep(STOP).await;
@@ -99,7 +103,9 @@ async fn falls_silent(federation: &Federation) -> Result<String> {
     let after = last - ended;
     ensure!(after < STOP.as_secs_f64(), "written {after:.3} s after the deadline");
     let over = within(SLOW, "the sandbox is ended", async || {
-        Ok(gate_lines(federation)?.iter().find_map(|line| at(line, "the sandbox is ended")))
+        let lines = gate_lines(federation)?;
+        let mut ends = lines.iter().filter_map(|line| at(line, "the sandbox is ended"));
+        Ok(ends.find(|over| *over > since))
     })
     .await?;
     let took = over - ended;
@@ -134,10 +140,6 @@ fn at(line: &str, what: &str) -> Option<f64> {
 fn deadline_in(line: &str) -> Option<f64> {
     let (_, after) = line.split_once("the lease ended at ")?;
     after.split(':').next()?.parse().ok()
-}
-
-fn writes_of_east(federation: &Federation) -> Result<usize> {
-    Ok(federation.history()?.records().iter().filter(|record| record.cluster == EAST).count())
 }
 
 /// In seconds since boot.

@@ -8,6 +8,7 @@ use crds::conditions::ConditionType;
 use crds::operation::{OperationKind, OperationPhase, StepState};
 use e2e::array;
 use e2e::federation::moves::{PLANNED_MOVE, ensure_went_in_order, story};
+use e2e::federation::readers::condition_of;
 use e2e::federation::{EAST, Federation, Options, Progress, SLOW, WEST};
 use e2e::patience::within;
 use e2e::site::Site;
@@ -61,11 +62,14 @@ async fn a_target_without_room_is_waited_for_and_said_so_and_nobody_goes_back() 
     let kind = OperationKind::Migrate;
     let waiting = federation.await_step(kind, 2, "AwaitReady", StepState::Running, SLOW).await?;
     say(&story(&waiting));
-    let unavailable = federation.await_condition(ConditionType::Available, "False", SLOW).await?;
-    ensure!(
-        unavailable.message.starts_with("west: the workloads of shop/shop are not ready"),
-        "{unavailable:?}"
-    );
+    federation
+        .await_placement("west's workloads are said not to be ready", SLOW, |placement| {
+            condition_of(placement, ConditionType::Available).is_some_and(|condition| {
+                let west = "west: the workloads of shop/shop are not ready";
+                condition.status == "False" && condition.message.starts_with(west)
+            })
+        })
+        .await?;
     federation
         .await_placement("the quota is named, since there are no pods to look at", SLOW, |placement| {
             let conditions = placement.status.iter().flat_map(|status| &status.conditions);

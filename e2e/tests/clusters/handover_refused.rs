@@ -18,8 +18,8 @@ use kube::runtime::conditions::is_deleted;
 use kube::runtime::wait::await_condition;
 use tokio::time::timeout;
 
-/// Longer than a hand-over takes until it waits for what does not come.
-const DEADLINE: &str = "12s";
+/// Longer than a hand-over takes: csi-addons may look again at a demotion only after 15 s.
+const DEADLINE: &str = "25s";
 /// So slow that no demotion crosses before it is given up.
 const NEVER: Duration = Duration::from_secs(600);
 

@@ -141,7 +141,8 @@ impl Deaths {
 
     /// Starts the hub again whenever it has died of a point. It ends only if the hub ends of something else.
     async fn revive(&self, federation: &Federation) -> Result<Infallible> {
-        let mut known = self.reached()?;
+        // The first death may come while the site is still being lost.
+        let mut known = BTreeSet::new();
         loop {
             if !federation.hub.service.runs() {
                 let reached = self.reached()?;
@@ -185,19 +186,21 @@ impl Deaths {
 
 fn belongs_to_the_failover(entry: &Entry) -> bool {
     match entry {
-        Entry::Intent(intent) | Entry::Proposal(intent) => intent.kind == OperationKind::FailOver,
+        Entry::Intent(intent) => intent.kind == OperationKind::FailOver,
         Entry::Step { operation, .. }
         | Entry::Fence { operation, .. }
         | Entry::Commit { operation, .. }
         | Entry::Abort { operation, .. }
         | Entry::Cut { operation, .. }
-        | Entry::Withdrawn { operation, .. }
         | Entry::BackedUp { operation, .. }
         | Entry::Resynced { operation, .. }
         | Entry::Block { operation, .. } => operation.0.contains("failover"),
         Entry::Ownership { epoch, .. } => epoch.0 > 1,
         Entry::Released { .. } | Entry::NeedsHuman { .. } => true,
-        Entry::Genesis { .. }
+        // Where a busy machine keeps the survivor's word back for seconds, a human is asked, and needed no more when it comes.
+        Entry::Proposal(_)
+        | Entry::Withdrawn { .. }
+        | Entry::Genesis { .. }
         | Entry::Term { .. }
         | Entry::Policy { .. }
         | Entry::Echo { .. }

@@ -29,8 +29,12 @@ async fn a_copy_that_is_too_old_moves_nothing_until_the_bound_is_raised() -> Res
     let federation = Federation::protected(options, say.clone()).await?;
     say("stalling the replication");
     federation.west.set_array(&stalled())?;
-    let stale = federation.await_condition(ConditionType::Protected, "False", SLOW).await?;
-    ensure!(stale.reason == "StaleCopy", "{}: {}", stale.reason, stale.message);
+    federation
+        .await_placement("its copy is told to be stale", SLOW, |placement| {
+            condition_of(placement, ConditionType::Protected)
+                .is_some_and(|condition| condition.status == "False" && condition.reason == "StaleCopy")
+        })
+        .await?;
 
     say("losing east");
     let loss = federation.lose(EAST)?;

@@ -104,7 +104,7 @@ impl HubDeaths {
 
     /// Starts the hub again whenever it has died of a point. It ends only if the hub ends of something else.
     async fn revive(&self, federation: &Federation, say: &Progress) -> Result<Infallible> {
-        let mut left = self.missed(federation).len();
+        let mut left = self.points.len();
         loop {
             if !federation.hub.service.runs() {
                 let now = self.missed(federation).len();

@@ -55,14 +55,21 @@ fn a_pod_runs_once_its_volumes_are_attached_and_is_gone_only_after_they_are_deta
     on_a_site("orderly", 10, async |site| {
         site.deploy().await?;
         site.await_writing().await?;
-        let pod = site.pod().await?;
-        ensure!(pod_is_ready(&pod), "the pod writes but is not ready: {:?}", pod.status);
+        let ready = async || {
+            let pod = site.pod().await?;
+            Ok(pod_is_ready(&pod).then_some(pod))
+        };
+        let pod = eventually("the pod that writes is ready", ready).await?;
         let attachments = site.attachments().await?;
         ensure!(attachments.len() == 10, "ten volumes, but {} attachments", attachments.len());
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).context("a pod on a node")?;
         ensure!(site.mounts(&node).await?.len() == 10, "the node does not say that it uses all volumes");
-        let written: BTreeSet<_> = site.records()?.into_iter().map(|record| record.image).collect();
-        ensure!(written == site.application.volume_handles().into_iter().collect(), "wrote to {written:?}");
+        let all: BTreeSet<_> = site.application.volume_handles().into_iter().collect();
+        eventually("it writes to all its volumes", async || {
+            let written: BTreeSet<_> = site.records()?.into_iter().map(|record| record.image).collect();
+            Ok((written == all).then_some(()))
+        })
+        .await?;
 
         site.scale(0).await?;
         site.await_no_pods().await?;

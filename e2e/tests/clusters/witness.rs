@@ -3,16 +3,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use crds::conditions::ConditionType;
 use crds::operation::{OperationKind, OperationPhase};
 use e2e::federation::readers::condition_of;
 use e2e::federation::witness::Witness;
 use e2e::federation::{EAST, Federation, Options, Progress, SLOW, WEST};
 use e2e::patience::within;
-use k8s_openapi::api::coordination::v1::Lease;
-use kube::ResourceExt;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use kube::api::PostParams;
+use kube::{Api, ResourceExt};
 
 /// W of the federation's timing: (ttl + stop), stretched by what a clock may be wrong, rounded up.
 const WAIT: Duration = Duration::from_millis(7500);
@@ -83,24 +83,32 @@ async fn nobody_says_what_is_not_theirs(federation: &Federation, witness: &Witne
         ("hub", "understudy-east".to_owned()),
     ];
     for (account, lease) in cases {
-        let leases = witness.leases_as(account).await?;
-        let found: Lease = leases.get(&lease).await.with_context(|| format!("{account} reads {lease}"))?;
-        let refused = leases.replace(&lease, &PostParams::default(), &found).await.err();
-        let refused = refused.with_context(|| format!("{account} wrote {lease}"))?.to_string();
+        let refused = refusal(&witness.leases_as(account).await?, &lease, |_| {}).await;
+        let refused = refused.with_context(|| format!("{account} writes {lease}"))?;
         ensure!(refused.contains("is not that of the account"), "{account} writes {lease}: {refused}");
     }
     let name = format!("understudy-placement-{uid}");
     let hub = witness.leases_as("hub").await?;
-    let mut older = hub.get(&name).await.context("the hub reads its Lease")?;
-    if let Some(spec) = &mut older.spec {
-        spec.lease_transitions = Some(0);
-    }
-    let refused = hub.replace(&name, &PostParams::default(), &older).await.err();
-    let refused = refused.context("the epoch was lowered")?.to_string();
+    let lowered = refusal(&hub, &name, |spec| spec.lease_transitions = Some(0)).await;
+    let refused = lowered.context("the hub lowers the epoch")?;
     ensure!(refused.contains("never decreases"), "{refused}");
     let deleted = hub.delete(&name, &Default::default()).await;
     ensure!(deleted.is_err(), "the hub deleted a Lease of the witness");
     Ok(())
+}
+
+/// What the policy says to a changed Lease. Whom it belongs to writes it meanwhile: a conflict is no answer of the policy.
+async fn refusal(leases: &Api<Lease>, name: &str, change: impl Fn(&mut LeaseSpec)) -> Result<String> {
+    within(SLOW, "the policy answers", async || {
+        let mut changed = leases.get(name).await.context("reading it")?;
+        change(changed.spec.get_or_insert_with(LeaseSpec::default));
+        match leases.replace(name, &PostParams::default(), &changed).await {
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
+            Err(refused) => Ok(Some(refused.to_string())),
+            Ok(_) => bail!("it was written"),
+        }
+    })
+    .await
 }
 
 /// For longer than a failover takes; what is proposed meanwhile waits for a human.
@@ -114,7 +122,8 @@ async fn nothing_is_moved(federation: &Federation, loss: &e2e::federation::Loss)
     let operations = federation.operations().await?;
     let begun = operations.iter().find(|operation| {
         let phase = operation.status.as_ref().and_then(|status| status.phase);
-        operation.spec.kind == OperationKind::FailOver && phase != Some(OperationPhase::Proposed)
+        let only_words = matches!(phase, None | Some(OperationPhase::Proposed | OperationPhase::Withdrawn));
+        operation.spec.kind == OperationKind::FailOver && !only_words
     });
     ensure!(begun.is_none(), "begun: {begun:?}");
     is_armed(federation, "False", "WitnessUnavailable").await?;

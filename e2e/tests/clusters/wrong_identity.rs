@@ -40,7 +40,7 @@ async fn whoever_is_not_what_it_claims_is_refused_counted_and_changes_nothing() 
     say("a certificate of ours, for a cluster that nobody has enrolled");
     let ours = Authority::read(&federation.folder().join("identities").join("ca"))?;
     let credentials = intruder.certified(&ours, "agent-of-north", "unknown")?;
-    let said = "stream of an unknown identity refused";
+    let said = "call of an unknown identity refused";
     intruder.is_refused("UnknownIdentity", said, &credentials, vec![hello("north")?]).await?;
 
     say("west's own certificate, and a Hello in east's name");

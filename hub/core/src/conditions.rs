@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use proto::{ReplicationState, VolumeState};
 
 use crate::checks;
-use crate::explain::{Figures, time};
+use crate::explain::{Figures, SyncCost, time};
 use crate::finding::Finding;
 use crate::fleet::Liveness;
 use crate::journal::OperationKind;
@@ -432,14 +432,19 @@ fn figures(o: &Observation) -> Figures {
     let volumes =
         o.inventory().map_or(0, |inventory| u32::try_from(inventory.volumes.len()).unwrap_or(u32::MAX));
     let promotion_and_start = PROMOTION_AND_START + PROMOTION_OF_ONE_VOLUME * volumes;
+    let volumes_kept = o.remembered.map(|kept| kept.volumes.as_slice()).unwrap_or_default();
     Figures {
         active: o.holder_name().cloned(),
         expected_loss: o.worst_loss(o.wall),
         expected_rto: timing.unreachable.max(timing.wait()) + timing.renew + timing.rpc + promotion_and_start,
-        last_syncs: o
-            .remembered
-            .map(|kept| kept.volumes.iter().map(|volume| (volume.claim.clone(), last_sync(volume))).collect())
-            .unwrap_or_default(),
+        last_syncs: volumes_kept.iter().map(|volume| (volume.claim.clone(), last_sync(volume))).collect(),
+        last_sync_costs: volumes_kept.iter().filter_map(last_sync_cost).collect(),
         bound: o.loss_bound(),
     }
+}
+
+fn last_sync_cost(volume: &VolumeState) -> Option<(String, SyncCost)> {
+    let replication = volume.replication.as_ref().filter(|replication| replication.last_sync.is_some())?;
+    let cost = SyncCost { bytes: replication.last_sync_bytes, took: replication.last_sync_took };
+    Some((volume.claim.clone(), cost))
 }

@@ -1,9 +1,10 @@
 //! What a step of the hub asks its driver to do: write down, then send, then tell (protocol R8).
 
-use proto::{ClusterName, FromHub, Inventory, PlacementId, PlacementName, VolumeState, WallTime};
+use proto::{ClusterName, FromHub, Inventory, PlacementId, PlacementName, Shared, VolumeState, WallTime};
 use serde::{Deserialize, Serialize};
 
 use crate::explain::{Happening, OperationView, PlacementView, SiteReport};
+use crate::fleet::Syncs;
 use crate::journal::Entry;
 use crate::witness::Visit;
 
@@ -35,8 +36,11 @@ pub struct Remembered {
     pub name: PlacementName,
     /// The cluster that reported it, as holder.
     pub from: ClusterName,
-    pub inventory: Inventory,
+    pub inventory: Shared<Inventory>,
     pub volumes: Vec<VolumeState>,
+    /// The sync times among them that came from a clock that runs ahead: another hub does not believe them either.
+    #[serde(default, skip_serializing_if = "Syncs::is_empty")]
+    pub doubted: Syncs,
     /// When the hub last heard the holder, to within ten seconds.
     pub received: WallTime,
     /// Why the holder could not be relied upon to stop by itself when it was last heard, if so.

@@ -38,7 +38,16 @@ pub struct Figures {
     pub expected_rto: Duration,
     /// Per claim, when its last complete copy was taken.
     pub last_syncs: Vec<(String, Option<WallTime>)>,
+    /// Per claim, where its storage says so.
+    pub last_sync_costs: Vec<(String, SyncCost)>,
     pub bound: Option<Duration>,
+}
+
+/// How much the last copy carried over, and how long it took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SyncCost {
+    pub bytes: Option<u64>,
+    pub took: Option<Duration>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -7,6 +7,7 @@ use proto::{
     ClusterName, Heartbeat, Hello, Mark, Moment, Nonce, PathKind, PathState, PlacementId, Report, Term,
     WallTime,
 };
+use serde::{Deserialize, Serialize};
 
 /// A DRCluster, parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,15 +47,24 @@ pub struct Site {
     pub silences: Vec<(Moment, Duration)>,
     pub paths: BTreeMap<(ClusterName, PathKind), Sighting>,
     pub reports: BTreeMap<PlacementId, Report>,
-    /// The newest sync of each volume, as it was told and as it is believed.
-    pub syncs: BTreeMap<PlacementId, BTreeMap<String, Sync>>,
+    pub syncs: BTreeMap<PlacementId, Syncs>,
 }
 
-/// A sync time is of another cluster's clock.
-#[derive(Clone, Copy, Debug)]
+/// The newest sync of each claim's volume.
+pub type Syncs = BTreeMap<String, Sync>;
+
+/// A sync time is of another cluster's clock: as it was told, and as it is believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sync {
     told: WallTime,
     believed: WallTime,
+}
+
+impl Sync {
+    /// It was told before it can have been.
+    pub fn is_doubted(&self) -> bool {
+        self.believed < self.told
+    }
 }
 
 /// One agent's last word on a path to another cluster, and when the hub got it.
@@ -125,9 +135,10 @@ impl Fleet {
         }
     }
 
-    pub fn report(&mut self, wall: WallTime, mut report: Report) {
+    /// `doubted` are the syncs of this cluster that a hub before this one did not believe.
+    pub fn report(&mut self, wall: WallTime, mut report: Report, doubted: Option<&Syncs>) {
         if let Some(site) = self.sites.get_mut(&report.cluster) {
-            site.believe_syncs(wall, &mut report);
+            site.believe_syncs(wall, &mut report, doubted);
             // An agent repeats its inventory only when it has changed.
             let known = site.reports.get_mut(&report.placement).and_then(|before| before.inventory.take());
             report.inventory = report.inventory.or(known);
@@ -153,18 +164,17 @@ const SILENCES_REMEMBERED: usize = 16;
 impl Site {
     /// No sync is later than when it was first heard of: a cluster whose clock runs ahead would make its copies look younger
     /// than they are, and so the loss smaller.
-    fn believe_syncs(&mut self, heard: WallTime, report: &mut Report) {
-        let known = self.syncs.remove(&report.placement).unwrap_or_default();
-        let mut newest = BTreeMap::new();
+    fn believe_syncs(&mut self, heard: WallTime, report: &mut Report, doubted: Option<&Syncs>) {
+        let syncs = self.syncs.entry(report.placement.clone());
+        let syncs = syncs.or_insert_with(|| doubted.cloned().unwrap_or_default());
         for volume in &mut report.volumes {
             let Some(replication) = &mut volume.replication else { continue };
             let Some(told) = replication.last_sync else { continue };
-            let before = known.get(&volume.claim).filter(|sync| sync.told == told);
+            let before = syncs.get(&volume.claim).filter(|sync| sync.told == told);
             let sync = before.copied().unwrap_or(Sync { told, believed: told.min(heard) });
             replication.last_sync = Some(sync.believed);
-            newest.insert(volume.claim.clone(), sync);
+            syncs.insert(volume.claim.clone(), sync);
         }
-        self.syncs.insert(report.placement.clone(), newest);
     }
 
     fn remember_silence(&mut self, now: Moment, awake_since: Moment) {

@@ -22,6 +22,7 @@ use crate::fleet::Fleet;
 use crate::gate;
 use crate::journal::{Entry, Line, OperationKind};
 use crate::lease::{self, Memories};
+use crate::observation::Observation;
 use crate::orders::Orders;
 use crate::placement::{Placement, Refused};
 use crate::progress::{Ledger, Progress};
@@ -104,6 +105,28 @@ pub struct Hub {
 struct Answers {
     operation: OperationId,
     outcomes: BTreeMap<(ClusterName, StepKind), Outcome>,
+}
+
+/// What a look at a placement asks for.
+struct Looked {
+    /// Something moves: it is looked at again soon.
+    busy: bool,
+    wants_read: bool,
+}
+
+impl Looked {
+    fn at(observation: &Observation) -> Looked {
+        let silent = is_silent(observation);
+        let progress = observation.progress;
+        // The user's last word is read again before what cannot be taken back (S27).
+        let undecided = progress.running().is_some_and(|operation| {
+            let throws_away = operation.intent.kind == OperationKind::Resync
+                && operation.step(StepKind::Resync).issued.is_none();
+            throws_away || operation.intent.kind.is_planned_move() && !operation.is_past_no_return()
+        });
+        let answered = progress.proposed.is_some() && !observation.approvals.is_empty();
+        Looked { busy: silent || progress.running().is_some(), wants_read: silent || undecided || answered }
+    }
 }
 
 impl Hub {
@@ -252,12 +275,22 @@ impl Hub {
             }
             placement.deleting = placement.deleting || known.deleting;
         }
-        self.refused.remove(&id);
-        if let Some(told) = &placement.told {
+        let told = placement.told.take();
+        if let Some(told) = &told {
             let epoch = Epoch(told.epoch.and_then(|epoch| u64::try_from(epoch).ok()).unwrap_or(0));
             self.tell.knew(&id, told);
             self.rejoin(now, &id, "its status", (epoch, Role::Unknown), decision);
         }
+        let understood_again = self.refused.remove(&id).is_some();
+        if let Some(known) = self.placements.get_mut(&id) {
+            known.told = None;
+            // Fresh reads mostly bring what is known.
+            if *known == placement && !understood_again && decision.record.is_empty() {
+                known.told = told;
+                return Vec::new();
+            }
+        }
+        placement.told = told;
         self.placements.insert(id.clone(), placement);
         self.tell.take_patience(self.placements.values());
         self.witnesses.take_timing(self.placements.values());
@@ -406,7 +439,10 @@ impl Hub {
             let (placement, progress) = (self.placements.get(id), self.ledger.of(id));
             let answer = match progress.filter(|_| placement.is_none() && self.refused.contains_key(id)) {
                 Some(progress) => lease::answer_by_the_journal(progress, cluster, renewal),
-                None => lease::answer(placement, progress, self.memories.get(id), cluster, renewal),
+                None => {
+                    let (memories, testified) = (self.memories.get(id), self.witnesses.highest(id));
+                    lease::answer(placement, progress, memories, testified, cluster, renewal)
+                }
             };
             for entry in answer.record {
                 self.record(now, entry, decision);
@@ -442,7 +478,8 @@ impl Hub {
         let id = report.placement.clone();
         self.remember_memory(&id, &report.cluster, report.epoch_seen, report.role);
         self.compare_memories(now, &id, decision);
-        self.fleet.report(now.wall, report);
+        let kept = self.remembered.get(&id).filter(|kept| kept.from == report.cluster);
+        self.fleet.report(now.wall, report, kept.map(|kept| &kept.doubted));
         vec![id]
     }
 
@@ -475,60 +512,45 @@ impl Hub {
             return;
         }
         self.keep_copy(now, id, decision);
-        let mut waiting = None;
         for _ in 0..MOST_TRANSITIONS {
-            match self.choose(now, id) {
-                Choice::Record(entries) => {
-                    for entry in entries {
-                        self.record(now, entry, decision);
-                    }
-                    self.keep_copy(now, id, decision);
-                }
-                Choice::Wait(finding) => {
-                    waiting = finding;
-                    break;
-                }
+            let Some(entries) = self.look(now, id, decision) else { return };
+            for entry in entries {
+                self.record(now, entry, decision);
             }
+            self.keep_copy(now, id, decision);
         }
-        self.settle(now, id, waiting, decision);
+        self.agenda.look_again(id, now.boot + BUSY);
     }
 
-    fn choose(&self, now: Now, id: &PlacementId) -> Choice {
-        self.observe(now, id).map_or(Choice::Wait(None), |observation| decide(&observation))
-    }
-
-    fn settle(&mut self, now: Now, id: &PlacementId, waiting: Option<Finding>, decision: &mut Decision) {
-        let Some(placement) = self.placements.get(id) else { return };
+    /// What is to be written down first; where that is nothing, sends, tells, and sets the next look.
+    fn look(&mut self, now: Now, id: &PlacementId, decision: &mut Decision) -> Option<Vec<Entry>> {
         if self.ledger.of(id).is_some_and(|progress| progress.released) {
-            return self.release(id, decision);
+            self.release(id, decision);
+            return None;
         }
-        self.orders.assign(placement, self.ledger.of(id), self.remembered.get(id), &self.fleet, decision);
-        let waiting = waiting.or_else(|| self.needs_human(id));
         let mut orders = std::mem::take(&mut self.orders);
         let mut tell = std::mem::take(&mut self.tell);
-        let mut busy = false;
-        let mut wants_read = false;
-        if let Some(observation) = self.observe(now, id) {
-            orders.command(now, &observation, decision);
-            tell.placement(&observation, waiting.as_ref(), self.refused.get(id), decision);
-            let silent = is_silent(&observation);
-            let progress = observation.progress;
-            busy = silent || progress.running().is_some();
-            // The user's last word is read again before what cannot be taken back (S27).
-            let undecided = progress.running().is_some_and(|operation| {
-                let throws_away = operation.intent.kind == OperationKind::Resync
-                    && operation.step(StepKind::Resync).issued.is_none();
-                throws_away || operation.intent.kind.is_planned_move() && !operation.is_past_no_return()
-            });
-            let answered = progress.proposed.is_some() && !observation.approvals.is_empty();
-            wants_read = silent || undecided || answered;
+        let choice = self.observe(now, id, &tell).map(|observation| match decide(&observation) {
+            Choice::Record(entries) => Err(entries),
+            Choice::Wait(finding) => {
+                let finding = finding.or_else(|| self.needs_human(id));
+                orders.assign(&observation, &self.fleet, decision);
+                orders.command(now, &observation, decision);
+                tell.placement(&observation, finding.as_ref(), self.refused.get(id), decision);
+                Ok(Looked::at(&observation))
+            }
+        });
+        (self.orders, self.tell) = (orders, tell);
+        match choice? {
+            Err(entries) => Some(entries),
+            Ok(Looked { busy, wants_read }) => {
+                if wants_read {
+                    self.ask_for_a_read(now, id, decision);
+                }
+                self.agenda.look_again(id, now.boot + if busy { BUSY } else { IDLE });
+                None
+            }
         }
-        self.orders = orders;
-        self.tell = tell;
-        if wants_read {
-            self.ask_for_a_read(now, id, decision);
-        }
-        self.agenda.look_again(id, now.boot + if busy { BUSY } else { IDLE });
     }
 
     fn needs_human(&self, id: &PlacementId) -> Option<Finding> {

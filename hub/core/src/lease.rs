@@ -19,11 +19,13 @@ pub struct Answer {
     pub verdict: Result<Grant, Denial>,
 }
 
-/// Judges one renewal. Rules R1, R2 and R6 of protocol.md; `NotNow` never stops a holder before its deadline.
+/// Judges one renewal. Rules R1, R2 and R6 of protocol.md; `NotNow` never stops a holder before its deadline. `testified` is
+/// the highest epoch that a witness remembers; none: one of them has not been asked yet.
 pub fn answer(
     placement: Option<&Placement>,
     progress: Option<&Progress>,
     memories: Option<&Memories>,
+    testified: Option<Epoch>,
     cluster: &ClusterName,
     renewal: &Renewal,
 ) -> Answer {
@@ -40,7 +42,7 @@ pub fn answer(
     }
     // Somebody knows more than this journal: its own idea of the owner may be an old one.
     if progress.needs_human.is_some() {
-        return match sole_holder(placement, memories) {
+        return match sole_holder(placement, memories, testified) {
             Some((holder, epoch)) if holder == cluster && epoch == renewal.epoch => {
                 granted(placement, progress, renewal)
             }
@@ -100,10 +102,12 @@ pub fn is_leaving(progress: &Progress) -> bool {
 }
 
 /// The one cluster that says it is holder at the highest epoch anybody remembers, once everybody has spoken; for those
-/// that are silent, the status of the DRPlacement speaks, if it names the same holder and no operation.
+/// that are silent, the status of the DRPlacement speaks, if it names the same holder and no operation. That may be of an
+/// old backup as well, so no witness may know better.
 fn sole_holder<'a>(
     placement: &Placement,
     memories: Option<&'a Memories>,
+    testified: Option<Epoch>,
 ) -> Option<(&'a ClusterName, Epoch)> {
     let own = |cluster: &ClusterName| placement.clusters.contains(cluster);
     let memories: Vec<_> = memories?.iter().filter(|(cluster, _)| own(cluster)).collect();
@@ -111,7 +115,8 @@ fn sole_holder<'a>(
     let mut holders = memories.iter().filter(|(_, (epoch, role))| *epoch == highest && *role == Role::Holder);
     let (holder, _) = holders.next()?;
     let everybody_spoke = memories.len() == placement.clusters.len();
-    let vouched = everybody_spoke || status_names(placement, holder, highest);
+    let witnesses_agree = testified.is_some_and(|testified| testified <= highest);
+    let vouched = everybody_spoke || status_names(placement, holder, highest) && witnesses_agree;
     (vouched && holders.next().is_none()).then_some((*holder, highest))
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proto::{
-    ClusterName, Inventory, Outcome, PlacementId, PlacementName, Replication, Report, Role, StepKind,
+    ClusterName, Inventory, Outcome, PlacementId, PlacementName, Replication, Report, Role, Shared, StepKind,
     VolumeState, WallTime,
 };
 
@@ -51,6 +51,8 @@ pub struct Observation<'a> {
 
 pub struct HubView<'a> {
     pub failure_domain: &'a str,
+    /// How long it has listened: since it started, or stood still.
+    pub listening: Duration,
     pub witnesses: Vec<WitnessView<'a>>,
     pub sites: usize,
     /// Sites that are suspected now, by this placement's timing.
@@ -95,6 +97,15 @@ impl SiteView<'_> {
     /// Heard lately, on a stream that stands: what it says counts, and what it is told arrives.
     pub fn is_in_contact(&self) -> bool {
         self.connected && self.liveness == Liveness::Alive
+    }
+
+    /// Neither heard, with its report, since this hub began to listen, nor silent or mute for so long that this says something.
+    pub fn is_unknown(&self, patience: Duration) -> bool {
+        match self.liveness {
+            Liveness::Unheard => true,
+            Liveness::Alive => self.report.is_none() && self.mute < patience,
+            Liveness::Suspect | Liveness::Unreachable => false,
+        }
     }
 
     /// Not heard for so long that it may be lost.
@@ -190,7 +201,7 @@ impl<'a> Observation<'a> {
         Some(syncs.iter().max()?.since(*syncs.iter().min()?))
     }
 
-    pub fn inventory(&self) -> Option<&'a Inventory> {
+    pub fn inventory(&self) -> Option<&'a Shared<Inventory>> {
         self.remembered.map(|remembered| &remembered.inventory)
     }
 
@@ -201,7 +212,10 @@ impl<'a> Observation<'a> {
 
     /// How long copies may stay away before something is wrong with them, however little the user wants to lose.
     pub fn rhythm(&self) -> Option<Duration> {
-        let three_copies = self.inventory().and_then(scheduling_interval).map(|interval| interval * 3);
+        let three_copies = self
+            .inventory()
+            .and_then(|inventory| scheduling_interval(inventory))
+            .map(|interval| interval * 3);
         self.loss_bound().max(three_copies)
     }
 

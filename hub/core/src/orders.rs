@@ -4,23 +4,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proto::{
-    Action, Assignment, ClusterName, Command, CommandId, FromHub, Inventory, Moment, PlacementId, Rule,
-    StepKind, kept,
+    Action, Assignment, ClusterName, Command, CommandId, FromHub, Moment, PlacementId, Rule, StepKind, kept,
 };
 
-use crate::assign::{assignment, inventory};
-use crate::decision::{Decision, Remembered, Send};
+use crate::assign::{assignment, inventory, is_as_meant};
+use crate::decision::{Decision, Send};
 use crate::event::Now;
 use crate::fleet::Fleet;
 use crate::journal::OperationKind;
 use crate::observation::{Observation, SiteView};
 use crate::placement::Placement;
-use crate::progress::{Ledger, Operation, Progress};
+use crate::progress::{Ledger, Operation};
 use crate::step;
 
 #[derive(Debug, Default)]
 pub struct Orders {
-    assigned: BTreeMap<(ClusterName, PlacementId), Assignment>,
+    assigned: BTreeMap<PlacementId, BTreeMap<ClusterName, Assignment>>,
     sent: BTreeMap<(ClusterName, CommandId), Moment>,
     /// Clusters that were away when a placement was released, and still remember it.
     to_let_go: BTreeMap<ClusterName, BTreeSet<PlacementId>>,
@@ -29,60 +28,52 @@ pub struct Orders {
 impl Orders {
     /// A new stream: whatever was sent before may not have arrived.
     pub fn connected(&mut self, cluster: &ClusterName) {
-        self.assigned.retain(|(to, _), _| to != cluster);
+        self.assigned.values_mut().for_each(|told| {
+            told.remove(cluster);
+        });
         self.sent.retain(|(to, _), _| to != cluster);
     }
 
     /// Tells every connected cluster of the placement what it asks of it, where that has changed.
-    pub fn assign(
-        &mut self,
-        placement: &Placement,
-        progress: Option<&Progress>,
-        remembered: Option<&Remembered>,
-        fleet: &Fleet,
-        decision: &mut Decision,
-    ) {
-        let letting_go = progress
-            .and_then(Progress::running)
-            .is_some_and(|operation| operation.intent.kind == OperationKind::Release);
+    pub fn assign(&mut self, o: &Observation, fleet: &Fleet, decision: &mut Decision) {
+        let (placement, progress) = (o.placement, o.progress);
+        let letting_go =
+            progress.running().is_some_and(|operation| operation.intent.kind == OperationKind::Release);
         if letting_go {
             return;
         }
-        let holder =
-            progress.and_then(|progress| progress.ownership.as_ref()).map(|ownership| &ownership.holder);
-        let target = progress.and_then(Progress::running).map(|operation| &operation.intent.to);
+        let holder = progress.ownership.as_ref().map(|ownership| &ownership.holder);
+        let target = progress.running().map(|operation| &operation.intent.to);
         let concerned: BTreeSet<&ClusterName> =
             placement.clusters.iter().chain(holder).chain(target).collect();
         let connected = |cluster: &&ClusterName| fleet.sites.get(*cluster).is_some_and(|site| site.connected);
+        let told = self.assigned.entry(placement.id.clone()).or_default();
         for cluster in concerned.iter().copied().filter(connected) {
-            let mut assignment = assignment(placement, progress, fleet, cluster);
-            let inventory = inventory(progress, remembered, cluster);
-            let key = (cluster.clone(), placement.id.clone());
-            if !self.assigned.get_mut(&key).is_some_and(|known| says_the_same(known, &assignment, inventory))
-            {
-                assignment.inventory = inventory.cloned();
-                self.assigned.insert(key, assignment.clone());
+            let inventory = inventory(progress, o.remembered, cluster);
+            let known = told.get_mut(cluster).filter(|known| known.inventory.as_ref() == inventory);
+            let known = known.map(|known| {
+                // From now on it is seen at once.
+                known.inventory = inventory.cloned();
+                &*known
+            });
+            let is_known = known.is_some_and(|known| is_as_meant(known, placement, progress, fleet, cluster));
+            let meant = || assignment(placement, progress, fleet, cluster);
+            debug_assert_eq!(is_known, known.cloned().map(without_inventory) == Some(meant()));
+            if !is_known {
+                let assignment = Assignment { inventory: inventory.cloned(), ..meant() };
+                told.insert(cluster.clone(), assignment.clone());
                 let message = FromHub::Assignment(Box::new(assignment));
                 decision.send.push(Send { to: cluster.clone(), message });
             }
         }
-        let dropped: Vec<_> = self
-            .assigned
-            .keys()
-            .filter(|(cluster, id)| *id == placement.id && !concerned.contains(cluster))
-            .cloned()
-            .collect();
-        for key in dropped {
-            self.assigned.remove(&key);
-            decision.send.push(Send { to: key.0, message: FromHub::Unassign(key.1) });
+        for (to, _) in told.extract_if(.., |cluster, _| !concerned.contains(cluster)) {
+            decision.send.push(Send { to, message: FromHub::Unassign(placement.id.clone()) });
         }
     }
 
     pub fn unassign(&mut self, placement: &Placement, decision: &mut Decision) {
-        let assigned: Vec<_> = self.assigned.keys().filter(|(_, id)| *id == placement.id).cloned().collect();
-        for (cluster, id) in assigned {
-            self.assigned.remove(&(cluster.clone(), id.clone()));
-            decision.send.push(Send { to: cluster, message: FromHub::Unassign(id) });
+        for to in self.assigned.remove(&placement.id).unwrap_or_default().into_keys() {
+            decision.send.push(Send { to, message: FromHub::Unassign(placement.id.clone()) });
         }
     }
 
@@ -166,12 +157,8 @@ impl Orders {
     }
 }
 
-/// Nothing is copied only to be compared.
-fn says_the_same(known: &mut Assignment, assignment: &Assignment, inventory: Option<&Inventory>) -> bool {
-    let told = known.inventory.take();
-    let same = *known == *assignment && told.as_ref() == inventory;
-    known.inventory = told;
-    same
+fn without_inventory(assignment: Assignment) -> Assignment {
+    Assignment { inventory: None, ..assignment }
 }
 
 const LET_GO_LIFETIME: Duration = Duration::from_secs(60);

@@ -21,7 +21,8 @@ use crate::fleet::{Fleet, Liveness, Site};
 use crate::journal::{Entry, OperationKind, StepRecord};
 use crate::observation::Observation;
 use crate::placement::{Placement, Refused};
-use crate::progress::Ledger;
+use crate::progress::{Ledger, Operation, Proposal};
+use crate::wish;
 
 #[derive(Default)]
 pub struct Tell {
@@ -33,10 +34,15 @@ pub struct Tell {
 
 #[derive(Default)]
 struct Told {
+    /// What was told otherwise than by a view, and since the last one.
     status: Option<DRPlacementStatus>,
     view: Option<PlacementView>,
+    /// What was told of operations, and what that was made from: the same again needs no new view.
     operation: Option<OperationView>,
+    operation_of: Option<(Operation, Option<Finding>)>,
     proposal: Option<OperationView>,
+    proposal_of: Option<(Proposal, Option<Finding>)>,
+    withdrawn_of: Option<(Proposal, String)>,
     /// The holder that is not heard, if it is not.
     lost: Option<ClusterName>,
     refusal: Option<Reason>,
@@ -51,12 +57,15 @@ const SITE_ROW_EVERY: Duration = Duration::from_secs(10);
 impl Tell {
     /// What an earlier hub has told, so that the times of transitions live on.
     pub fn knew(&mut self, id: &PlacementId, status: &DRPlacementStatus) {
-        self.placements.entry(id.clone()).or_default().status.get_or_insert_with(|| status.clone());
+        let told = self.placements.entry(id.clone()).or_default();
+        if told.status().is_none() {
+            told.status = Some(status.clone());
+        }
     }
 
     /// Since when the placement's copy has met its bound, as it was last told.
     pub fn protected_since(&self, id: &PlacementId) -> Option<WallTime> {
-        let status = self.placements.get(id)?.status.as_ref()?;
+        let status = self.placements.get(id)?.status()?;
         let protected = status.conditions.iter().find(|condition| {
             condition.type_ == ConditionType::Protected.as_str() && condition.status == "True"
         })?;
@@ -69,10 +78,9 @@ impl Tell {
 
     pub fn refused(&mut self, now: Now, refused: &Refused, decision: &mut Decision) {
         let told = self.placements.entry(refused.id.clone()).or_default();
-        let status =
-            conditions::refused(told.status.as_ref(), refused.generation.0, &refused.message, now.wall);
-        if told.status.as_ref() != Some(&status) {
-            told.status = Some(status.clone());
+        let status = conditions::refused(told.status(), refused.generation.0, &refused.message, now.wall);
+        if told.status() != Some(&status) {
+            (told.status, told.view) = (Some(status.clone()), None);
             decision.explain.push(Explanation::Placement(Box::new(PlacementView {
                 id: refused.id.clone(),
                 name: refused.name.clone(),
@@ -94,7 +102,7 @@ impl Tell {
     ) {
         let told = self.placements.entry(o.placement.id.clone()).or_default();
         if refused.is_none() {
-            let summary = summarize(o, waiting, told.status.as_ref());
+            let summary = summarize(o, waiting, told.status());
             let view = PlacementView {
                 id: o.placement.id.clone(),
                 name: o.placement.name.clone(),
@@ -104,25 +112,23 @@ impl Tell {
                 waiting: waiting.cloned(),
             };
             if told.view.as_ref() != Some(&view) {
-                told.status = Some(view.status.clone());
-                told.view = Some(view.clone());
+                (told.status, told.view) = (None, Some(view.clone()));
                 decision.explain.push(Explanation::Placement(Box::new(view)));
             }
         }
         // The end of the one before may not have been told by a hub that died.
         if let (None, Some(before)) = (&told.operation, &o.progress.before) {
-            told.operation(operation_view(before, None, false), decision);
+            told.operation(before, None, decision);
         }
         if let Some(operation) = &o.progress.operation {
-            let view = operation_view(operation, waiting.filter(|_| operation.is_running()), stuck(waiting));
-            told.operation(view, decision);
+            told.operation(operation, waiting.filter(|_| operation.is_running()), decision);
         }
         if let Some(proposal) = &o.progress.proposed {
-            told.proposal(proposal_view(proposal, waiting), decision);
-        } else if let Some((proposal, why)) = &o.progress.withdrawn {
+            told.standing_proposal(proposal, waiting, decision);
+        } else if let Some(withdrawn) = &o.progress.withdrawn {
             let became = o.progress.operation.as_ref().map(|operation| &operation.intent.operation);
-            if became != Some(&proposal.intent.operation) {
-                told.proposal(withdrawn_view(proposal, why), decision);
+            if became != Some(&withdrawn.0.intent.operation) {
+                told.withdrawn_proposal(withdrawn, decision);
             }
         }
         told.transitions(o, waiting, decision);
@@ -146,7 +152,7 @@ impl Tell {
         let ended = ledger.of(placement).and_then(|progress| progress.operation.as_ref());
         if let Some(operation) = ended.filter(|operation| !operation.is_running()) {
             let told = self.placements.entry(placement.clone()).or_default();
-            told.operation(operation_view(operation, None, false), decision);
+            told.operation(operation, None, decision);
         }
     }
 
@@ -214,19 +220,45 @@ impl Tell {
     }
 }
 
-fn stuck(waiting: Option<&Finding>) -> bool {
-    waiting.is_some_and(|finding| is_stalled(finding.reason))
+/// Whether an operation is told as it was when it waited for this.
+fn is_same<T: PartialEq>(told: Option<&(T, Option<Finding>)>, of: &T, waiting: Option<&Finding>) -> bool {
+    told.is_some_and(|(told_of, told_waiting)| told_waiting.as_ref() == waiting && told_of == of)
 }
 
 impl Told {
+    fn status(&self) -> Option<&DRPlacementStatus> {
+        self.status.as_ref().or(self.view.as_ref().map(|view| &view.status))
+    }
+
+    fn standing_proposal(&mut self, of: &Proposal, waiting: Option<&Finding>, decision: &mut Decision) {
+        if !is_same(self.proposal_of.as_ref(), of, waiting) {
+            self.proposal(proposal_view(of, waiting), decision);
+            self.proposal_of = Some((of.clone(), waiting.cloned()));
+        }
+    }
+
+    fn withdrawn_proposal(&mut self, of: &(Proposal, String), decision: &mut Decision) {
+        if self.withdrawn_of.as_ref() != Some(of) {
+            self.proposal(withdrawn_view(&of.0, &of.1), decision);
+            self.withdrawn_of = Some(of.clone());
+        }
+    }
+
     fn proposal(&mut self, view: OperationView, decision: &mut Decision) {
+        (self.proposal_of, self.withdrawn_of) = (None, None);
         if self.proposal.as_ref() != Some(&view) {
             self.proposal = Some(view.clone());
             decision.explain.push(Explanation::Operation(Box::new(view)));
         }
     }
 
-    fn operation(&mut self, view: OperationView, decision: &mut Decision) {
+    fn operation(&mut self, of: &Operation, waiting: Option<&Finding>, decision: &mut Decision) {
+        if is_same(self.operation_of.as_ref(), of, waiting) {
+            return;
+        }
+        let stuck = waiting.is_some_and(|finding| is_stalled(finding.reason));
+        let view = operation_view(of, waiting, stuck);
+        self.operation_of = Some((of.clone(), waiting.cloned()));
         if self.operation.as_ref() != Some(&view) {
             self.operation = Some(view.clone());
             decision.explain.push(Explanation::Operation(Box::new(view)));
@@ -254,15 +286,13 @@ impl Told {
                 (true, true) | (false, false) => {}
             }
             self.lost = lost.then(|| name.clone());
-            // The evidence against a site that is lost takes a call or two to gather: that is no refusal yet.
-            let timing = &o.placement.policy.timing;
-            let long_lost = holder.silent >= timing.unreachable + timing.rpc * 2;
-            let refusal = waiting.filter(|_| long_lost && o.progress.running().is_none());
-            if refusal.map(|finding| finding.reason) != self.refusal {
+            // The evidence against a site that is lost takes time to gather: that is no refusal yet.
+            let refusal = waiting.filter(|_| wish::is_long_lost(o, holder) && o.progress.running().is_none());
+            if refusal.map(Finding::cause) != self.refusal {
                 if let Some(finding) = refusal {
                     say(EventReason::FailoverRefused, true, finding.message.clone());
                 }
-                self.refusal = refusal.map(|finding| finding.reason);
+                self.refusal = refusal.map(Finding::cause);
             }
         }
         // One that has not answered a hub that just started is not lost yet.
@@ -287,7 +317,7 @@ impl Told {
             }
             self.stalled = stalled.map(|finding| finding.reason);
         }
-        let stale = self.status.as_ref().is_some_and(|status| {
+        let stale = self.status().is_some_and(|status| {
             status.conditions.iter().any(|condition| {
                 condition.type_ == ConditionType::Protected.as_str()
                     && condition.reason == Reason::StaleCopy.as_str()

@@ -31,6 +31,9 @@ pub enum Wish {
 }
 
 pub fn wish(o: &Observation, ownership: &Ownership) -> Wish {
+    if let Some(held) = hold_until_heard(o) {
+        return held;
+    }
     if is_silent(o) {
         return fail_over(o);
     }
@@ -43,6 +46,22 @@ pub fn wish(o: &Observation, ownership: &Ownership) -> Wish {
             new_copy(o, ownership).unwrap_or(otherwise)
         }
     }
+}
+
+/// A hub that has just started does not know yet what has become of the reason for asking: what stands keeps its name, so
+/// that an answer to it counts.
+fn hold_until_heard(o: &Observation) -> Option<Wish> {
+    let proposed = &o.progress.proposed.as_ref().filter(|_| kept(Rule::QuestionsOutliveTheHub))?.intent;
+    // Its DRCluster may not have been read yet.
+    let patience = o.placement.policy.timing.suspect;
+    let is_unread = o.hub.listening < patience;
+    let mut concerned = o.holder_name().into_iter().chain([&proposed.to]);
+    let unknown = concerned.find(|name| o.site(name).map_or(is_unread, |site| site.is_unknown(patience)))?;
+    let message = format!(
+        "{unknown}: has not said anything about {} since this hub started; {} stands until it does, or counts as silent",
+        o.placement.name, proposed.operation
+    );
+    Some(Wish::Hold(proposed.kind, Some(Finding::new(Reason::NoContact, message))))
 }
 
 pub fn is_silent(o: &Observation) -> bool {
@@ -90,10 +109,12 @@ fn fail_over(o: &Observation) -> Wish {
                 "{}; approve {} with a DRApproval to fail over to {to}",
                 finding.message, intent.operation
             );
-            Wish::Ask(Box::new(intent), Finding::new(Reason::WaitingForApproval, asked))
+            Wish::Ask(Box::new(intent), Finding::ask(finding.reason, asked))
         }
-        // What stands is not taken back for what may pass.
-        Some(finding) if o.progress.proposed.is_some() && may_pass(finding.reason) => {
+        // What stands is not taken back for what may pass, nor by a hub that has not listened for long enough to ask.
+        Some(finding)
+            if o.progress.proposed.is_some() && (may_pass(finding.reason) || !is_long_lost(o, holder)) =>
+        {
             Wish::Hold(OperationKind::FailOver, Some(finding))
         }
         Some(finding) => Wish::Nothing(Some(finding)),
@@ -104,23 +125,26 @@ fn may_pass(reason: Reason) -> bool {
     matches!(reason, Reason::SignOfLife | Reason::HubFrozen | Reason::Queued)
 }
 
-/// Evidence takes a call or two to gather: before that nobody is asked. Nor is anybody while the holder is seen alive, or
-/// while the hub may be the one cut off (protocol §4, the link table).
+/// Evidence takes time to gather: before that nobody is asked. Nor is anybody while the holder is seen alive, or while the
+/// hub may be the one cut off (protocol §4, the link table).
 fn may_be_asked(o: &Observation, holder: &SiteView, to: &ClusterName, finding: &Finding) -> bool {
     let asked_for = match o.placement.mode {
         Mode::Automatic | Mode::Confirm => true,
         // Only on request: the user prefers the survivor.
         Mode::Manual => o.placement.preferred == *to,
     };
-    let timing = &o.placement.policy.timing;
-    let long_lost = holder.silent >= timing.unreachable + timing.rpc * 2;
     let standing =
         o.progress.proposed.as_ref().is_some_and(|proposal| {
             proposal.intent.kind == OperationKind::FailOver && proposal.intent.to == *to
         });
     let vetoed = may_pass(finding.reason);
     let possible = checks::first(checks::ASKING, o).is_none() && checks::first(checks::TARGET, o).is_none();
-    asked_for && long_lost && !vetoed && (possible || standing)
+    asked_for && is_long_lost(o, holder) && !vetoed && (possible || standing)
+}
+
+/// For so long that a survivor has had the time to say what it sees of it.
+pub fn is_long_lost(o: &Observation, holder: &SiteView) -> bool {
+    holder.silent >= o.placement.policy.timing.ask_after()
 }
 
 fn failover_evidence(o: &Observation, holder: &SiteView, target: &SiteView) -> Vec<String> {

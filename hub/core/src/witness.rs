@@ -126,6 +126,16 @@ impl Witnesses {
         self.known.iter().filter_map(told)
     }
 
+    /// The highest epoch that any of them remembers; none: one has not answered this hub yet.
+    pub fn highest(&self, placement: &PlacementId) -> Option<Epoch> {
+        let remembered = |known: &Known| {
+            let _answered = known.answered?;
+            Some(known.epoch(placement).unwrap_or(Epoch(0)))
+        };
+        let all: Option<Vec<Epoch>> = self.known.iter().map(remembered).collect();
+        Some(all?.into_iter().max().unwrap_or(Epoch(0)))
+    }
+
     pub fn view<'a>(
         &'a self,
         now: Moment,

@@ -7,27 +7,22 @@ use crds::operation::{
     VolumeLossStatus,
 };
 use crds::placement::DRPlacementStatus;
-use hub_core::explain::{Figures, OperationView, PlacementView, SiteReport};
+use hub_core::explain::{Figures, OperationView, PlacementView, SiteReport, SyncCost};
 use hub_core::finding::Finding;
 use hub_core::journal::{Intent, OperationKind as RecordedKind};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, Time};
 use k8s_openapi::jiff::Timestamp;
 use proto::{
-    ClusterName, Epoch, Fencing, FromHub, Generation, Grant, Mark, Nonce, OnSilence, OperationId,
-    PlacementId, PlacementName, Policy, Reply, Term, Timing,
+    ClusterName, CommandId, Denial, Epoch, Fencing, FromHub, Generation, Grant, Mark, Nonce, OnSilence,
+    OperationId, PlacementId, PlacementName, Policy, Refusal, Reply, StepKind, Term, Timing,
 };
-use understudy_telemetry::{Arguments, LogFormat, Service, Telemetry, build, deviations, markdown_table};
+use understudy_telemetry::{Arguments, Format, Service, Telemetry, build, deviations, markdown_table};
 
 use super::*;
 
 fn telemetry() -> Telemetry {
     let service = Service { name: "understudy-hub", version: "0", instance: "0".into(), cluster: None };
-    let arguments = Arguments {
-        log_format: LogFormat::Text,
-        log: "off".into(),
-        otlp_endpoint: None,
-        metrics_listen: None,
-    };
+    let arguments = Arguments { log: "off".into(), ..Arguments::default() };
     build(&service, &arguments).expect("telemetry").0
 }
 
@@ -51,6 +46,10 @@ fn precise(seconds: i64) -> MicroTime {
     MicroTime(Timestamp::from_second(seconds).expect("time"))
 }
 
+fn cost(bytes: u64) -> SyncCost {
+    SyncCost { bytes: Some(bytes), took: Some(Duration::from_millis(bytes)) }
+}
+
 fn placement(waiting: Option<Reason>) -> Explanation {
     let condition = Condition {
         type_: "Ready".into(),
@@ -60,16 +59,23 @@ fn placement(waiting: Option<Reason>) -> Explanation {
         observed_generation: Some(1),
         last_transition_time: time(0),
     };
+    let blocked = Condition {
+        type_: "FailoverReady".into(),
+        status: "False".into(),
+        reason: "StaleCopy".into(),
+        ..condition.clone()
+    };
     Explanation::Placement(Box::new(PlacementView {
         id: id(),
         name: name(),
         generation: Generation(1),
-        status: DRPlacementStatus { conditions: vec![condition], ..DRPlacementStatus::default() },
+        status: DRPlacementStatus { conditions: vec![condition, blocked], ..DRPlacementStatus::default() },
         figures: Figures {
             active: Some(east()),
             expected_loss: Some(Duration::from_secs(30)),
             expected_rto: Duration::from_secs(110),
             last_syncs: vec![("data".into(), Some(WallTime(5_000))), ("logs".into(), None)],
+            last_sync_costs: vec![("data".into(), cost(4096))],
             bound: Some(Duration::from_secs(600)),
         },
         waiting: waiting.map(|reason| Finding::new(reason, "waits")),
@@ -159,6 +165,10 @@ fn withdrawn() -> Entry {
 }
 
 fn grant() -> hub_core::decision::Send {
+    grant_of(&id())
+}
+
+fn grant_of(placement: &PlacementId) -> hub_core::decision::Send {
     let policy = Policy {
         generation: Generation(1),
         timing: Timing::FAST,
@@ -171,8 +181,18 @@ fn grant() -> hub_core::decision::Send {
             term: Term(1),
             nonce: Nonce(1),
             mark: Mark::default(),
-            grants: vec![Grant { placement: id(), epoch: Epoch(1), policy, tickets: Vec::new() }],
-            denials: Vec::new(),
+            grants: vec![Grant {
+                placement: placement.clone(),
+                epoch: Epoch(1),
+                policy,
+                tickets: Vec::new(),
+            }],
+            denials: vec![Denial {
+                placement: id(),
+                epoch: Epoch(2),
+                holder: None,
+                reason: DenialReason::Superseded,
+            }],
         }),
     }
 }
@@ -234,6 +254,11 @@ fn gauges_show_the_newest_of_what_was_told_until_a_placement_is_released() {
             r#"understudy_site_liveness{cluster="east",state="Live"} 0"#,
             r#"understudy_lease_expiry_time_seconds{cluster="east",namespace="shop",placement="web"} 30"#,
             r#"understudy_replication_last_sync_time_seconds{cluster="east",namespace="shop",placement="web",volume="data"} 5"#,
+            r#"understudy_replication_last_sync_size_bytes{cluster="east",namespace="shop",placement="web",volume="data"} 4096"#,
+            r#"understudy_replication_last_sync_duration_seconds{cluster="east",namespace="shop",placement="web",volume="data"} 4.096"#,
+            r#"understudy_placement_blocked{condition="FailoverReady",reason="StaleCopy"} 1"#,
+            r#"understudy_placement_blocked{condition="FailoverReady",reason="CannotFence"} 0"#,
+            r#"understudy_refusals_total{reason="Superseded",refused="Renewal"} 1"#,
             r#"understudy_placement_expected_loss_seconds{namespace="shop",placement="web"} 30"#,
             r#"understudy_placement_expected_rto_seconds{namespace="shop",placement="web"} 110"#,
             r#"understudy_placement_condition{condition="Ready",namespace="shop",placement="web",reason="Protected"} 1"#,
@@ -275,6 +300,34 @@ fn an_operation_that_ends_is_counted_once_with_its_times_and_its_worst_loss() {
         ],
     );
     assert!(!scrape.contains("understudy_operation_active{"), "it has ended\n{scrape}");
+}
+
+#[test]
+fn what_an_operation_took_leads_to_its_trace_and_each_step_to_its_span() {
+    let telemetry = telemetry();
+    let metrics = Metrics::new(&telemetry.meter());
+    let failover = SpanAddress::root(&["uid-1", "web-failover-2"]);
+    metrics.explain_within(Some(failover), &operation(OperationPhase::Running));
+    metrics.explain_within(Some(failover), &operation(OperationPhase::Succeeded));
+    let scrape = telemetry.scrape_in(Format::OpenMetrics);
+    let of = |place: SpanAddress| {
+        format!(r#" # {{trace_id="{}",span_id="{}"}} "#, place.trace_id(), place.span_id())
+    };
+    for (bucket, place, value) in [
+        (r#"downtime_seconds_bucket{kind="FailOver",le="60.0"} 1"#, failover, 60),
+        (r#"duration_seconds_bucket{kind="FailOver",result="Succeeded",le="60.0"} 1"#, failover, 48),
+        (r#"data_loss_seconds_bucket{kind="FailOver",le="60.0"} 1"#, failover, 40),
+        (
+            r#"step_duration_seconds_bucket{kind="FailOver",step="Promote",le="5.0"} 1"#,
+            failover.part("Promote"),
+            3,
+        ),
+    ] {
+        let expected = format!("understudy_operation_{bucket}{}{value} ", of(place));
+        let found = scrape.lines().filter(|line| line.starts_with(&expected)).count();
+        assert_eq!(found, 1, "{expected} in\n{scrape}");
+    }
+    assert_eq!(scrape.matches("trace_id").count(), 4, "{scrape}");
 }
 
 #[test]
@@ -388,6 +441,8 @@ fn beyond_sixteen_volumes_the_oldest_of_the_others_stands_for_them() {
     let Explanation::Placement(mut view) = placement(None) else { unreachable!("a placement") };
     view.figures.last_syncs =
         (10..30).map(|number| (format!("volume-{number}"), Some(WallTime(number * 1000)))).collect();
+    view.figures.last_sync_costs =
+        (10..30).map(|number| (format!("volume-{number}"), cost(number))).collect();
     metrics.explain(&Explanation::Placement(view));
     let scrape = telemetry.scrape();
     let shown =
@@ -397,8 +452,79 @@ fn beyond_sixteen_volumes_the_oldest_of_the_others_stands_for_them() {
         &scrape,
         &[
             r#"understudy_replication_last_sync_time_seconds{cluster="east",namespace="shop",placement="web",volume="others"} 26"#,
+            r#"understudy_replication_last_sync_size_bytes{cluster="east",namespace="shop",placement="web",volume="others"} 110"#,
+            r#"understudy_replication_last_sync_duration_seconds{cluster="east",namespace="shop",placement="web",volume="others"} 0.029"#,
         ],
     );
+}
+
+#[test]
+fn a_command_that_an_agent_turns_away_is_counted_by_its_reason() {
+    let telemetry = telemetry();
+    let metrics = Metrics::new(&telemetry.meter());
+    metrics.heard(&Event::Acknowledged(Acknowledgement {
+        cluster: east(),
+        command: CommandId {
+            placement: id(),
+            operation: OperationId("web-2".into()),
+            step: StepKind::Promote,
+        },
+        epoch: Epoch(2),
+        outcome: Outcome::Refused { refusal: Refusal::StaleEpoch, epoch_seen: Epoch(3) },
+    }));
+    let counted = r#"understudy_refusals_total{reason="StaleEpoch",refused="Command"} 1"#;
+    assert_has(&telemetry.scrape(), &[counted]);
+}
+
+/// A hub with so many placements, of so many volumes each.
+fn fleet(placements: usize, volumes: usize) -> Telemetry {
+    let telemetry = telemetry();
+    let metrics = Metrics::new(&telemetry.meter());
+    metrics.leads(Term(1));
+    for number in 0..placements {
+        let Explanation::Placement(mut view) = placement(None) else { unreachable!("a placement") };
+        view.id = PlacementId::parse(&format!("uid-{number}")).expect("uid");
+        view.name = PlacementName::parse("shop", &format!("web-{number}")).expect("name");
+        let names = || (0..volumes).map(|volume| format!("data-{volume}"));
+        view.figures.last_syncs = names().map(|name| (name, Some(WallTime(5_000)))).collect();
+        view.figures.last_sync_costs = names().map(|name| (name, cost(1))).collect();
+        let granted = grant_of(&view.id);
+        metrics.explain(&Explanation::Placement(view));
+        metrics.sent(&granted, WallTime(10_000));
+    }
+    telemetry
+}
+
+fn series(scrape: &str) -> usize {
+    scrape.lines().filter(|line| !line.starts_with('#')).count()
+}
+
+/// As docs/metrics.md says it. These have never been moved.
+#[test]
+fn a_thousand_placements_of_five_volumes_have_as_many_series_as_documented() {
+    let of_none = series(&fleet(0, 5).scrape());
+    let of_thousand = fleet(1000, 5);
+    let began = std::time::Instant::now();
+    let scrape = of_thousand.scrape();
+    eprintln!("{} series, {} bytes, rendered in {:?}", series(&scrape), scrape.len(), began.elapsed());
+    let (per_volume, conditions, per_placement) = (4, 2, 5);
+    // The refusals have a series once there is one.
+    assert_eq!(series(&scrape) - of_none, 1000 * (5 * per_volume + conditions + per_placement) + 1);
+}
+
+#[test]
+fn a_scrape_grows_with_the_fleet_and_not_with_its_square() {
+    let fastest = |telemetry: &Telemetry| {
+        let once = || {
+            let began = std::time::Instant::now();
+            assert!(!telemetry.scrape().is_empty());
+            began.elapsed()
+        };
+        (0..5).map(|_| once()).min().expect("some")
+    };
+    let (hundred, thousand) = (fastest(&fleet(100, 5)), fastest(&fleet(1000, 5)));
+    // Ten times as much; thirty times where a cache ends, and a square would be a hundred.
+    assert!(thousand < 50 * hundred, "100 placements: {hundred:?}; 1,000: {thousand:?}");
 }
 
 #[test]
@@ -413,6 +539,7 @@ fn the_docs_list_exactly_these_instruments() {
 
 #[test]
 fn the_methods_that_are_measured_are_those_of_the_service() {
-    use proto::wire::v1::federation_server::SERVICE_NAME;
-    assert_eq!(METHODS, [format!("{SERVICE_NAME}/Connect")]);
+    use proto::wire::v1::{federation_server, telemetry_server};
+    let (agents, telemetry) = (federation_server::SERVICE_NAME, telemetry_server::SERVICE_NAME);
+    assert_eq!(METHODS, [format!("{agents}/Connect"), format!("{telemetry}/Export")]);
 }

@@ -4,18 +4,19 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crds::cluster::Liveness;
-use crds::conditions::Reason;
+use crds::conditions::{ConditionType, Reason};
 use crds::operation::{DROperationStatus, OperationKind, OperationPhase, StepState};
 use hub_core::decision::{Explanation, Send};
-use hub_core::explain::{OperationView, PlacementView, SiteReport};
+use hub_core::explain::{Figures, OperationView, PlacementView, SiteReport, SyncCost};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 use proto::{ClusterName, FromHub, OperationId, PlacementId, StepKind, Term, WallTime};
 use understudy_telemetry::{Declaration, Sample};
 
 use super::{
-    ACTIVE, BUILD, CERTIFICATE_EXPIRY, CONDITION, EXPECTED_LOSS, EXPECTED_RTO, FROZEN, HEARTBEAT_TIME, LAG,
-    LAST_MOVE_TIME, LAST_SYNC_TIME, LEADER, LEASE_EXPIRY_TIME, LIVENESS, LOSS_BOUND, OPERATION_ACTIVE,
-    OPERATION_PROPOSED, QUEUE_LENGTH, REPLAY_DURATION, TERM, WITNESS_TIME,
+    ACTIVE, BLOCKED, BUILD, CERTIFICATE_EXPIRY, CONDITION, EXPECTED_LOSS, EXPECTED_RTO, FROZEN,
+    HEARTBEAT_TIME, LAG, LAST_MOVE_TIME, LAST_SYNC_DURATION, LAST_SYNC_SIZE, LAST_SYNC_TIME, LEADER,
+    LEASE_EXPIRY_TIME, LIVENESS, LOSS_BOUND, OPERATION_ACTIVE, OPERATION_PROPOSED, QUEUE_LENGTH,
+    REPLAY_DURATION, TERM, WITNESS_TIME,
 };
 
 /// How many volumes of one placement have a series of their own.
@@ -187,15 +188,49 @@ impl Told {
         self.per_volume(&LAG, |at| now.since(at).as_secs_f64())
     }
 
+    pub fn last_sync_sizes(&self) -> Vec<Sample> {
+        let bytes = |cost: &SyncCost| cost.bytes.map(|bytes| bytes as f64);
+        self.per_cost(&LAST_SYNC_SIZE, bytes, |one, other| one + other)
+    }
+
+    pub fn last_sync_durations(&self) -> Vec<Sample> {
+        let took = |cost: &SyncCost| cost.took.map(|took| took.as_secs_f64());
+        self.per_cost(&LAST_SYNC_DURATION, took, f64::max)
+    }
+
     fn per_volume(&self, declaration: &Declaration, value: impl Fn(WallTime) -> f64) -> Vec<Sample> {
+        self.of_volumes(declaration, |figures| {
+            let synced = figures.last_syncs.iter().filter_map(|(name, at)| Some((name.as_str(), (*at)?)));
+            let shown = shown_volumes(synced.collect(), WallTime::min);
+            shown.into_iter().map(|(name, at)| (name, value(at))).collect()
+        })
+    }
+
+    fn per_cost(
+        &self,
+        declaration: &Declaration,
+        value: impl Fn(&SyncCost) -> Option<f64>,
+        together: impl Fn(f64, f64) -> f64,
+    ) -> Vec<Sample> {
+        self.of_volumes(declaration, |figures| {
+            let costs = figures.last_sync_costs.iter();
+            let known = costs.filter_map(|(name, cost)| Some((name.as_str(), value(cost)?)));
+            shown_volumes(known.collect(), &together)
+        })
+    }
+
+    fn of_volumes<'a>(
+        &'a self,
+        declaration: &Declaration,
+        values: impl Fn(&'a Figures) -> Vec<(&'a str, f64)>,
+    ) -> Vec<Sample> {
         let mut samples = Vec::new();
         for view in self.placements.values() {
             let cluster = view.figures.active.as_ref().map_or("", ClusterName::as_str);
-            for (volume, at) in shown_volumes(&view.figures.last_syncs) {
-                let name = &view.name;
-                samples.push(
-                    declaration.sample(value(at), [name.namespace.as_str(), &name.name, cluster, volume]),
-                );
+            let name = &view.name;
+            for (volume, value) in values(&view.figures) {
+                samples
+                    .push(declaration.sample(value, [name.namespace.as_str(), &name.name, cluster, volume]));
             }
         }
         samples
@@ -235,6 +270,26 @@ impl Told {
             }
         }
         samples
+    }
+
+    /// Each reason that may stand in the way, also while it does not: what comes back to 0 has been seen.
+    pub fn blocked(&self) -> Vec<Sample> {
+        let types =
+            [ConditionType::FailoverReady, ConditionType::AutomaticFailoverArmed, ConditionType::Protected];
+        let of = |kind: ConditionType| {
+            kind.reasons().iter().map(move |reason| {
+                let says = |view: &&PlacementView| {
+                    view.status.conditions.iter().any(|condition| {
+                        condition.type_ == kind.as_str()
+                            && condition.status != "True"
+                            && condition.reason == reason.as_str()
+                    })
+                };
+                let count = self.placements.values().filter(says).count();
+                BLOCKED.sample(count as f64, [kind.as_str(), reason.as_str()])
+            })
+        };
+        types.into_iter().flat_map(of).collect()
     }
 
     pub fn active_clusters(&self) -> Vec<Sample> {
@@ -321,14 +376,13 @@ impl Told {
     }
 }
 
-/// Those with a last sync, by name; of those beyond the limit the oldest stands for all.
-fn shown_volumes(volumes: &[(String, Option<WallTime>)]) -> Vec<(&str, WallTime)> {
-    let mut synced: Vec<_> = volumes.iter().filter_map(|(name, at)| Some((name.as_str(), (*at)?))).collect();
-    synced.sort();
-    let others = synced.iter().skip(VOLUMES).map(|(_, at)| *at).min();
-    synced.truncate(VOLUMES);
-    synced.extend(others.map(|at| ("others", at)));
-    synced
+/// By name; those beyond the limit are put together as one.
+fn shown_volumes<V>(mut volumes: Vec<(&str, V)>, together: impl Fn(V, V) -> V) -> Vec<(&str, V)> {
+    volumes.sort_by_key(|(name, _)| *name);
+    let beyond = volumes.split_off(VOLUMES.min(volumes.len()));
+    let others = beyond.into_iter().map(|(_, value)| value).reduce(together);
+    volumes.extend(others.map(|value| ("others", value)));
+    volumes
 }
 
 fn ended(view: &OperationView, result: &'static str) -> Ended {

@@ -10,7 +10,6 @@ use proto::convert::WireError;
 use proto::wire::v1::federation_server::Federation;
 use proto::wire::v1::{AgentMessage, HubMessage};
 use proto::{ClusterName, FromAgent, Hello};
-use tls::{Caller, Identity};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -61,7 +60,7 @@ impl Federation for Door {
         &self,
         request: Request<Streaming<AgentMessage>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
-        let (uid, cluster) = self.caller(&request)?;
+        let (uid, cluster) = self.shared.caller(request.extensions())?;
         let (outgoing, queue) = mpsc::channel(OUTGOING);
         let conversation = Conversation {
             shared: self.shared.clone(),
@@ -74,27 +73,6 @@ impl Federation for Door {
         };
         self.shared.conversations.spawn(conversation.hold(self.hello));
         Ok(Response::new(ReceiverStream::new(queue)))
-    }
-}
-
-impl Door {
-    fn caller(&self, request: &Request<Streaming<AgentMessage>>) -> Result<(String, ClusterName), Status> {
-        let caller = request.extensions().get::<Caller>();
-        let known = caller.and_then(|caller| match &caller.identity {
-            Identity::Cluster { uid } => Some((uid.clone(), self.shared.cluster_of(uid)?)),
-            Identity::Hub => None,
-        });
-        known.ok_or_else(|| {
-            self.shared.counters.count(SessionRefusal::UnknownIdentity);
-            tracing::warn!(
-                identity = caller.map(|caller| caller.identity.to_string()),
-                address = caller.map(|caller| caller.address.to_string()),
-                "stream of an unknown identity refused"
-            );
-            Status::permission_denied(
-                "no DRCluster has this certificate's identity: create it, or correct its uid",
-            )
-        })
     }
 }
 

@@ -1,11 +1,14 @@
 //! Inventories and volume states. Manifests are JSON text on the wire.
 
+use std::time::Duration;
+
 use crate::clock::WallTime;
 use crate::convert::field::{
-    MOST_OBJECTS, Parsed, WireError, checked_list, cut, list, manifest, mirrored, object_name, optional_part,
-    optional_text, part, text,
+    MOST_OBJECTS, Parsed, WireError, checked_list, cut, list, manifest, mirrored, nanos, object_name,
+    optional_part, optional_text, part, text,
 };
 use crate::epoch::Epoch;
+use crate::shared::Shared;
 use crate::volume::{Inventory, Replication, VolumeManifest, VolumeState, WorkloadReplicas};
 use crate::wire::v1;
 use crate::{WorkloadRef, WorkloadScale};
@@ -98,6 +101,20 @@ impl From<Inventory> for v1::Inventory {
     }
 }
 
+impl From<Shared<Inventory>> for v1::Inventory {
+    fn from(inventory: Shared<Inventory>) -> Self {
+        inventory.into_inner().into()
+    }
+}
+
+impl TryFrom<v1::Inventory> for Shared<Inventory> {
+    type Error = <Inventory as TryFrom<v1::Inventory>>::Error;
+
+    fn try_from(inventory: v1::Inventory) -> Result<Self, Self::Error> {
+        Inventory::try_from(inventory).map(Shared::from)
+    }
+}
+
 impl TryFrom<v1::Inventory> for Inventory {
     type Error = WireError;
     fn try_from(inventory: v1::Inventory) -> Parsed<Self> {
@@ -122,6 +139,8 @@ impl From<Replication> for v1::Replication {
             resyncing,
             validated,
             last_sync,
+            last_sync_bytes,
+            last_sync_took,
             epoch,
             message,
         } = replication;
@@ -136,6 +155,8 @@ impl From<Replication> for v1::Replication {
             last_sync_millis: last_sync.map(|time| time.0),
             epoch: epoch.map(|epoch| epoch.0),
             message: cut(&message),
+            last_sync_bytes,
+            last_sync_duration_nanos: last_sync_took.map(nanos),
         }
     }
 }
@@ -152,6 +173,8 @@ impl TryFrom<v1::Replication> for Replication {
             resyncing: replication.resyncing,
             validated: replication.validated,
             last_sync: replication.last_sync_millis.map(WallTime),
+            last_sync_bytes: replication.last_sync_bytes,
+            last_sync_took: replication.last_sync_duration_nanos.map(Duration::from_nanos),
             epoch: replication.epoch.map(Epoch),
             message: text(replication.message, "message")?,
         })

@@ -132,19 +132,15 @@ fn volume_manifest() -> impl Strategy<Value = VolumeManifest> {
     })
 }
 
-fn inventory() -> impl Strategy<Value = Inventory> {
+fn inventory() -> impl Strategy<Value = Shared<Inventory>> {
     let workloads = vec(
         (workload(), any::<u32>()).prop_map(|(workload, replicas)| WorkloadReplicas { workload, replicas }),
         0..3,
     );
     let objects = vec(manifest(), 0..3);
     (text(), vec(volume_manifest(), 0..3), vec(manifest(), 0..3), workloads, objects).prop_map(
-        |(version, volumes, classes, workloads, objects)| Inventory {
-            version,
-            volumes,
-            classes,
-            workloads,
-            objects,
+        |(version, volumes, classes, workloads, objects)| {
+            Inventory { version, volumes, classes, workloads, objects }.into()
         },
     )
 }
@@ -152,9 +148,19 @@ fn inventory() -> impl Strategy<Value = Inventory> {
 fn replication() -> impl Strategy<Value = Replication> {
     use ReplicationState::*;
     let conditions = (of(any::<bool>()), of(any::<bool>()), of(any::<bool>()), of(any::<bool>()));
+    let cost = (of(any::<u64>()), of(any::<u32>()));
+    let synced = (of(any::<i64>()), cost);
     let state = prop::sample::select(vec![Primary, Secondary, Unknown]);
-    (text(), state, any::<bool>(), conditions, of(any::<i64>()), of(epoch()), text()).prop_map(
-        |(desired, state, current, (completed, degraded, resyncing, validated), synced, epoch, message)| {
+    (text(), state, any::<bool>(), conditions, synced, of(epoch()), text()).prop_map(
+        |(
+            desired,
+            state,
+            current,
+            (completed, degraded, resyncing, validated),
+            (synced, (bytes, took)),
+            epoch,
+            message,
+        )| {
             Replication {
                 desired,
                 state,
@@ -164,6 +170,8 @@ fn replication() -> impl Strategy<Value = Replication> {
                 resyncing,
                 validated,
                 last_sync: synced.map(WallTime),
+                last_sync_bytes: bytes,
+                last_sync_took: took.map(|nanos| Duration::from_nanos(u64::from(nanos))),
                 epoch,
                 message,
             }

@@ -56,6 +56,28 @@ fn pods_that_are_refused_are_told_with_the_reason_and_without_the_name_of_each_a
     );
 }
 
+/// What a sidecar of csi-addons writes of itself, in a namespace of its own, and whether the controller has reached it.
+fn sidecar(state: &str) -> serde_json::Value {
+    json!({
+        "metadata": {"name": "array", "namespace": "csi-addons-system"},
+        "spec": {"driver": {"name": "rbd.csi"}},
+        "status": {"state": state},
+    })
+}
+
+#[test]
+fn a_driver_whose_sidecar_is_lost_is_named_until_it_is_back() {
+    let mut west = standby_west();
+    for (state, named) in [("Connected", false), ("Failed", true), ("Connected", false)] {
+        let seen = west.put(Kind::AddonsNode, "array", sidecar(state));
+        west.event(Event::Watched(seen));
+        west.pass_seconds(2);
+        let told = west.reported.iter().flat_map(|report| &report.ailments);
+        let told: Vec<_> = told.map(|ailment| ailment.reason.as_str()).collect();
+        assert_eq!(told.contains(&"NoDriverLeader"), named, "{state}: {told:?}");
+    }
+}
+
 #[test]
 fn an_inventory_is_told_only_when_all_that_belongs_to_it_has_been_read() {
     let east = holding_east();

@@ -234,7 +234,7 @@ fn an_application_that_uses_a_left_over_copy_does_not_start_on_it() {
 fn a_claim_that_is_being_deleted_is_still_part_of_what_a_failover_takes() {
     let mut east = holding_east();
     user_deletes(&mut east, "logs");
-    let claims: Vec<String> = inventory_of(&east).volumes.into_iter().map(|volume| volume.claim).collect();
+    let claims: Vec<String> = inventory_of(&east).volumes.iter().map(|volume| volume.claim.clone()).collect();
     assert_eq!(claims, ["data", "logs"]);
 }
 

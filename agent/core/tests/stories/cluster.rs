@@ -37,6 +37,7 @@ pub struct Cluster {
     pub promises: Vec<(PlacementId, Promised)>,
     pub paths: Vec<PathMemory>,
     pub remembered_boot: Option<String>,
+    pub remembered_offset: Option<i64>,
     pub nonce: Nonce,
     pub transcript: String,
     /// Whether pods end as soon as their workload is at zero.
@@ -86,6 +87,7 @@ impl Cluster {
             promises: Vec::new(),
             paths: Vec::new(),
             remembered_boot: None,
+            remembered_offset: None,
             nonce: Nonce(0),
             transcript: String::new(),
             pods_obey: true,
@@ -126,6 +128,7 @@ impl Cluster {
             boot: boot.into(),
             wall: self.wall(),
             remembered_boot: self.remembered_boot.clone(),
+            remembered_offset: self.remembered_offset,
             leases: self.leases.clone(),
             promises: self.promises.clone(),
             paths: self.paths.clone(),
@@ -196,6 +199,12 @@ impl Cluster {
         for _ in 0..200 {
             let Some(event) = (!events.is_empty()).then(|| events.remove(0)) else { return };
             let decision = self.agent.step(self.now, event);
+            assert_eq!(
+                self.agent.overlooked(),
+                [],
+                "at rest, and would be changed by a look:\n{}",
+                self.transcript
+            );
             self.carry_out(decision, &mut events);
         }
         panic!("the agent does not come to rest:\n{}", self.transcript);

@@ -22,7 +22,7 @@ fn pod(gate: Option<&str>) -> Value {
             "ownerReferences": [{"kind": "ReplicaSet", "name": "web-x", "controller": true}],
         },
         "spec": {
-            "shareProcessNamespace": true, "terminationGracePeriodSeconds": 2,
+            "nodeName": "east-1", "shareProcessNamespace": true, "terminationGracePeriodSeconds": 2,
             "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}],
             "initContainers": [
                 {"name": "understudy-gate-wait"}, {"name": "understudy-gate", "restartPolicy": "Always"},
@@ -61,10 +61,19 @@ impl Cluster {
     }
 
     fn is_asked_by(&mut self, pod: &str, number: u8, lives_by: u64) -> GateNonce {
+        self.is_asked(pod, number, lives_by, false)
+    }
+
+    fn is_asked(&mut self, pod: &str, number: u8, lives_by: u64, in_doubt: bool) -> GateNonce {
         let nonce = GateNonce::of_bytes([number; 16]);
         let placement = PlacementName::parse("shop", "shop").expect("a name");
-        let question =
-            Question { placement, pod: pod.into(), nonce: nonce.clone(), lives_by: Generation(lives_by) };
+        let question = Question {
+            placement,
+            pod: pod.into(),
+            nonce: nonce.clone(),
+            lives_by: Generation(lives_by),
+            in_doubt,
+        };
         self.event(Event::GateAsked(question));
         nonce
     }
@@ -176,6 +185,57 @@ fn what_has_no_gate_is_named_where_gates_are_relied_upon() {
         "{:?}",
         named.collect::<Vec<_>>()
     );
+}
+
+/// Its clocks have parted, and it has the time of one call.
+#[test]
+fn a_gate_in_doubt_need_not_wait_until_the_next_renewal_is_due() {
+    let renewed_soon = |pod: &str, in_doubt: bool| {
+        let mut east = gated_east();
+        east.is_asked_by(POD, 1, 0);
+        while east.renewed_gates.is_empty() {
+            east.pass(Duration::from_millis(20));
+        }
+        let nonce = east.is_asked(pod, 2, 0, in_doubt);
+        east.pass(Duration::from_millis(120));
+        east.renewed_gates == vec![nonce]
+    };
+    assert!(renewed_soon(POD, true));
+    assert!(!renewed_soon(POD, false), "nothing is in doubt");
+    assert!(!renewed_soon("somebody-else", true), "it has no gate here");
+}
+
+/// It holds no echo back and is not called silent: nothing of it can run.
+#[test]
+fn a_pod_without_a_node_has_no_gate_to_wait_for() {
+    let mut east = gated_east();
+    let mut unscheduled = pod(Some("shop"));
+    unscheduled["spec"]["nodeName"] = json!("");
+    unscheduled["status"]["phase"] = json!("Pending");
+    east.sees(Kind::Pod, "web-1", unscheduled);
+    east.hears_grant_of(east.nonce, 1, gated_policy());
+    east.transcript.clear();
+    east.pass(timing().suspect + Duration::from_secs(2));
+    assert!(east.transcript.contains("(echo 2)"), "{}", east.transcript);
+    assert_eq!(east.ailments(), Vec::<&str>::new());
+}
+
+#[test]
+fn a_gate_that_has_not_started_is_not_called_silent() {
+    let mut east = gated_east();
+    let mut starting = pod(Some("shop"));
+    starting["metadata"]["uid"] = json!("5a3f1c1e-0000-4000-8000-000000000002");
+    starting["status"] = json!({"phase": "Pending", "initContainerStatuses": [
+        {"name": "understudy-gate-wait", "state": {"waiting": {"reason": "PodInitializing"}}},
+    ]});
+    east.sees(Kind::Pod, "web-1", starting.clone());
+    east.pass(timing().suspect + Duration::from_secs(2));
+    assert_eq!(east.ailments(), Vec::<&str>::new());
+    starting["status"]["initContainerStatuses"][0]["state"] = json!({"running": {}});
+    east.sees(Kind::Pod, "web-1", starting);
+    east.hears_grant_of(east.nonce, 1, gated_policy());
+    east.pass(timing().suspect + Duration::from_secs(2));
+    assert_eq!(east.ailments(), ["GateSilent"]);
 }
 
 #[test]

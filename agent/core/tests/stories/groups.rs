@@ -54,7 +54,7 @@ fn holding_east() -> Cluster {
     east
 }
 
-fn inventory(east: &Cluster) -> Inventory {
+fn inventory(east: &Cluster) -> Shared<Inventory> {
     east.reported.as_ref().and_then(|report| report.inventory.clone()).expect("an inventory")
 }
 

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::cluster::*;
 
 /// East's, with one claim and its volume at these sizes.
-fn inventory_with(volume: &str, claim: &str) -> Inventory {
+fn inventory_with(volume: &str, claim: &str) -> Shared<Inventory> {
     let mut inventory = inventory_of(&holding_east());
     inventory.version = format!("{volume}-{claim}");
     inventory.volumes[0].persistent_volume["spec"]["capacity"]["storage"] = json!(volume);
@@ -15,7 +15,7 @@ fn inventory_with(volume: &str, claim: &str) -> Inventory {
     inventory
 }
 
-fn told(cluster: &mut Cluster, inventory: Inventory) {
+fn told(cluster: &mut Cluster, inventory: Shared<Inventory>) {
     cluster.transcript.clear();
     let inventory = Some(inventory);
     cluster.hears_assignment(Assignment { inventory, ..assignment(1, Some("east"), "east") });

@@ -331,7 +331,7 @@ fn a_standby_again_creates_nothing_and_touches_no_volumereplication() {
     assert!(!east.transcript.contains("create"), "{}", east.transcript);
     assert!(!east.transcript.contains("VolumeReplication"), "{}", east.transcript);
     let told = east.reported.clone().expect("a report");
-    assert_eq!(told.staged, Some(inventory_of(&east).version));
+    assert_eq!(told.staged, Some(inventory_of(&east).version.clone()));
     assert_eq!(told.divergence, Divergence::No);
 }
 
@@ -421,7 +421,7 @@ fn a_holder_that_its_own_deadline_has_stopped_can_still_be_moved() {
     assert_eq!(inventory_of_report(&east).workloads[0].replicas, 2);
 }
 
-fn inventory_of_report(cluster: &Cluster) -> Inventory {
+fn inventory_of_report(cluster: &Cluster) -> Shared<Inventory> {
     cluster.reported.clone().and_then(|report| report.inventory).expect("an inventory")
 }
 

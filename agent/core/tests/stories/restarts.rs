@@ -1,5 +1,7 @@
 //! What a new agent process knows, and what it must do before it asks anyone.
 
+use std::time::Duration;
+
 use agent_core::{AskId, Event};
 use proto::{
     Epoch, FenceProof, FromHub, HoldAnswer, HoldRequest, Mark, Moment, PathKind, PathState, Peer, Reply,
@@ -128,8 +130,7 @@ fn on_another_boot_the_former_holder_stops_before_it_calls_the_hub() {
     insta::assert_snapshot!(east.transcript);
 }
 
-#[test]
-fn a_promise_given_before_a_reboot_is_waited_out_whole() {
+fn west_that_has_promised() -> Cluster {
     let mut west = standby_west();
     let request = HoldRequest {
         holder: cluster("east"),
@@ -139,17 +140,115 @@ fn a_promise_given_before_a_reboot_is_waited_out_whole() {
         gates: Vec::new(),
     };
     west.event(Event::HoldAsked { ask: AskId(1), request });
-    west.now = proto::Moment(500);
-    west.start("boot-w2");
-    west.event(Event::HubUp);
+    west
+}
+
+fn waits_out_its_promise(mut west: Cluster) {
     west.hears_assignment(assignment(1, Some("east"), "east"));
     let claims = ["data", "logs"];
-    west.pass(timing().target_wait() - std::time::Duration::from_millis(100));
+    west.pass(timing().target_wait() - Duration::from_millis(100));
     west.hears_command("shop-failover-2", StepKind::Promote, 2, promote(&claims, FenceProof::LeaseExpired));
     assert_eq!(west.role(), Some((Role::Standby, 1)));
     west.pass_seconds(1);
     west.hears_command("shop-failover-2", StepKind::Promote, 2, promote(&claims, FenceProof::LeaseExpired));
     assert_eq!(west.role(), Some((Role::Promoting, 2)));
+}
+
+#[test]
+fn a_promise_given_before_a_reboot_is_waited_out_whole() {
+    let mut west = west_that_has_promised();
+    west.now = Moment(500);
+    west.start("boot-w2");
+    west.event(Event::HubUp);
+    waits_out_its_promise(west);
+}
+
+/// Boot time has moved against wall time, on the same boot: as in another time namespace, or on a machine that was set back
+/// to a snapshot.
+fn by_a_clock_ahead(cluster: &mut Cluster, seconds: i64) {
+    let ahead = seconds * 1000;
+    cluster.now = Moment(cluster.now.0.saturating_add_signed(ahead));
+    cluster.wall_offset -= ahead;
+}
+
+#[test]
+fn a_promise_is_waited_out_whole_by_a_clock_that_is_ahead() {
+    let mut restarted = west_that_has_promised();
+    by_a_clock_ahead(&mut restarted, 3_600);
+    restarted.start("boot-w");
+    restarted.event(Event::HubUp);
+    waits_out_its_promise(restarted);
+    let mut woken = west_that_has_promised();
+    by_a_clock_ahead(&mut woken, 3_600);
+    woken.pass(Duration::from_millis(50));
+    let written = woken.sites.values().find_map(|site| site.state.promise.clone()).expect("a promise");
+    assert!(written.until > woken.now, "whoever comes next has to wait, too");
+    waits_out_its_promise(woken);
+}
+
+#[test]
+fn a_promise_that_is_over_is_not_waited_out_again_because_a_wall_clock_was_set() {
+    let mut west = west_that_has_promised();
+    west.pass(timing().target_wait() * 2);
+    west.wall_offset += 3_000;
+    west.start("boot-w");
+    west.event(Event::HubUp);
+    west.hears_assignment(assignment(1, Some("east"), "east"));
+    let claims = ["data", "logs"];
+    west.hears_command("shop-failover-2", StepKind::Promote, 2, promote(&claims, FenceProof::LeaseExpired));
+    assert_eq!(west.role(), Some((Role::Promoting, 2)));
+}
+
+#[test]
+fn a_lease_that_a_clock_ahead_has_remembered_ends_when_it_was_to_end() {
+    let mut east = holding_east();
+    by_a_clock_ahead(&mut east, 3_600);
+    east.start("boot-1");
+    east.event(Event::HubUp);
+    east.pass_seconds(1);
+    east.hears_grant(1);
+    east.pass_seconds(1);
+    assert_eq!(east.role(), Some((Role::Holder, 1)));
+    by_a_clock_ahead(&mut east, -3_600);
+    east.start("boot-1");
+    east.pass_seconds(1);
+    assert_eq!(east.role(), Some((Role::Holder, 1)), "the lease is as long as before");
+    east.pass_seconds(9);
+    assert_eq!(east.role(), Some((Role::Fenced, 1)), "not an hour later");
+    assert_eq!(east.scaled_to(), 0);
+}
+
+#[test]
+fn a_lease_of_a_renewal_that_will_have_been_sent_is_not_lived_by() {
+    let mut east = holding_east();
+    for (_, lease) in &mut east.leases {
+        lease.sent = lease.sent + Duration::from_secs(3_600);
+        lease.until = lease.until + Duration::from_secs(3_600);
+    }
+    east.start("boot-1");
+    east.pass_seconds(1);
+    assert_eq!(east.role(), Some((Role::Fenced, 1)), "whatever the wall clock says");
+}
+
+#[test]
+fn a_path_that_worked_by_another_clock_is_no_evidence() {
+    let mut east = holding_east();
+    by_a_clock_ahead(&mut east, 3_600);
+    east.start("boot-1");
+    east.event(Event::HubUp);
+    reply_of_term(&mut east, 7, 1_000);
+    let mark = Mark { term: 7, at: Moment(1_000) };
+    let began = east.now;
+    probe_ended(&mut east, mark, true, began);
+    east.pass_seconds(3);
+    by_a_clock_ahead(&mut east, -3_600);
+    east.start("boot-1");
+    east.event(Event::HubUp);
+    let began = east.now;
+    probe_ended(&mut east, mark, false, began);
+    east.pass_seconds(2);
+    let ages: Vec<_> = east.told_paths.iter().map(|path| path.worked_age).collect();
+    assert_eq!(ages, [None], "when it last worked is not known");
 }
 
 #[test]
@@ -177,7 +276,7 @@ fn a_target_whose_agent_dies_between_ownership_and_its_first_lease_still_starts_
     west.transcript.clear();
     west.say("the agent dies before any lease is remembered, and starts again");
     west.start("boot-w");
-    west.pass(std::time::Duration::from_millis(500));
+    west.pass(Duration::from_millis(500));
     west.event(Event::HubUp);
     west.hears_assignment(assignment(2, Some("west"), "east"));
     let workloads = vec![proto::WorkloadScale { workload: workload(), replicas: 2 }];
@@ -197,9 +296,9 @@ fn reply_of_term(east: &mut Cluster, term: u64, at: u64) {
     east.hears(FromHub::Reply(Reply { term: Term(term), nonce: east.nonce, mark, grants, denials }));
 }
 
-fn probe_ended(east: &mut Cluster, mark: Mark, began: Moment) {
+fn probe_ended(east: &mut Cluster, mark: Mark, reachable: bool, began: Moment) {
     let (cluster, path) = (cluster("west"), PathKind::PeerAgent);
-    east.event(Event::Probed { cluster, path, reachable: true, mark, began });
+    east.event(Event::Probed { cluster, path, reachable, mark, began });
 }
 
 #[test]
@@ -209,7 +308,7 @@ fn evidence_is_gathered_anew_for_a_hub_that_counts_its_terms_from_one_again() {
     let old = Mark { term: 7, at: Moment(1_000) };
     east.pass_seconds(2);
     let began = east.now;
-    probe_ended(&mut east, old, began);
+    probe_ended(&mut east, old, true, began);
     east.pass_seconds(2);
     assert_eq!(east.told_paths.iter().map(|path| path.mark).collect::<Vec<_>>(), [old]);
     east.say("the hub comes back without its journal, while another probe is under way");
@@ -217,7 +316,7 @@ fn evidence_is_gathered_anew_for_a_hub_that_counts_its_terms_from_one_again() {
     east.event(Event::HubDown);
     east.event(Event::HubUp);
     assert!(east.told_paths.is_empty(), "{:?}", east.told_paths);
-    probe_ended(&mut east, old, began);
+    probe_ended(&mut east, old, true, began);
     reply_of_term(&mut east, 1, 50);
     east.probed.clear();
     east.pass_seconds(2);

@@ -441,3 +441,23 @@ fn a_rejoin_whose_answer_was_lost_is_answered_again() {
     east.pass_seconds(1);
     assert!(has_answered(&east, StepKind::Rejoin, "Done"), "{}", east.transcript);
 }
+
+/// A call that csi-addons began while `autoResync` stood may end behind the role, and throw away the copy of a standby.
+#[test]
+fn a_returned_site_is_no_standby_before_csi_addons_has_seen_that_nothing_is_thrown_away_any_more() {
+    let mut east = diverged_east();
+    resyncs(&mut east, &["data", "logs"]);
+    east.pass_seconds(1);
+    east.storage_obeys = false;
+    east.array_becomes(Array::Mirrors);
+    east.pass_seconds(1);
+    rejoins(&mut east);
+    east.pass_seconds(1);
+    assert_eq!(auto_resync(&east), [false, false]);
+    assert_eq!(east.role(), Some((Role::Fenced, 2)), "{}", east.transcript);
+    east.storage_obeys = true;
+    east.array_becomes(Array::Mirrors);
+    east.pass_seconds(1);
+    assert_eq!(east.role(), Some((Role::Standby, 2)), "{}", east.transcript);
+    assert!(has_answered(&east, StepKind::Rejoin, "Done"), "{}", east.transcript);
+}

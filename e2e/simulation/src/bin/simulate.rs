@@ -90,10 +90,16 @@ fn many_seeds(drawn: fn(u64) -> Draw, first: u64, seeds: u64) -> bool {
     let mut failed: Vec<(u64, String)> = Vec::new();
     let workers =
         std::thread::available_parallelism().map_or(1, |workers| u64::try_from(workers.get()).unwrap_or(1));
-    let work = |worker: u64| {
+    let next = std::sync::atomic::AtomicU64::new(first);
+    let work = || {
         let mut figures = Figures::default();
         let mut failed = Vec::new();
-        for seed in (first + worker..first + seeds).step_by(usize::try_from(workers).unwrap_or(1)) {
+        // Whoever is done takes the next one.
+        loop {
+            let seed = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            if seed >= first + seeds {
+                break;
+            }
             let run = drawn(seed).run();
             figures.add(&run);
             failed.extend(run.outcome.err().map(|wrong| (seed, wrong)));
@@ -102,7 +108,7 @@ fn many_seeds(drawn: fn(u64) -> Draw, first: u64, seeds: u64) -> bool {
     };
     // Each seed has one thread to itself; which one changes nothing.
     let done = std::thread::scope(|scope| {
-        let working: Vec<_> = (0..workers).map(|worker| scope.spawn(move || work(worker))).collect();
+        let working: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
         working.into_iter().map(|worker| worker.join()).collect::<Vec<_>>()
     });
     for worker in done {

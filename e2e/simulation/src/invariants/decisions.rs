@@ -16,8 +16,8 @@ use crate::world::{World, wall};
 const READ_IS_FRESH: Time = 2_600;
 /// Suspicion, a probe in each renewal, and its way to the hub.
 const SEEN_BY_NOW: Time = 3_000;
-const SUSPECT: Time = 1_500;
-const MARGIN: Time = 600;
+pub(super) const SUSPECT: Time = 1_500;
+pub(super) const MARGIN: Time = 600;
 const AN_HOUR: Time = 3_600_000;
 /// As the hub calls a promotion stuck.
 const HANGS_AFTER: Duration = Duration::from_secs(10);
@@ -41,6 +41,8 @@ impl World {
             if *proof == FenceProof::Acknowledged {
                 self.check_word(app, operation);
             }
+        } else if let Entry::Withdrawn { operation, .. } = entry {
+            self.check_withdrawn(app, operation);
         } else if let Entry::Abort { operation, .. } = entry {
             let watch = &mut self.watch;
             let promoted = watch.issued.contains(&(operation.clone(), StepKind::Promote));
@@ -58,13 +60,15 @@ impl World {
         }
         let enters = intent.plan.contains(&StepKind::Promote);
         let entered_there = self.sites.values().find(|site| {
-            let heard = self.hub.streams.contains_key(&site.name)
-                && self.watch.heard.get(&site.name).is_some_and(|heard| *heard > self.hub.started);
+            let heard = self.hub.streams.contains_key(&site.name) && self.hub_has_heard(&site.name);
             heard && site.kubernetes.epochs.get(&before.id).is_some_and(|seen| *seen >= intent.epoch)
         });
         if let (true, Some(site)) = (enters, entered_there) {
             let what = format!("{operation} enters epoch {}, which {} has seen", intent.epoch, site.name);
             self.watch.breaks("S3 whoever knows a higher epoch wins", what);
+        }
+        if enters {
+            self.check_memory(app, intent);
         }
         let judged = &mut self.apps[app].judged;
         if enters && intent.epoch <= judged.entered {
@@ -76,6 +80,10 @@ impl World {
         judged.sought.extend(failover.then(|| intent.to.clone()));
         let moves = intent.plan.contains(&StepKind::Promote) && intent.kind.takes_away();
         self.watch.moves.extend(moves.then(|| operation.clone()));
+        if intent.approval.is_some() {
+            // A hub that has forgotten an operation gives its name again, and this time somebody was asked.
+            self.apps[app].judged.automatic.remove(operation);
+        }
         self.check_approval(intent);
         if intent.kind == OperationKind::FailOver && intent.approval.is_none() {
             self.apps[app].judged.automatic.insert(operation.clone());
@@ -98,6 +106,24 @@ impl World {
                 format!("{} answers {}, but does not mean it as it is now", used.name, intent.operation);
             self.watch.breaks("S25 an approval counts for what it names", what);
         }
+    }
+
+    /// S25: a hub that has just started does not know what has become of a question, and an answer may be under way.
+    fn check_withdrawn(&mut self, app: Number, operation: &OperationId) {
+        if self.now + MARGIN >= self.hub.started + SUSPECT {
+            return;
+        }
+        let proposed = self.apps[app].proposed.as_ref().filter(|proposed| proposed.operation == *operation);
+        let concerned = proposed.into_iter().flat_map(|proposed| proposed.from.iter().chain([&proposed.to]));
+        if let Some(unheard) = concerned.into_iter().find(|site| !self.hub_has_heard(site)).cloned() {
+            let what = format!("{operation} is withdrawn by a hub that has not heard {unheard} yet");
+            self.watch.breaks("S25 a question outlives its hub", what);
+        }
+    }
+
+    /// Since it started.
+    fn hub_has_heard(&self, site: &ClusterName) -> bool {
+        self.watch.heard.get(site).is_some_and(|at| *at > self.hub.started)
     }
 
     /// S20, S27, S29: what the user has said, as far as the hub must know it.
@@ -129,6 +155,7 @@ impl World {
     /// S14 to S17, at the accusation and again right before the point of no return.
     fn check_accusation(&mut self, app: Number, intent: &Intent) {
         let Some(from) = &intent.from else { return };
+        self.check_against_the_witness(intent);
         let fresh = self.apps[app].judged.read_afresh.is_some_and(|read| self.now < read + READ_IS_FRESH);
         if !fresh {
             let what = format!("{} without having read the wish", intent.operation);
@@ -166,7 +193,7 @@ impl World {
         let lost_at = self.watch.heard.get(from).copied().unwrap_or(self.now);
         for claim in &app.claims {
             let log = |site: &ClusterName| {
-                let image = self.array.images.get(&(site.clone(), handle_of(claim)));
+                let image = self.array.any_image(site, &handle_of(claim));
                 image.map(|image| image.log.as_slice()).unwrap_or_default()
             };
             let kept: BTreeSet<u32> = log(&intent.to).iter().copied().collect();
@@ -214,7 +241,7 @@ impl World {
             return;
         }
         for claim in &self.apps[app].claims {
-            let image = self.array.images.get(&(intent.to.clone(), handle_of(claim)));
+            let image = self.array.any_image(&intent.to, &handle_of(claim));
             if image.is_some_and(|image| image.split || image.resyncing) {
                 let what = format!("{} promotes {claim}, which does not follow", intent.operation);
                 self.watch.breaks("S22 no failover onto a copy that does not follow", what);
@@ -224,6 +251,7 @@ impl World {
         if intent.approval.is_none() {
             self.watch.left.extend(intent.from.clone().map(|from| (from, self.now)));
             self.check_accusation(app, intent);
+            self.check_testimony(app, intent);
         }
     }
 

@@ -20,15 +20,44 @@ pub struct Fault {
 #[derive(Clone, Copy, Debug)]
 pub enum What {
     Nothing,
-    Cut { one: &'static str, other: &'static str },
-    CutOneWay { from: &'static str, to: &'static str },
-    Isolate { site: &'static str },
-    Narrow { site: &'static str },
-    Flap { one: &'static str, other: &'static str, each: u64 },
-    Freeze { who: Who },
-    Kill { who: Who },
-    KillPart { site: &'static str, part: Part },
-    PowerCut { site: &'static str, says_yes: bool },
+    Cut {
+        one: &'static str,
+        other: &'static str,
+    },
+    CutOneWay {
+        from: &'static str,
+        to: &'static str,
+    },
+    Isolate {
+        site: &'static str,
+    },
+    Narrow {
+        site: &'static str,
+    },
+    Flap {
+        one: &'static str,
+        other: &'static str,
+        each: u64,
+    },
+    Freeze {
+        who: Who,
+    },
+    Kill {
+        who: Who,
+    },
+    /// The agent starts by a clock that is so far ahead, and by its own again, and then the site is isolated.
+    OtherClock {
+        site: &'static str,
+        seconds: i64,
+    },
+    KillPart {
+        site: &'static str,
+        part: Part,
+    },
+    PowerCut {
+        site: &'static str,
+        says_yes: bool,
+    },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -48,8 +77,9 @@ impl Fault {
         let member = *random.one_of(&[EAST, WEST]);
         let who = *random.one_of(&PROCESSES);
         let what = match random.within(0, 99) {
-            0..=5 => What::Nothing,
-            6..=17 => What::Cut { one, other },
+            0..=4 => What::Nothing,
+            5..=9 => What::OtherClock { site: member, seconds: *random.one_of(&[-3600, 5, 3600]) },
+            10..=17 => What::Cut { one, other },
             18..=29 => What::CutOneWay { from: one, to: other },
             30..=44 => What::Isolate { site: one },
             45..=49 => What::Narrow { site: one },
@@ -80,6 +110,7 @@ impl Fault {
             What::Flap { .. } => "link flapping",
             What::Freeze { .. } => "process frozen",
             What::Kill { .. } => "process killed",
+            What::OtherClock { .. } => "agent by another clock",
             What::KillPart { .. } => "storage, csi-addons or nodes killed",
             What::PowerCut { .. } => "site without power",
         }
@@ -140,6 +171,6 @@ mod tests {
         let (one, again) = (drawn(7), drawn(7));
         assert!(one.iter().zip(&again).all(|(one, again)| one.to_string() == again.to_string()));
         let kinds: std::collections::BTreeSet<_> = one.iter().map(Fault::kind).collect();
-        assert_eq!(kinds.len(), 10, "{kinds:?}");
+        assert_eq!(kinds.len(), 11, "{kinds:?}");
     }
 }

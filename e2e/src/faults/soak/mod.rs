@@ -16,6 +16,7 @@ use kube::ResourceExt;
 use tokio::time::sleep;
 
 use self::draw::{Fault, Random};
+use super::clocks::elsewhen;
 use super::processes::Who;
 use super::stage::{Stage, active, judge, other, phase, proposed, settle};
 use crate::federation::{EAST, Federation, Progress, WEST};
@@ -100,6 +101,14 @@ async fn befall(stage: &Stage, fault: &Fault) -> Result<()> {
             who.kill(federation);
             sleep(span).await;
             return who.start(federation).await;
+        }
+        draw::What::OtherClock { site, seconds } => {
+            let agent = &federation.site(site)?.agent;
+            agent.start_through(&elsewhen(seconds))?;
+            sleep(span).await;
+            agent.start()?;
+            stage.await_agents().await?;
+            network.isolate(site)?;
         }
         draw::What::KillPart { site, part } => return kill_part(federation.site(site)?, part, span).await,
         draw::What::PowerCut { site, says_yes } => return power_cut(stage, site, says_yes, span).await,

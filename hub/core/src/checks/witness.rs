@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crds::conditions::Reason;
 use crds::span::format as shown;
-use proto::Epoch;
+use proto::{Epoch, Rule, kept};
 
 use crate::finding::Finding;
 use crate::observation::Observation;
@@ -13,7 +13,7 @@ use crate::witness::WitnessView;
 /// (d): a hub that does not reach what everybody should reach may be the one cut off.
 pub fn witnesses_answer(o: &Observation) -> Option<Finding> {
     let patience = o.placement.policy.timing.suspect;
-    let silent = o.hub.witnesses.iter().find(|witness| !witness.answers(patience))?;
+    let silent = witnesses(o, Rule::SilentWitnessFreezes).find(|witness| !witness.answers(patience))?;
     let since =
         silent.look_age.map_or("since this hub started".to_owned(), |age| format!("for {}", shown(age)));
     Some(unavailable(
@@ -27,7 +27,7 @@ pub fn witnesses_answer(o: &Observation) -> Option<Finding> {
 /// Whoever starts with an old copy of the journal would enter an epoch a second time: nobody enters one before the
 /// witnesses were asked (protocol §3, rejoin).
 pub fn witnesses_were_asked(o: &Observation) -> Option<Finding> {
-    let unread = o.hub.witnesses.iter().find(|witness| witness.look_age.is_none())?;
+    let unread = witnesses(o, Rule::WitnessIsAskedFirst).find(|witness| witness.look_age.is_none())?;
     Some(unavailable(
         unread,
         &format!(
@@ -40,8 +40,13 @@ pub fn witnesses_were_asked(o: &Observation) -> Option<Finding> {
 /// What cannot be taken back is remembered outside first, where nobody was asked about it.
 pub fn witnesses_know_the_epoch(o: &Observation) -> Option<Finding> {
     let epoch = o.progress.running().map_or(Epoch(0), |operation| operation.intent.epoch);
-    let behind = o.hub.witnesses.iter().find(|witness| witness.epoch < epoch)?;
+    let behind = witnesses(o, Rule::WitnessKnowsBeforePromotion).find(|witness| witness.epoch < epoch)?;
     Some(unavailable(behind, &format!("does not show epoch {epoch} of {} yet", o.placement.name)))
+}
+
+/// Those that this rule is about: all of them, unless a test has switched it off.
+fn witnesses<'o>(o: &'o Observation, rule: Rule) -> impl Iterator<Item = &'o WitnessView<'o>> {
+    o.hub.witnesses.iter().filter(move |_| kept(rule))
 }
 
 fn unavailable(witness: &WitnessView, what: &str) -> Finding {
@@ -57,7 +62,7 @@ pub fn domains<'o>(o: &'o Observation) -> impl Iterator<Item = &'o str> {
 /// Where the hub has seen the holder's Lease advance, lately and since then.
 pub fn sees_it_alive<'o>(o: &'o Observation, since: Duration) -> Option<&'o str> {
     let patience = o.placement.policy.timing.suspect;
-    let alive = o.hub.witnesses.iter().find(|witness| {
+    let alive = witnesses(o, Rule::WitnessLeaseVetoes).find(|witness| {
         let advanced = witness.holder.is_some_and(|pulse| pulse.advanced);
         advanced && witness.last_beat().is_some_and(|age| age <= since.min(patience))
     });

@@ -12,9 +12,24 @@ use crate::observation::KEPT_AT_LEAST_EVERY;
 impl Hub {
     /// Keeps the holder's manifests and sync times, the newest wins (storage.md, rule 9).
     pub(super) fn keep_copy(&mut self, now: Now, id: &PlacementId, decision: &mut Decision) {
+        self.share_inventory(id);
         let Some(kept) = self.newest_copy(now, id) else { return };
         decision.remember.push(kept.clone());
         self.remembered.insert(id.clone(), kept);
+    }
+
+    /// What the holder reports and is as the one that is kept becomes that one: from then on it is seen at once.
+    fn share_inventory(&mut self, id: &PlacementId) {
+        let holder = self.ledger.of(id).and_then(|it| it.ownership.as_ref()).map(|it| &it.holder);
+        let site = holder.and_then(|holder| self.fleet.sites.get_mut(holder));
+        let report = site.and_then(|site| site.reports.get_mut(id));
+        let reported = report.and_then(|report| report.inventory.as_mut());
+        if let (Some(reported), Some(known)) = (reported, self.remembered.get(id))
+            && !reported.is_the_same_as(&known.inventory)
+            && *reported == known.inventory
+        {
+            *reported = known.inventory.clone();
+        }
     }
 
     /// None: there is none, or nothing but its time has changed, and not long ago.
@@ -61,9 +76,12 @@ impl Hub {
             Some(known) if hands_over => &known.volumes,
             Some(_) | None => &report.volumes,
         };
+        let doubted = site.syncs.get(id).into_iter().flatten().filter(|(_, sync)| sync.is_doubted());
+        let doubted = doubted.map(|(claim, sync)| (claim.clone(), *sync)).collect();
         let worth_keeping = known.is_none_or(|known| {
             known.inventory != *inventory
                 || known.volumes != *volumes
+                || known.doubted != doubted
                 || known.from != ownership.holder
                 || known.unfenceable != unfenceable
                 || received.since(known.received) >= KEPT_AT_LEAST_EVERY
@@ -75,6 +93,7 @@ impl Hub {
             from: ownership.holder.clone(),
             inventory: inventory.clone(),
             volumes: volumes.clone(),
+            doubted,
             received,
             unfenceable,
         })

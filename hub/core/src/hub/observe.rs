@@ -6,16 +6,18 @@ use std::time::Duration;
 use proto::{ClusterName, Moment, Outcome, PlacementId, Rule, StepKind, kept};
 
 use super::Hub;
+use crate::approval::Approval;
 use crate::event::Now;
 use crate::journal::OperationKind;
 use crate::observation::{FirstOut, HubView, Observation, SiteView, is_ready};
 use crate::placement::Placement;
 use crate::progress::{Operation, Progress};
 use crate::step::stuck_after;
+use crate::tell::Tell;
 
 impl Hub {
     /// Everything known about one placement now, as ages.
-    pub(super) fn observe<'a>(&'a self, now: Now, id: &PlacementId) -> Option<Observation<'a>> {
+    pub(super) fn observe<'a>(&'a self, now: Now, id: &PlacementId, tell: &Tell) -> Option<Observation<'a>> {
         static NOTHING_YET: Progress = Progress::NEW;
         let placement = self.placements.get(id)?;
         let progress = self.ledger.of(id).unwrap_or(&NOTHING_YET);
@@ -63,6 +65,7 @@ impl Hub {
                 .collect(),
             hub: HubView {
                 failure_domain: &self.settings.failure_domain,
+                listening: now.boot.since(self.awake_since),
                 witnesses: self.witnesses.view(now.boot, id, holder),
                 sites: self.fleet.sites.len(),
                 dark: dark.count(),
@@ -77,15 +80,22 @@ impl Hub {
             aim: None,
             preferred_flaw: None,
             standbys: Vec::new(),
-            approvals: self.approvals.values().filter(|approval| approval.concerns(placement)).collect(),
+            approvals: self.approvals_of(placement),
             missing_dependencies: self.missing_dependencies(now, placement, progress),
-            protected_since: self.tell.protected_since(id),
+            protected_since: tell.protected_since(id),
             overlapping: self.overlapped_by(placement),
             shared_claim: self.shared_claim(placement, progress),
             wall: now.wall,
         };
         observation.look_at_the_standbys();
         Some(observation)
+    }
+
+    fn approvals_of(&self, placement: &Placement) -> Vec<&Approval> {
+        let from = (placement.name.namespace.clone(), String::new());
+        let of_namespace = self.approvals.range(from..).map(|(_, approval)| approval);
+        let of_namespace = of_namespace.take_while(|it| it.namespace == placement.name.namespace);
+        of_namespace.filter(|approval| approval.concerns(placement)).collect()
     }
 
     /// Other placements that ask something of the storage now. One that is stuck is for a human, and takes nobody's turn.
@@ -109,14 +119,16 @@ impl Hub {
         lately.map(|(cluster, _)| cluster).collect()
     }
 
-    /// The failover of another placement that leaves the same cluster, as long as none has got through.
+    /// The newest failover of another placement that leaves the same cluster, as long as none has got through: one that is
+    /// stuck makes room for the next, and not for all.
     fn first_out(&self, now: Now, id: &PlacementId, progress: &Progress) -> Option<FirstOut<'_>> {
         let from = progress.running()?.intent.from.as_ref()?;
         let began = progress.running()?.started;
         if self.ledger.proven.get(from).is_some_and(|proven| *proven >= began) {
             return None;
         }
-        self.ledger.moving.iter().filter(|moving| *moving != id).find_map(|moving| {
+        let others = self.ledger.moving.iter().filter(|moving| *moving != id);
+        let promoting = others.filter_map(|moving| {
             let operation = self.ledger.of(moving)?.running()?;
             let intent = &operation.intent;
             let promote = operation.step(StepKind::Promote);
@@ -128,7 +140,8 @@ impl Hub {
                 from: from.clone(),
                 promoting_for: now.wall.since(issued),
             })
-        })
+        });
+        promoting.min_by_key(|first| first.promoting_for)
     }
 
     /// What a placement that is being moved needs first, and does not find.

@@ -190,6 +190,8 @@ impl Fleet {
             resyncing: Some(false),
             validated: None,
             last_sync: Some(last_sync),
+            last_sync_bytes: None,
+            last_sync_took: None,
             epoch: Some(Epoch(part.epoch)),
             message: String::new(),
         });
@@ -207,7 +209,7 @@ impl Fleet {
             epoch_seen: Epoch(part.epoch),
             role,
             operation: None,
-            staged: part.staged.then(|| inventory().version),
+            staged: part.staged.then(|| inventory().version.clone()),
             inventory: (part.pods > 0 || role == Role::Fenced).then(|| {
                 let mut inventory = inventory();
                 inventory.volumes[0].claim = self.claim_of(&known);
@@ -375,6 +377,21 @@ fn of_many_placements_the_first_proves_the_path_and_the_rest_follow() {
     fleet.stuck.clear();
     fleet.pass(6000);
     assert_eq!(names.map(|name| fleet.holder(name)), ["west", "west", "west"], "{}", fleet.told());
+}
+
+#[test]
+fn when_the_first_is_stuck_the_next_one_proves_the_path_before_the_rest_follow() {
+    let names = ["a", "b", "c", "d"];
+    let mut fleet = Fleet::new(&["east", "west", "north"], steady(), names.map(named).to_vec());
+    fleet.stuck.extend(names.map(|name| named(name).id));
+    fleet.kill("east");
+    let issued = |fleet: &Fleet| fleet.recorded.iter().filter(|line| line.contains("Promote Issued")).count();
+    for second in 0..50_u64 {
+        let before = issued(&fleet);
+        fleet.pass(1_000);
+        assert!(issued(&fleet) <= before + 1, "at once, {second} s after the loss: {}", fleet.told());
+    }
+    assert_eq!(issued(&fleet), 4, "{}", fleet.told());
 }
 
 #[test]

@@ -127,6 +127,24 @@ fn a_clock_that_runs_ahead_makes_no_copy_younger() {
     assert!(story.told().contains("waits   StaleCopy"), "{}", story.told());
 }
 
+/// Neither what a copy is taken for, nor what it is not taken for, begins anew with a hub that does.
+#[test]
+fn a_clock_that_ran_ahead_makes_no_copy_younger_for_the_next_hub() {
+    let mut story = Story::protected();
+    story.edit(|placement| placement.max_data_loss = Some(Duration::from_secs(30)));
+    story.say("the last sync of all bears a time that comes only in a minute");
+    story.member("east").syncs = false;
+    story.member("east").last_sync = Some(story.clock().wall + Duration::from_secs(60));
+    story.pass(50_000);
+    story.kill_hub();
+    story.restart_hub();
+    story.pass(15_000);
+    story.kill("east");
+    story.pass(12_000);
+    assert_eq!((story.promotions(), story.epoch()), (0, 1), "{}", story.told());
+    assert!(story.told().contains("waits   StaleCopy"), "{}", story.told());
+}
+
 #[test]
 fn an_unknown_loss_is_infinite() {
     let mut story = Story::new();

@@ -2,11 +2,11 @@
 
 use crds::conditions::ConditionType;
 use crds::placement::Phase;
-use proto::{Inventory, Replication, VolumeManifest, VolumeState};
+use proto::{Inventory, Replication, Shared, VolumeManifest, VolumeState};
 
 use crate::story::{Story, inventory};
 
-pub fn inventory_with(later: Option<&VolumeState>) -> Inventory {
+pub fn inventory_with(later: Option<&VolumeState>) -> Shared<Inventory> {
     let mut inventory = inventory();
     if let Some(later) = later.filter(|later| later.bound) {
         let manifest = VolumeManifest { claim: later.claim.clone(), ..inventory.volumes[0].clone() };

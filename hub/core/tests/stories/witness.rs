@@ -230,3 +230,25 @@ fn a_hub_that_starts_while_the_witness_is_silent_renews_leases() {
     assert!(!story.told().contains("deny"), "{}", story.told());
     assert_eq!(armed(&story).0, "WitnessUnavailable");
 }
+
+/// Who could contradict an old status is away, but for the witness.
+#[test]
+fn a_status_of_an_old_backup_vouches_for_nobody_when_the_witness_knows_better() {
+    let restored = |testified: u64| {
+        let mut story = Story::with("hub-site", third()).settled();
+        story.placement.told = Some(Box::new(story.shown().cloned().expect("a status")));
+        story.kill("west");
+        story.kill_hub();
+        story.lines.clear();
+        let id = story.placement.id.clone();
+        story.witness().testimonies.get_mut(&id).expect("a testimony").epoch = Epoch(testified);
+        story.restart_hub();
+        story.pass(2000);
+        assert!(story.told().contains("NeedsHuman"), "{}", story.told());
+        story.forget_what_was_told();
+        story.pass(2000);
+        !story.told().contains("deny    east")
+    };
+    assert!(restored(1), "the holder of the status goes on");
+    assert!(!restored(2), "somebody else may have been promoted since");
+}

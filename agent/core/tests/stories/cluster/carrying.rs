@@ -30,6 +30,7 @@ impl Cluster {
         }
         if let Some(memory) = keep {
             self.remembered_boot = Some(memory.boot);
+            self.remembered_offset = memory.clock_offset;
             self.leases = memory.leases;
             self.promises = memory.promises;
             self.paths = memory.paths;

@@ -46,7 +46,7 @@ pub fn standby_west() -> Cluster {
 }
 
 /// What the agent of this cluster tells of its volumes.
-pub fn inventory_of(cluster: &Cluster) -> Inventory {
+pub fn inventory_of(cluster: &Cluster) -> Shared<Inventory> {
     let mut fresh = Agent::new(Identity { cluster: cluster.name.clone(), version: "test".into() });
     let memory = MemoryRead { boot: "b".into(), ..MemoryRead::default() };
     fresh.step(Moment(1), Event::Started(memory));

@@ -109,6 +109,8 @@ impl Member {
             resyncing: Some(false),
             validated: None,
             last_sync: self.last_sync,
+            last_sync_bytes: None,
+            last_sync_took: None,
             epoch: Some(self.epoch),
             message: String::new(),
         };

@@ -7,7 +7,7 @@ use hub_core::fleet::Cluster;
 use hub_core::placement::{Failback, Mode, Placement};
 use proto::{
     ClusterName, Fencing, Generation, Inventory, OnSilence, PlacementId, PlacementName, Policy, Protect,
-    Selector, Timing, VolumeManifest, WorkloadRef,
+    Selector, Shared, Timing, VolumeManifest, WorkloadRef,
 };
 
 pub const TIMING: Timing = Timing {
@@ -76,8 +76,8 @@ fn shop() -> Selector {
     Selector(BTreeMap::from([("app".to_owned(), "shop".to_owned())]))
 }
 
-pub fn inventory() -> Inventory {
-    Inventory {
+pub fn inventory() -> Shared<Inventory> {
+    let inventory = Inventory {
         version: "v1".to_owned(),
         volumes: vec![VolumeManifest {
             claim: "shop-data".to_owned(),
@@ -88,7 +88,8 @@ pub fn inventory() -> Inventory {
         classes: Vec::new(),
         workloads: vec![proto::volume::WorkloadReplicas { workload: workload(), replicas: 1 }],
         objects: Vec::new(),
-    }
+    };
+    inventory.into()
 }
 
 pub fn workload() -> WorkloadRef {
