@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-pub use self::answer::{Exemplar, Meta, Point, Series, Target, Traced};
+pub use self::answer::{Exemplar, Meta, Metadata, Point, Series, Target, Traced};
 pub use self::rules::{alerts, quickened};
 use crate::assets::Observers;
 use crate::federation::{EAST, Federation, WEST};
@@ -88,7 +88,7 @@ impl Prometheus {
     }
 
     /// What each scraped metric says of itself: its type, its unit, its help.
-    pub async fn metadata(&self) -> Result<answer::Metadata> {
+    pub async fn metadata(&self) -> Result<Metadata> {
         self.get("metadata", &[]).await
     }
 

@@ -156,6 +156,9 @@ pub fn deviations(scrape: &str, declarations: &[Declaration]) -> Vec<String> {
         if !scrape.lines().any(|line| line == type_line) {
             found.push(format!("{type_line:?} is missing"));
         }
+        if series(scrape, &name).next().is_none() {
+            found.push(format!("{name} has no value"));
+        }
         let expected: Vec<String> = one.attributes.iter().map(|label| label.replace('.', "_")).collect();
         for label in labels(scrape, &name) {
             if label != "le" && !expected.contains(&label) {
@@ -166,15 +169,22 @@ pub fn deviations(scrape: &str, declarations: &[Declaration]) -> Vec<String> {
     found
 }
 
-/// The names of the labels of all series that begin with `name`.
+/// The names of the labels of all series of the metric `name`.
 fn labels(scrape: &str, name: &str) -> BTreeSet<String> {
-    let series = scrape.lines().filter_map(|line| line.strip_prefix(name)).filter_map(|rest| {
-        let (suffix, labels) = rest.split_once('{')?;
-        ["", "_bucket", "_sum", "_count"].contains(&suffix).then_some(labels)
-    });
-    series
+    series(scrape, name)
+        .filter_map(|rest| rest.strip_prefix('{'))
         .flat_map(|labels| labels.split("\","))
         .filter_map(|label| label.split_once("=\""))
         .map(|(name, _)| name.trim_start_matches(',').to_owned())
         .collect()
+}
+
+/// What follows the name on each line that tells a value of the metric `name`: labels if there are any, and the value.
+fn series<'a>(scrape: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
+    let told = scrape.lines().filter_map(move |line| line.strip_prefix(name));
+    told.filter_map(|rest| {
+        let rest =
+            ["_bucket", "_sum", "_count"].iter().find_map(|suffix| rest.strip_prefix(suffix)).unwrap_or(rest);
+        rest.starts_with(['{', ' ']).then_some(rest)
+    })
 }

@@ -36,12 +36,11 @@ impl Gauges {
     }
 }
 
-/// A family without values is left out. Of two with the same labels the later counts: Prometheus takes only one.
+/// A family without values says what it is all the same: Prometheus forgets the type, the unit and the meaning ten scrapes after
+/// it last read them, and a gauge that only shows now and then would be unexplained whenever somebody looks back at it. Of two
+/// values with the same labels the later counts: Prometheus takes only one.
 fn write_family(declaration: &Declaration, samples: &[Sample], format: Format, text: &mut String) {
     let series: BTreeMap<String, f64> = samples.iter().map(|sample| (labels(sample), sample.value)).collect();
-    if series.is_empty() {
-        return;
-    }
     let name = declaration.prometheus_name();
     match format {
         Format::Text => {
@@ -134,13 +133,16 @@ mod tests {
     }
 
     #[test]
-    fn a_series_is_told_once_and_a_family_without_values_not_at_all() {
+    fn a_series_is_told_once_and_a_family_without_values_says_what_it_is() {
         let twice = [LAG.sample(1.0, ["data", "east"]), LAG.sample(2.0, ["data", "east"])];
         assert_eq!(
             written(&twice).lines().last(),
             Some(r#"understudy_test_lag_seconds{k8s_cluster_name="east",volume="data"} 2"#)
         );
         assert_eq!(written(&twice).lines().count(), 3);
-        assert_eq!(written(&[]), "");
+        assert_eq!(
+            written(&[]).lines().collect::<Vec<_>>(),
+            written(&twice).lines().take(2).collect::<Vec<_>>()
+        );
     }
 }

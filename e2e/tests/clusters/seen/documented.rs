@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use anyhow::{Context, Result, bail, ensure};
-use e2e::prometheus::{Prometheus, Series, Span};
+use e2e::prometheus::{Metadata, Prometheus, Series, Span};
 
 use super::STEP;
 
@@ -31,8 +31,9 @@ struct Documented {
 
 pub async fn every_metric_is_there(prometheus: &Prometheus, span: Span) -> Result<()> {
     let mut wrong = Vec::new();
+    let metadata = prometheus.metadata().await?;
     for metric in documented()? {
-        if let Err(error) = is_there(prometheus, &metric, span).await {
+        if let Err(error) = is_there(prometheus, &metadata, &metric, span).await {
             wrong.push(format!("{} of {}: {error:#}", metric.name, metric.job));
         }
     }
@@ -70,12 +71,16 @@ fn documented() -> Result<Vec<Documented>> {
     Ok(metrics)
 }
 
-async fn is_there(prometheus: &Prometheus, metric: &Documented, span: Span) -> Result<()> {
+async fn is_there(
+    prometheus: &Prometheus,
+    metadata: &Metadata,
+    metric: &Documented,
+    span: Span,
+) -> Result<()> {
     let Documented { name, kind, unit, labels, meaning, job } = metric;
     if NOT_IN_THIS_STORY.iter().any(|(absent, _)| absent == name) {
         return Ok(());
     }
-    let metadata = prometheus.metadata().await?;
     // In OpenMetrics the family of a counter is called by its stem.
     let stem = name.strip_suffix("_total").unwrap_or(name);
     let says = metadata.get(stem).and_then(|told| told.first()).context("it was never scraped")?;
