@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use neighbours::{Federation, PATIENCE, cluster};
 use proto::{Epoch, HoldAnswer, HoldRequest, PathKind, Peer, PlacementId};
 use tls::pki::Validity;
-use tls::{Credentials, Identity};
+use tls::{Credentials, HandshakeLimits, Identity};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -52,7 +52,8 @@ impl West {
         let (_, known) = watch::channel(BTreeMap::from([("u-east".to_owned(), cluster("east"))]));
         let (asked, holds) = mpsc::channel(8);
         let stop = CancellationToken::new();
-        let settings = PeerSettings { answer, ..PeerSettings::default() };
+        let handshakes = HandshakeLimits { deadline: PATIENCE, ..HandshakeLimits::default() };
+        let settings = PeerSettings { answer, handshakes, keep_alive: PATIENCE, ..PeerSettings::default() };
         tokio::spawn(peer::serve(listener, credentials, known, asked, settings, stop.clone()));
         West { endpoint, holds, stop }
     }

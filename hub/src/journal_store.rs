@@ -314,7 +314,15 @@ fn sync_directory(directory: &Path) -> Result<(), JournalError> {
 /// Held for as long as the process may write in the directory; the kernel lets go of it when the process ends.
 #[derive(Debug)]
 struct DirectoryLock {
-    _file: File,
+    file: File,
+}
+
+/// Closing the file is not enough: a child that is being started has it too until it becomes another program.
+impl Drop for DirectoryLock {
+    fn drop(&mut self) {
+        // The lock goes with the file at the latest.
+        let _ = self.file.unlock();
+    }
 }
 
 impl DirectoryLock {
@@ -341,7 +349,7 @@ impl DirectoryLock {
             .and_then(|()| file.rewind())
             .and_then(|()| file.write_all(name.as_bytes()))
             .map_err(file_error("write", &path))?;
-        Ok(DirectoryLock { _file: file })
+        Ok(DirectoryLock { file })
     }
 }
 

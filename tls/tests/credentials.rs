@@ -112,7 +112,7 @@ async fn met(hub: &Arc<Credentials>, agent: &Path) -> Result<Identity, String> {
     let accepting = accept_connections(
         listener,
         hub.clone(),
-        HandshakeLimits::default(),
+        HandshakeLimits { deadline: Duration::from_secs(60), ..HandshakeLimits::default() },
         authenticated,
         move |_, reason| refuse.try_send(reason.to_string()).expect("one refusal"),
     );

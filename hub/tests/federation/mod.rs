@@ -55,20 +55,29 @@ impl Drop for TestHub {
     }
 }
 
+/// A machine that stands still for seconds ends no connection.
+fn patient() -> SessionSettings {
+    SessionSettings {
+        handshakes: HandshakeLimits { deadline: PATIENCE, ..HandshakeLimits::default() },
+        hello: PATIENCE,
+        keep_alive_timeout: PATIENCE,
+        ..SessionSettings::default()
+    }
+}
+
 impl TestHub {
     /// Knows cluster `east` by uid `u-east` and `west` by `u-west`.
     pub async fn start() -> Self {
-        TestHub::with_handshakes(HandshakeLimits::default()).await
+        TestHub::with(patient()).await
     }
 
     pub async fn with_handshakes(handshakes: HandshakeLimits) -> Self {
-        let hello = PATIENCE;
-        TestHub::with(SessionSettings { handshakes, hello, ..SessionSettings::default() }).await
+        TestHub::with(SessionSettings { handshakes, ..patient() }).await
     }
 
     /// Gives a new stream so long to say who it is.
     pub async fn with_hello(hello: Duration) -> Self {
-        TestHub::with(SessionSettings { hello, ..SessionSettings::default() }).await
+        TestHub::with(SessionSettings { hello, ..patient() }).await
     }
 
     async fn with(settings: SessionSettings) -> Self {

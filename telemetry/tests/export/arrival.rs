@@ -32,6 +32,12 @@ fn spans(received: &Received) -> Vec<Span> {
     scopes.flat_map(|one| one.spans.clone()).collect()
 }
 
+/// Of the metrics.
+fn names(received: &Received) -> BTreeSet<&str> {
+    let metrics = received.metrics.iter().flat_map(|one| &one.scope_metrics).flat_map(|one| &one.metrics);
+    metrics.map(|one| one.name.as_str()).collect()
+}
+
 /// Log records by the names of their scopes.
 fn records(received: &Received) -> Vec<(String, LogRecord)> {
     let scopes = received.logs.iter().flat_map(|one| &one.scope_logs);
@@ -74,7 +80,10 @@ async fn everything_arrives(protocol: OtlpProtocol) {
     });
     telemetry.shutdown().await;
 
-    let received = Received::all(&mut receiver);
+    let received = Received::until(&mut receiver, |all| {
+        spans(all).len() >= 3 && !records(all).is_empty() && names(all).len() >= 2
+    })
+    .await;
     let expected = ["service.name", "service.version", "service.instance.id", "k8s.cluster.name"];
     let resources = received.spans.iter().map(|one| &one.resource);
     let resources = resources.chain(received.metrics.iter().map(|one| &one.resource));
@@ -88,9 +97,7 @@ async fn everything_arrives(protocol: OtlpProtocol) {
     assert_eq!(named("apply").trace_id, named("command").trace_id);
     assert_eq!(named("apply").parent_span_id, named("command").span_id);
     assert_ne!(named("unrelated").trace_id, named("command").trace_id);
-    let metrics = received.metrics.iter().flat_map(|one| &one.scope_metrics).flat_map(|one| &one.metrics);
-    let names: BTreeSet<_> = metrics.map(|one| one.name.as_str()).collect();
-    assert_eq!(names, BTreeSet::from(["understudy.telemetry.lost", "understudy.test.calls"]));
+    assert_eq!(names(&received), BTreeSet::from(["understudy.telemetry.lost", "understudy.test.calls"]));
     let records = records(&received);
     let [(scope, record)] = records.as_slice() else { panic!("one log record, not {records:?}") };
     assert_eq!((scope.as_str(), text(record, "action").as_deref()), (AUDIT, Some("Begin")));
@@ -123,7 +130,8 @@ async fn a_span_that_is_told_afterwards_has_its_own_times_and_what_was_logged_wi
     });
     telemetry.shutdown().await;
 
-    let received = Received::all(&mut receiver);
+    let all_told = |all: &Received| !spans(all).is_empty() && records(all).len() >= 2;
+    let received = Received::until(&mut receiver, all_told).await;
     let [span] = spans(&received).try_into().expect("one span");
     assert_eq!(span.end_time_unix_nano - span.start_time_unix_nano, 3_000_000_000);
     let hexadecimal = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
@@ -163,9 +171,8 @@ async fn a_histogram_leads_to_its_traces(protocol: OtlpProtocol) {
     durations.record(4.0, &DURATION.attributes(["FailBack"]), None);
     telemetry.shutdown().await;
 
-    let received = Received::all(&mut receiver);
-    let metrics = received.metrics.iter().flat_map(|one| &one.scope_metrics).flat_map(|one| &one.metrics);
-    let points: Vec<_> = metrics.filter_map(|one| points(one.data.as_ref()?)).flatten().collect();
+    let received = Received::until(&mut receiver, |all| !points(all).is_empty()).await;
+    let points = points(&received);
     assert_eq!(points.iter().map(|point| point.count).sum::<u64>(), 3, "{points:?}");
     let exemplars: Vec<_> = points.iter().flat_map(|point| &point.exemplars).collect();
     let [exemplar] = exemplars.as_slice() else { panic!("one exemplar, not {exemplars:?}") };
@@ -178,7 +185,12 @@ async fn a_histogram_leads_to_its_traces(protocol: OtlpProtocol) {
     assert_eq!(of_failover.count, 2);
 }
 
-fn points(data: &metric::Data) -> Option<&[HistogramDataPoint]> {
+fn points(received: &Received) -> Vec<&HistogramDataPoint> {
+    let metrics = received.metrics.iter().flat_map(|one| &one.scope_metrics).flat_map(|one| &one.metrics);
+    metrics.filter_map(|one| points_of(one.data.as_ref()?)).flatten().collect()
+}
+
+fn points_of(data: &metric::Data) -> Option<&[HistogramDataPoint]> {
     match data {
         metric::Data::Histogram(histogram) => Some(&histogram.data_points),
         metric::Data::Gauge(_)

@@ -8,6 +8,7 @@ use understudy_telemetry::{
     Arguments, FinishedSpan, Lost, OtlpProtocol, QUEUE, Reason, Signal, SpanAddress, Spans, build,
 };
 
+use crate::patience::{at_best, eventually};
 use crate::receiver::{Habit, arguments, collector, service};
 
 /// Many times what the queue takes.
@@ -45,7 +46,8 @@ fn spans_lost(lost: &Lost) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collector_that_refuses_connections_costs_spans_and_no_time() {
     for protocol in [OtlpProtocol::Grpc, OtlpProtocol::HttpProtobuf] {
-        assert_harmless(nobody().await, protocol).await;
+        let nobody = nobody().await;
+        at_best(async || harmless(nobody, protocol).await).await;
     }
 }
 
@@ -53,7 +55,8 @@ async fn a_collector_that_refuses_connections_costs_spans_and_no_time() {
 async fn a_collector_that_accepts_and_never_answers_costs_spans_and_no_time() {
     for protocol in [OtlpProtocol::Grpc, OtlpProtocol::HttpProtobuf] {
         let deaf = TcpListener::bind("127.0.0.1:0").await.expect("bind");
-        assert_harmless(deaf.local_addr().expect("address"), protocol).await;
+        let address = deaf.local_addr().expect("address");
+        at_best(async || harmless(address, protocol).await).await;
     }
 }
 
@@ -61,12 +64,12 @@ async fn a_collector_that_accepts_and_never_answers_costs_spans_and_no_time() {
 async fn a_collector_that_turns_everything_away_costs_spans_and_no_time() {
     for protocol in [OtlpProtocol::Grpc, OtlpProtocol::HttpProtobuf] {
         let (contrary, _receiver) = collector(protocol, Habit::Refuses).await;
-        assert_harmless(contrary, protocol).await;
+        at_best(async || harmless(contrary, protocol).await).await;
     }
 }
 
 /// The same with one that takes everything, in the same run: a slow machine is slow with both.
-async fn assert_harmless(collector: SocketAddr, protocol: OtlpProtocol) {
+async fn harmless(collector: SocketAddr, protocol: OtlpProtocol) -> Result<(), String> {
     let with_a_good_one = {
         let (good, _receiver) = crate::receiver::collector(protocol, Habit::Takes).await;
         let (telemetry, _dispatch) = build(&service(), &arguments(good, protocol)).expect("build");
@@ -79,12 +82,15 @@ async fn assert_harmless(collector: SocketAddr, protocol: OtlpProtocol) {
     let with_this_one = time_to_tell(&spans);
     // Whoever waited for it but once would need seconds; the rest is what a busy machine may add.
     let allowed = 10 * with_a_good_one + Duration::from_secs(1);
-    assert!(with_this_one < allowed, "{with_this_one:?} of {allowed:?} for {SPANS} spans");
+    if with_this_one >= allowed {
+        return Err(format!("{with_this_one:?} of {allowed:?} for {SPANS} spans"));
+    }
     let held = SPANS - spans_lost(&lost);
     assert!(held <= QUEUE + UNDER_WAY, "{held} spans are held");
     let began = Instant::now();
     telemetry.shutdown().await;
-    assert!(began.elapsed() < SHUTDOWN, "the shutdown took {:?}", began.elapsed());
+    let took = began.elapsed();
+    if took < SHUTDOWN { Ok(()) } else { Err(format!("the shutdown took {took:?}")) }
 }
 
 fn time_to_tell(spans: &Spans) -> Duration {
@@ -118,6 +124,9 @@ async fn what_a_collector_turns_away_is_counted_to_the_last_record() {
     tell(&telemetry.spans().expect("a collector"), 7);
     telemetry.shutdown().await;
     let not_taken = |signal| lost.count(signal, Reason::NotTaken);
-    assert_eq!((not_taken(Signal::Logs), not_taken(Signal::Traces)), (3, 7));
-    assert_eq!(not_taken(Signal::Metrics), 1, "the last collection; there is no gauge");
+    // Of metrics it is the last collection; there is no gauge.
+    eventually("all are counted", || {
+        [Signal::Logs, Signal::Traces, Signal::Metrics].map(not_taken) == [3, 7, 1]
+    })
+    .await;
 }

@@ -3,6 +3,7 @@
 mod arrival;
 mod encrypted;
 mod harmless;
+mod patience;
 mod receiver;
 mod relay;
 mod scale;

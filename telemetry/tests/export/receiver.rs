@@ -26,9 +26,12 @@ use opentelemetry_proto::tonic::trace::v1::ResourceSpans;
 use prost::Message;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
 use understudy_telemetry::{Arguments, FinishedSpan, OtlpProtocol, Service, SpanAddress};
+
+use crate::patience::PATIENCE;
 
 #[derive(Debug, Default)]
 pub struct Received {
@@ -38,15 +41,28 @@ pub struct Received {
 }
 
 impl Received {
-    /// Everything that has come until now, taken or not.
-    pub fn all(receiver: &mut mpsc::UnboundedReceiver<Received>) -> Received {
+    /// Everything that has come, taken or not, once it is enough: what was too slow for a shutdown comes after it.
+    pub async fn until(
+        receiver: &mut mpsc::UnboundedReceiver<Received>,
+        enough: impl Fn(&Received) -> bool,
+    ) -> Received {
         let mut all = Received::default();
-        while let Ok(Received { spans, metrics, logs }) = receiver.try_recv() {
-            all.spans.extend(spans);
-            all.metrics.extend(metrics);
-            all.logs.extend(logs);
+        while !enough(&all) {
+            match timeout(PATIENCE, receiver.recv()).await {
+                Ok(Some(more)) => all.add(more),
+                Ok(None) | Err(_) => panic!("no more came than {all:?}"),
+            }
+        }
+        while let Ok(more) = receiver.try_recv() {
+            all.add(more);
         }
         all
+    }
+
+    fn add(&mut self, Received { spans, metrics, logs }: Received) {
+        self.spans.extend(spans);
+        self.metrics.extend(metrics);
+        self.logs.extend(logs);
     }
 }
 
