@@ -70,8 +70,11 @@ async fn a_lost_site_loses_exactly_what_had_not_crossed() {
     let application = start_application(&sites.east, 1, &log);
     written(&log, "east", 40).await;
     until("something has crossed", async || {
-        let lines = sites.west.data().await.read(SECOND_VOLUME).await.ok()?;
-        (lines.len() >= 5).then_some(())
+        for volume in VOLUMES {
+            let lines = sites.west.data().await.read(volume).await.ok()?;
+            (lines.len() >= 5).then_some(())?;
+        }
+        Some(())
     })
     .await;
     sites.cut();

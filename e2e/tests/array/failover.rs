@@ -74,7 +74,7 @@ async fn the_loser_is_split_brained_once_demoted_and_stays_so_without_a_forced_r
 async fn a_forced_resync_passes_through_its_errors_and_ends_as_a_replaying_copy_of_the_winner() {
     let sites = split().await;
     // Each stage must be seen, also by a machine that is late in asking.
-    sites.east.set(&Settings { resync_delay: Duration::from_secs(1), ..Settings::default() });
+    sites.east.set(&Settings { resync_delay: Duration::from_secs(3), ..Settings::default() });
     sites.heal();
     sites.east.demote(VOLUME).await.expect("nothing uses the image");
     let mut seen: Vec<String> = Vec::new();

@@ -89,21 +89,16 @@ async fn one_image_that_cannot_be_promoted_keeps_the_whole_group_secondary() {
 #[tokio::test]
 async fn the_last_sync_of_a_group_is_that_of_all_of_its_images() {
     let sites = mirrored().await;
-    let taken = async || {
-        let time = sites.east.info(GROUP).await.ok()?.last_sync_time?;
-        Some((time.seconds, time.nanos))
-    };
+    sites.east.data().await.create("other").await.expect("a new image");
+    sites.east.become_primary("other").await.expect("east is primary");
+    let taken = async || sites.east.last_sync_of(GROUP).await;
     let first = until("a first sync", taken).await;
     until("the next sync", async || taken().await.filter(|next| *next > first)).await;
     sites.west.set(&Settings { stall_replication: Handles::of([IMAGES[0]]), ..Settings::default() });
-    let frozen = until("one stalled image stops the group", async || {
-        let before = taken().await?;
-        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
-        taken().await.filter(|after| *after == before)
-    })
-    .await;
+    let stands_still = async || sites.east.stands_still(GROUP, "other").await;
+    let frozen = until("one stalled image stops the group", stands_still).await;
     append_to_all(&sites.east, "behind").await;
-    assert_eq!(taken().await, Some(frozen));
+    assert_eq!(stands_still().await, Some(frozen));
     assert_eq!(lines_of_all(&sites.west).await, vec![Vec::<String>::new(); 3]);
 }
 

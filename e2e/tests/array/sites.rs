@@ -127,6 +127,7 @@ impl Site {
 
     async fn answers(&self) {
         until("the array answers", async || DataClient::connect(&self.data_socket()).await.ok()).await;
+        until("its driver answers", async || self.endpoint().connect().await.ok()).await;
     }
 
     pub fn set(&self, settings: &Settings) {
@@ -169,10 +170,16 @@ impl Site {
         ControllerClient::new(self.channel().await)
     }
 
-    async fn channel(&self) -> Channel {
+    fn endpoint(&self) -> Endpoint {
         let address = format!("unix://{}", self.directory.join("csi-addons.sock").display());
-        let endpoint = Endpoint::from_shared(address).expect("a unix address").timeout(PATIENCE);
-        timeout(PATIENCE, endpoint.connect()).await.expect("no answer in time").expect("csi-addons is served")
+        Endpoint::from_shared(address).expect("a unix address").timeout(PATIENCE)
+    }
+
+    async fn channel(&self) -> Channel {
+        timeout(PATIENCE, self.endpoint().connect())
+            .await
+            .expect("no answer in time")
+            .expect("csi-addons is served")
     }
 
     pub async fn enable(&self, handle: &str) -> Result<(), Status> {
@@ -247,10 +254,26 @@ impl Site {
         Ok(volumes.into_iter().map(|volume| volume.volume_id).collect())
     }
 
-    /// The time of the last sync, in nanoseconds.
     pub async fn last_sync(&self) -> Option<i128> {
-        let time = self.info(VOLUME).await.ok()?.last_sync_time?;
+        self.last_sync_of(VOLUME).await
+    }
+
+    /// The time of the last sync, in nanoseconds.
+    pub async fn last_sync_of(&self, handle: &str) -> Option<i128> {
+        let time = self.info(handle).await.ok()?.last_sync_time?;
         Some(i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos))
+    }
+
+    /// What is told of `handle` as often as this primary of another volume syncs it twice more. For how long a standstill must
+    /// be seen, only a volume that is not stalled can tell.
+    pub async fn stands_still(&self, handle: &str, other: &str) -> Option<i128> {
+        let before = self.last_sync_of(handle).await?;
+        for _ in 0..2 {
+            let last = until("the other syncs", async || self.last_sync_of(other).await).await;
+            until("the other goes on", async || self.last_sync_of(other).await.filter(|now| *now != last))
+                .await;
+        }
+        self.last_sync_of(handle).await.filter(|after| *after == before)
     }
 
     /// What the controller does for a VolumeReplication that becomes primary.
