@@ -206,6 +206,13 @@ impl Verdict {
         self.violations.is_empty()
     }
 
+    /// Where the application ran, one after the other: a pod that starts anew at the same cluster is no move.
+    pub fn clusters(&self) -> Vec<&str> {
+        let mut clusters: Vec<&str> = self.tenures.iter().map(|tenure| tenure.cluster.as_str()).collect();
+        clusters.dedup();
+        clusters
+    }
+
     pub fn lost_writes(&self) -> usize {
         self.losses.iter().map(|loss| loss.lost).sum()
     }

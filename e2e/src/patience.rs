@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use tokio::time::{Instant, sleep};
 
-/// Far longer than anything takes that is asked for, also on a machine that builds at the same time.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Far longer than anything takes that is asked for, also on a machine that is ten times as slow as ours.
+pub const PATIENCE: Duration = Duration::from_secs(180);
 const ASK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Asks until there is an answer; an error of the question ends the wait.

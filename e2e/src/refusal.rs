@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tokio::time::{Instant, sleep};
 
 /// Policies and their parameters are read from caches, which are behind by moments.
-const SETTLE_DEADLINE: Duration = Duration::from_secs(60);
+const SETTLE_DEADLINE: Duration = Duration::from_secs(180);
 const SETTLE_POLL: Duration = Duration::from_millis(20);
 
 /// The API server said no, with this code and each of these words.

@@ -1,13 +1,17 @@
 //! What an approver does: says yes to a proposed operation, with the rights of `understudy-approver` and no more.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result};
 use crds::approval::{DRApproval, DRApprovalSpec};
-use crds::operation::DROperation;
+use crds::operation::{DROperation, OperationKind, OperationPhase};
 use kube::api::PostParams;
 use kube::{Api, ResourceExt};
 use serde_json::json;
 
-use super::Federation;
+use super::moves::{is, phase_of};
+use super::{Federation, SLOW};
+use crate::patience::within;
 
 const ACCOUNT: &str = "ops";
 
@@ -15,6 +19,26 @@ impl Federation {
     /// Says yes to what is proposed, as it was looked at.
     pub async fn approve(&self, operation: &DROperation) -> Result<DRApproval> {
         self.approve_asserting(operation, None).await
+    }
+
+    /// Says yes to what is proposed, as often as it is asked, until it has succeeded: where a site is silent for a moment, a
+    /// proposal is withdrawn and an operation before the point of no return aborted, and both are proposed anew.
+    pub async fn approve_until_done(&self, kind: OperationKind, epoch: i64) -> Result<DROperation> {
+        let mut approved = BTreeSet::new();
+        let what = format!("{kind:?} to epoch {epoch} succeeds, once approved");
+        let done = within(SLOW, &what, async || {
+            for operation in self.operations().await?.into_iter().filter(|one| is(one, kind, epoch)) {
+                match phase_of(&operation) {
+                    Some(OperationPhase::Succeeded) => return Ok(Some(operation)),
+                    Some(OperationPhase::Proposed) if approved.insert(operation.name_any()) => {
+                        self.approve(&operation).await?;
+                    }
+                    _ => {}
+                }
+            }
+            Ok(None)
+        });
+        self.told_of_operations(done.await).await
     }
 
     /// The same, and that a cluster has been seen to be off.

@@ -73,7 +73,7 @@ impl Federation {
     }
 
     /// A failed wait tells of all operations as well.
-    async fn told_of_operations<T>(&self, waited: Result<T>) -> Result<T> {
+    pub(super) async fn told_of_operations<T>(&self, waited: Result<T>) -> Result<T> {
         let Err(error) = waited else { return waited };
         let operations = self.operations().await.unwrap_or_default();
         let told: Vec<String> = operations.iter().map(story).collect();
@@ -128,11 +128,11 @@ pub fn story(operation: &DROperation) -> String {
     told
 }
 
-fn is(operation: &DROperation, kind: OperationKind, epoch: i64) -> bool {
+pub(super) fn is(operation: &DROperation, kind: OperationKind, epoch: i64) -> bool {
     operation.spec.kind == kind && operation.spec.epoch == epoch
 }
 
-fn phase_of(operation: &DROperation) -> Option<OperationPhase> {
+pub(super) fn phase_of(operation: &DROperation) -> Option<OperationPhase> {
     operation.status.as_ref().and_then(|status| status.phase)
 }
 

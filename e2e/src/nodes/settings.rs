@@ -18,7 +18,7 @@ const FILE: &str = "settings.json";
 /// The nodes' answer: the settings that they act by.
 const IN_FORCE_FILE: &str = "settings-in-force.json";
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
-const IN_FORCE_DEADLINE: Duration = Duration::from_secs(60);
+const IN_FORCE_DEADLINE: Duration = Duration::from_secs(180);
 
 /// How the nodes of a site behave; the default is: at once, and well.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

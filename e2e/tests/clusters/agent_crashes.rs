@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use crds::conditions::ConditionType;
-use e2e::federation::{EAST, Federation, Options, Progress, SLOW, WEST, unhurried_timing};
+use e2e::federation::{EAST, Federation, Options, Progress, SLOW, WEST};
 use e2e::patience::within;
 use e2e::site::Site;
 
@@ -57,9 +57,7 @@ async fn a_failover_survives_the_death_of_the_targets_agent_at_every_point() -> 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_holders_agent_may_die_and_come_back() -> Result<()> {
     let _first = rustls::crypto::ring::default_provider().install_default();
-    let mut options = Options::short(1);
-    options.failover.timing = Some(unhurried_timing());
-    let federation = Federation::protected(options, progress()).await?;
+    let federation = Federation::protected(Options::unhurried(1), progress()).await?;
     let before = federation.history()?.records().len();
     for round in 1..=3 {
         federation.east.agent.kill9();

@@ -46,8 +46,7 @@ async fn a_lost_site_returns_and_gets_its_application_back_when_somebody_says_so
     nothing_is_discarded_unapproved(&federation, &loss).await?;
     let before = last_syncs(&federation.placement().await?);
     say("approving the resync");
-    federation.approve(&resync).await?;
-    let resync = federation.await_phase(OperationKind::Resync, 2, OperationPhase::Succeeded, SLOW).await?;
+    let resync = federation.approve_until_done(resync.spec.kind, resync.spec.epoch).await?;
     say(&story(&resync));
     ensure_went_in_order(&resync, &RESYNC)?;
     synced_after_the_resync(&federation, &resync, &before).await?;
@@ -63,9 +62,7 @@ async fn a_lost_site_returns_and_gets_its_application_back_when_somebody_says_so
     ensure!(federation.role(WEST).await? == Some(SiteRole::Holder), "west was stopped without approval");
     federation.ensure_silent_since(EAST, loss.silent_from)?;
     say("approving the failback");
-    federation.approve(&failback).await?;
-    let failback =
-        federation.await_phase(OperationKind::FailBack, 3, OperationPhase::Succeeded, SLOW).await?;
+    let failback = federation.approve_until_done(failback.spec.kind, failback.spec.epoch).await?;
     say(&story(&failback));
     ensure_went_in_order(&failback, &PLANNED_MOVE)?;
     federation.await_serving(EAST, 3, SLOW).await?;
@@ -164,9 +161,12 @@ async fn synced_after_the_resync(
     ensure!(!resyncs_by_force(federation)?.is_empty(), "nothing was made anew");
     let approver = resync.status.as_ref().and_then(|status| status.approved_by.clone());
     ensure!(approver == Some(federation.approver()), "approved by {approver:?}");
-    let now = last_syncs(&federation.placement().await?);
-    let advanced = before.iter().all(|(claim, then)| now.get(claim).is_some_and(|now| now > then));
-    ensure!(now.len() == 2 && advanced, "last synced {before:?}, and {now:?} when it counted as whole");
+    // The status of the operation and that of the placement are written side by side.
+    let advanced = |placement: &DRPlacement| {
+        let now = last_syncs(placement);
+        now.len() == 2 && before.iter().all(|(claim, then)| now.get(claim).is_some_and(|now| now > then))
+    };
+    federation.await_placement("both volumes are shown as synced after the resync", SLOW, advanced).await?;
     Ok(())
 }
 
@@ -185,7 +185,7 @@ async fn nothing_else_is_lost(federation: &Federation, lost: &BTreeMap<String, u
     let verdict = federation.verdict(EAST).await?;
     ensure!(verdict.holds(), "{verdict}");
     ensure!(lost_by_volume(&verdict.losses) == *lost, "lost before {lost:?}, now:\n{verdict}");
-    ensure!(verdict.tenures.len() == 3, "{verdict}");
+    ensure!(verdict.clusters() == [EAST, WEST, EAST], "{verdict}");
     let at_east = federation.forced_per_volume(EAST)?;
     ensure!(at_east.is_empty(), "promoted by force at east: {at_east:?}");
     let at_west = federation.forced_per_volume(WEST)?;

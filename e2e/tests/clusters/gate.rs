@@ -14,9 +14,9 @@ use e2e::federation::{EAST, Federation, Options, Progress, SLOW, WEST};
 use e2e::patience::within;
 use tokio::time::sleep;
 
-/// From the deadline until everything has stopped: `grace` of the short timing, and the gate's own ticks. The rest of
-/// `stop`, three seconds, is for machines that are slower.
-const STOP: Duration = Duration::from_secs(4);
+/// From the deadline until everything has stopped: `grace` of the timing, and the gate's own ticks. The rest of `stop`, seven
+/// seconds, is for machines that are slower.
+const STOP: Duration = Duration::from_secs(8);
 /// Longer than a lease and what follows it; the application would write a hundred times meanwhile.
 const A_WHILE: Duration = Duration::from_secs(5);
 
@@ -65,11 +65,10 @@ async fn a_dead_api_server_does_not_keep_a_cut_off_application_running() -> Resu
     let federation = Federation::protected(gated(), say.clone()).await?;
     say("east's API server stops; its nodes and its agent live on, and the hub hears them");
     federation.east.control_plane.stop_api()?;
-    let before = federation.writes_at(EAST)?;
     sleep(A_WHILE).await;
-    ensure!(federation.writes_at(EAST)? > before + 20, "a granted application goes on");
-    let armed = federation.condition(ConditionType::AutomaticFailoverArmed).await?;
-    ensure!(armed.as_ref().is_some_and(|armed| armed.status == "True"), "{armed:?}");
+    say("a granted application goes on");
+    federation.await_further_writes(EAST, 20, SLOW).await?;
+    federation.await_condition(ConditionType::AutomaticFailoverArmed, "True", SLOW).await?;
     say("east is cut off");
     let cut = boot_nanoseconds();
     federation.links.isolate(EAST)?;
@@ -84,8 +83,12 @@ async fn a_dead_api_server_does_not_keep_a_cut_off_application_running() -> Resu
 }
 
 fn gated() -> Options {
-    let mut options = Options::short(1);
+    let mut options = Options::slow_to_stop(1);
     options.application.gated = true;
+    if let Some(timing) = &mut options.failover.timing {
+        // A path that a busy machine is late on once is not lost.
+        (timing.rpc, timing.ttl) = (Some("1s".to_owned()), Some("5s".to_owned()));
+    }
     options.failover.fencing = FencingLevel::Gate;
     options
 }

@@ -26,7 +26,7 @@ const MARK: &str = "understudy.dev/paused-for";
 #[tokio::test(flavor = "multi_thread")]
 async fn flux_is_paused_where_the_application_is_stopped_and_goes_on_afterwards() -> Result<()> {
     let say = progress();
-    let federation = Federation::start(Options::short(1), say.clone()).await?;
+    let federation = Federation::start(Options::unhurried(1), say.clone()).await?;
     for site in [&federation.east, &federation.west] {
         site.control_plane.apply_yaml(&[DEFINITIONS, RIGHTS].join("\n---\n")).await?;
         site.control_plane.apply_yaml(&kustomization("shop", false).to_string()).await?;

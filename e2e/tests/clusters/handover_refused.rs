@@ -18,8 +18,9 @@ use kube::runtime::conditions::is_deleted;
 use kube::runtime::wait::await_condition;
 use tokio::time::timeout;
 
-/// Longer than a hand-over takes: csi-addons may look again at a demotion only after 15 s.
-const DEADLINE: &str = "25s";
+/// Longer than a hand-over takes, also the one that is approved in the end: csi-addons may look again at a demotion only after
+/// 15 s.
+const DEADLINE: &str = "35s";
 /// So slow that no demotion crosses before it is given up.
 const NEVER: Duration = Duration::from_secs(600);
 
@@ -28,7 +29,8 @@ async fn a_pod_that_does_not_end_brings_the_application_back_and_the_move_is_onl
 -> Result<()> {
     let say = progress();
     let migration = MigrationSpec { deadline: Some(DEADLINE.to_owned()) };
-    let federation = Federation::protected(Options { migration, ..Options::short(1) }, say.clone()).await?;
+    let federation =
+        Federation::protected(Options { migration, ..Options::unhurried(1) }, say.clone()).await?;
     let stuck = nodes::Settings { stuck_terminating: vec!["shop-".to_owned()], ..nodes::Settings::default() };
     federation.east.set_nodes(&stuck).await?;
     say("preferring west, and east's pod does not end");
@@ -55,8 +57,7 @@ async fn a_pod_that_does_not_end_brings_the_application_back_and_the_move_is_onl
     ensure!(stalled.message.contains(&asks) && stalled.message.contains("mend"), "{}", stalled.message);
 
     say("approving it, now that pods end");
-    federation.approve(&proposal).await?;
-    federation.await_phase(OperationKind::Migrate, 4, OperationPhase::Succeeded, SLOW).await?;
+    federation.approve_until_done(OperationKind::Migrate, 4).await?;
     federation.await_serving(WEST, 4, SLOW).await?;
     federation.await_writes(WEST, 50, SLOW).await?;
     proven_at(&federation, WEST).await
@@ -112,7 +113,7 @@ fn progress() -> Progress {
 
 /// What takes long here is no loss of anything: the bound must not stand in the way.
 fn slow_to_cross() -> Options {
-    Options::short(1)
+    Options::unhurried(1)
 }
 
 fn never() -> array::Settings {

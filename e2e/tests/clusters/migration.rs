@@ -25,7 +25,7 @@ const SLOW_CROSSING: Duration = Duration::from_secs(18);
 #[tokio::test(flavor = "multi_thread")]
 async fn an_application_moves_and_comes_back_and_no_write_is_lost() -> Result<()> {
     let say = progress();
-    let options = Options { east_array: as_seen(), west_array: as_seen(), ..Options::short(2) };
+    let options = Options { east_array: as_seen(), west_array: as_seen(), ..Options::unhurried(2) };
     let federation = Federation::start(options, say.clone()).await?;
     federation.deploy().await?;
     Web::deploy(&federation).await?;
@@ -64,7 +64,7 @@ async fn an_application_moves_and_comes_back_and_no_write_is_lost() -> Result<()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_demotion_that_is_slow_to_cross_is_waited_for_and_nothing_is_forced() -> Result<()> {
     let say = progress();
-    let federation = Federation::protected(Options::short(1), say.clone()).await?;
+    let federation = Federation::protected(Options::unhurried(1), say.clone()).await?;
     say("the mirror is slow from now on; preferring west");
     federation
         .west
@@ -103,7 +103,7 @@ async fn moved(federation: &Federation, to: &str, epoch: i64, say: &Progress) ->
     say(&format!("{compared} acknowledged writes are at {to}, byte by byte"));
     let verdict = federation.verdict(to).await?;
     ensure!(verdict.holds() && verdict.losses.is_empty(), "{verdict}");
-    ensure!(verdict.tenures.len() == usize::try_from(epoch)?, "one tenure for each epoch, but:\n{verdict}");
+    ensure!(verdict.clusters().len() == usize::try_from(epoch)?, "one move for each epoch, but:\n{verdict}");
     Ok(operation)
 }
 

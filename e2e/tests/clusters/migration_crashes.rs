@@ -20,7 +20,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(20);
 #[tokio::test(flavor = "multi_thread")]
 async fn a_move_survives_a_hub_that_dies_before_and_after_writing_each_record() -> Result<()> {
     let say = progress();
-    let federation = Federation::protected(Options::short(2), say.clone()).await?;
+    let federation = Federation::protected(Options::unhurried(2), say.clone()).await?;
     let deaths = HubDeaths::of_a_move();
     deaths.kill_and_start_again(&federation)?;
     federation.await_protected().await?;
@@ -38,7 +38,7 @@ async fn a_move_survives_a_hub_that_dies_before_and_after_writing_each_record() 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_move_survives_the_death_of_both_agents_at_every_point() -> Result<()> {
     let say = progress();
-    let federation = Federation::protected(Options::short(2), say.clone()).await?;
+    let federation = Federation::protected(Options::unhurried(2), say.clone()).await?;
     let mut mortals = [
         Mortal::new(&federation.east, &["ScaleDown", "Demote"]),
         Mortal::new(&federation.west, &["Promote", "ScaleUp"]),

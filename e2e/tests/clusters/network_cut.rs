@@ -21,7 +21,7 @@ use serde_json::json;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_holder_that_is_cut_off_has_stopped_before_the_other_cluster_promotes() -> Result<()> {
     let _first = rustls::crypto::ring::default_provider().install_default();
-    let federation = Federation::protected(Options::short(2), progress()).await?;
+    let federation = Federation::protected(Options::slow_to_stop(2), progress()).await?;
     what_is_protected_is_not_deleted(&federation).await?;
     without_its_policies_the_holder_is_not_relied_upon(&federation).await?;
     federation.links.isolate(EAST)?;

@@ -69,6 +69,7 @@ async fn a_claim_that_is_deleted_stays_as_long_as_it_is_protected_and_fails_over
 
 /// East is lost: both volumes are promoted at west, and the application goes on there.
 async fn fails_over_with(federation: &Federation, later: &Later) -> Result<()> {
+    federation.await_condition(ConditionType::AutomaticFailoverArmed, "True", SLOW).await?;
     let loss = federation.lose(EAST)?;
     let operation = federation.await_failover(WEST).await?;
     federation.await_writes(WEST, 20, SLOW).await?;

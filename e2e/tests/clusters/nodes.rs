@@ -31,7 +31,7 @@ use kube::{
 use serde_json::json;
 use tokio::runtime::Runtime;
 
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(180);
 /// Longer than the grace of the application's pods, and than what the nodes need for anything.
 const A_WHILE: Duration = Duration::from_secs(3);
 

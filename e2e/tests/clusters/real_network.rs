@@ -15,7 +15,7 @@ fn a_holder_whose_network_is_cut_stops_and_the_other_cluster_takes_over() -> Res
     Network::watch(
         move |doing| told(doing),
         async move |network| {
-            let options = Options { network: Some(network.clone()), ..Options::short(1) };
+            let options = Options { network: Some(network.clone()), ..Options::slow_to_stop(1) };
             let federation = Federation::protected(options, say.clone()).await?;
             say("cutting east off");
             network.isolate(EAST)?;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use crds::conditions::ConditionType;
 use crds::operation::{OperationKind, OperationPhase};
 use e2e::assets::Observers;
 use e2e::federation::links::Carries;
@@ -29,7 +30,7 @@ async fn a_failover_is_seen_in_every_metric_every_dashboard_and_the_alerts() -> 
     let programs = observers(say.clone()).await?;
     // With a witness, so that what is told of one is seen as well.
     let federation =
-        Box::pin(Federation::start(Options { witness: true, ..Options::short(2) }, say.clone())).await?;
+        Box::pin(Federation::start(Options { witness: true, ..Options::unhurried(2) }, say.clone())).await?;
     let prometheus = Prometheus::watch(&federation, &programs, Pace::BRISK).await?;
     let seen = Box::pin(fail_over_and_return(&federation, &prometheus, &say)).await?;
     documented::every_metric_is_there(&prometheus, seen.all).await?;
@@ -66,33 +67,32 @@ async fn fail_over_and_return(
     let calm = now();
     a_stranger_knocks(federation).await?;
     told(prometheus, "understudy_sessions_total{error_type!=\"\"} > 0").await?;
+    federation.await_condition(ConditionType::AutomaticFailoverArmed, "True", SLOW).await?;
     say("losing east");
     federation.lose(EAST)?;
     let operation = federation.await_failover(WEST).await?;
     // For as long as a rate is taken over.
-    told(prometheus, &format!("{FAILED_OVER} offset 2s")).await?;
-    let failed_over = now();
+    let failed_over = told(prometheus, &format!("{FAILED_OVER} and {FAILED_OVER} offset 2s")).await?;
     told(prometheus, &firing("UnderstudyUnprotected")).await?;
     say("east returns");
     federation.bring_back(EAST).await?;
     for (kind, epoch) in [(OperationKind::Resync, 2), (OperationKind::FailBack, 3)] {
-        let proposal = federation.await_phase(kind, epoch, OperationPhase::Proposed, SLOW).await?;
+        federation.await_phase(kind, epoch, OperationPhase::Proposed, SLOW).await?;
         told(prometheus, &firing("UnderstudyNeedsHuman")).await?;
         // Other things need a human too.
         told(prometheus, "understudy_operation_proposed == 1").await?;
         say(&format!("approving the {kind:?}"));
-        federation.approve(&proposal).await?;
-        federation.await_phase(kind, epoch, OperationPhase::Succeeded, SLOW).await?;
+        federation.approve_until_done(kind, epoch).await?;
     }
     federation.await_serving(EAST, 3, SLOW).await?;
-    told(prometheus, &format!("absent({FIRING})")).await?;
-    say("nothing is alerted any more");
     // Prometheus keeps what a metric says of itself for ten scrapes after it last read it.
-    told(prometheus, "absent_over_time(understudy_operation_proposed[6s])").await?;
+    let forgotten = "absent_over_time(understudy_operation_proposed[6s])";
+    let calm_again = told(prometheus, &format!("absent({FIRING}) and {forgotten}")).await?;
+    say("nothing is alerted any more");
     prometheus.still_runs()?;
     let failover = Span { from: calm, to: failed_over };
     let operation = operation.metadata.name.context("an operation without a name")?;
-    Ok(Seen { all: Span { from: began, to: now() }, failover, operation })
+    Ok(Seen { all: Span { from: began, to: calm_again }, failover, operation })
 }
 
 /// Somebody without a certificate, whom the hub sends away.
@@ -106,17 +106,20 @@ fn firing(alert: &str) -> String {
     format!("ALERTS{{alertname=\"{alert}\",alertstate=\"firing\"}}")
 }
 
-/// Waits until Prometheus yields something for the expression.
-async fn told(prometheus: &Prometheus, expression: &str) -> Result<()> {
+/// Waits until Prometheus yields something for the expression, and returns the moment of which it did.
+async fn told(prometheus: &Prometheus, expression: &str) -> Result<f64> {
     let waited = within(SLOW, expression, async || {
-        let series = prometheus.query(expression, now()).await?;
-        Ok((!series.is_empty()).then_some(()))
+        let at = now();
+        let series = prometheus.query(expression, at).await?;
+        Ok((!series.is_empty()).then_some(at))
     });
-    if let Err(error) = waited.await {
-        let standing = prometheus.standing_alerts().await?;
-        return Err(error).with_context(|| format!("alerts that stand: {standing:#?}"));
+    match waited.await {
+        Ok(at) => Ok(at),
+        Err(error) => {
+            let standing = prometheus.standing_alerts().await?;
+            Err(error).with_context(|| format!("alerts that stand: {standing:#?}"))
+        }
     }
-    Ok(())
 }
 
 /// What must be alerted in this story, in the order of its beginnings.

@@ -9,6 +9,8 @@ use e2e::federation::{EAST, Federation, Options, Progress, SLOW, WEST};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
 use kube::api::PostParams;
+use proto::WallTime;
+use understudy_hub::journal_store::JournalStore;
 
 fn told() -> Progress {
     Arc::new(|doing: &str| eprintln!("{doing}"))
@@ -38,11 +40,14 @@ async fn a_lost_site_is_replaced(options: Options) -> Result<(Reckoning, Duratio
     Ok((reckoning, by_itself))
 }
 
-/// How long this machine takes to write so many objects to west, one after the other.
+/// How long this machine takes to make a journal, which flushes its disk as often as a decision does, and to write so many
+/// objects to west, one after the other.
 async fn time_to_write(count: usize, federation: &Federation) -> Result<Duration> {
     let namespace = &federation.options.application.namespace;
     let maps: Api<ConfigMap> = Api::namespaced(federation.west.control_plane.client(), namespace);
     let started = Instant::now();
+    JournalStore::open(&federation.folder().join("yardstick"), "hub", WallTime(0))
+        .context("making a journal")?;
     for number in 0..count {
         let mut map = ConfigMap::default();
         map.metadata.name = Some(format!("written-{number}"));
@@ -80,6 +85,8 @@ async fn ten_volumes_are_told_to_become_primary_at_once_when_the_wait_is_over() 
 async fn ten_are_written() -> Result<(Duration, Duration)> {
     let (reckoning, by_itself) = Box::pin(a_lost_site_is_replaced(Options::short(10))).await?;
     let (written, allowed) = (reckoning.phases.written, OVERHEAD + AS_SLOW_AS_ITSELF * by_itself);
-    eprintln!("ten VolumeReplications took {written:?} of {allowed:?}; ten ConfigMaps took {by_itself:?}");
+    eprintln!(
+        "ten VolumeReplications took {written:?} of {allowed:?}; a journal and ten ConfigMaps took {by_itself:?}"
+    );
     Ok((written, allowed))
 }

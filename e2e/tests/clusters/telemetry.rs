@@ -11,6 +11,7 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::http::StatusCode;
 use axum::routing::post;
+use crds::conditions::ConditionType;
 use crds::operation::DROperation;
 use e2e::federation::{EAST, Federation, Options, Progress, SLOW, WEST};
 use e2e::patience::{until, within};
@@ -60,6 +61,7 @@ async fn a_failover_is_one_trace_of_all_its_steps_that_add_up_to_the_time_withou
     let federation = watched_federation(grpc, http).await?;
     let of_east = || by_grpc.spans_of(AGENT).into_iter().find(|span| span.name == "command");
     until_told("what east did for its deployment, through the hub", of_east).await?;
+    federation.await_condition(ConditionType::AutomaticFailoverArmed, "True", SLOW).await?;
     federation.lose(EAST)?;
     let operation = federation.await_failover(WEST).await?;
     let root = until_told("the failover's root span", || {
@@ -85,7 +87,7 @@ fn told() -> Progress {
 
 /// Everything of it sends what it does to collectors: the hub by gRPC, with what east tells it, and west by HTTP.
 async fn watched_federation(grpc: SocketAddr, http: SocketAddr) -> Result<Federation> {
-    let federation = Federation::start(Options::short(2), told()).await?;
+    let federation = Federation::start(Options::unhurried(2), told()).await?;
     let (grpc, http) = (format!("http://{grpc}"), format!("http://{http}"));
     let by = |endpoint| [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint), ("OTEL_METRIC_EXPORT_INTERVAL", "1000")];
     let through_hub = [("UNDERSTUDY_TELEMETRY_BY_HUB", "true"), ("OTEL_METRIC_EXPORT_INTERVAL", "1000")];

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use crds::conditions::ConditionType;
 use crds::operation::{OperationKind, OperationPhase};
 use e2e::application::Application;
 use e2e::array::{Call, DataClient};
@@ -50,6 +51,7 @@ async fn a_group_moves_without_loss_and_comes_back_when_its_new_site_is_lost() -
 
     let announced = federation.announcement().await?;
     let before = federation.history()?.records().iter().filter(|record| record.cluster == EAST).count();
+    federation.await_condition(ConditionType::AutomaticFailoverArmed, "True", SLOW).await?;
     say("losing west");
     let loss = federation.lose(WEST)?;
     let failover = federation.await_failover(EAST).await?;
@@ -66,8 +68,7 @@ async fn a_group_moves_without_loss_and_comes_back_when_its_new_site_is_lost() -
     federation.bring_back(WEST).await?;
     let resync = federation.await_phase(OperationKind::Resync, 3, OperationPhase::Proposed, SLOW).await?;
     ensure!(resyncs_by_force(&federation.west)?.is_empty(), "something was thrown away without approval");
-    federation.approve(&resync).await?;
-    let resync = federation.await_phase(OperationKind::Resync, 3, OperationPhase::Succeeded, SLOW).await?;
+    let resync = federation.approve_until_done(resync.spec.kind, resync.spec.epoch).await?;
     say(&story(&resync));
     let resynced = resyncs_by_force(&federation.west)?;
     ensure!(!resynced.is_empty() && resynced.iter().all(|call| call.images.len() == VOLUMES), "{resynced:?}");

@@ -31,7 +31,7 @@ const WORKLOADS: [(&str, &str, i64); 4] = [
 #[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_workload_is_stopped_by_the_fence_and_started_by_the_failover() -> Result<()> {
     let say = progress();
-    let federation = Federation::start(Options::short(1), say.clone()).await?;
+    let federation = Federation::start(Options::slow_to_stop(1), say.clone()).await?;
     say("defining a custom kind, and deploying the application with workloads of every kind");
     for site in [&federation.east, &federation.west] {
         define_databases(site).await?;

@@ -7,11 +7,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use crds::operation::{DROperation, OperationKind, OperationPhase};
-use crds::placement::FailoverSpec;
 use e2e::federation::links::Carries;
 use e2e::federation::moves::{PLANNED_MOVE, ensure_went_in_order, story, time_of};
 use e2e::federation::service::Service;
-use e2e::federation::{EAST, Federation, Options, Progress, SLOW, WEST, unhurried_timing};
+use e2e::federation::{EAST, Federation, Options, Progress, SLOW, WEST};
 use e2e::patience::within;
 use futures::future::try_join_all;
 
@@ -77,9 +76,7 @@ struct Watched {
 
 impl Watched {
     async fn begin(say: Progress) -> Result<Watched> {
-        let usual = Options::short(1);
-        let failover = FailoverSpec { timing: Some(unhurried_timing()), ..usual.failover.clone() };
-        let federation = Federation::start(Options { failover, ..usual }, say).await?;
+        let federation = Federation::start(Options::unhurried(1), say).await?;
         let by_grpc = Collector::start(Protocol::Grpc).await?;
         let by_http = Collector::start(Protocol::Http).await?;
         let watched = Watched { federation, by_grpc, by_http };
@@ -150,7 +147,7 @@ impl Watched {
         ensure!(kinds == expected, "{kinds:?}");
         let verdict = self.federation.verdict(if moves % 2 == 1 { WEST } else { EAST }).await?;
         ensure!(verdict.holds() && verdict.losses.is_empty(), "{verdict}");
-        ensure!(verdict.tenures.len() == moves + 1, "one tenure for each epoch, but:\n{verdict}");
+        ensure!(verdict.clusters().len() == moves + 1, "one move for each epoch, but:\n{verdict}");
         Ok(())
     }
 
