@@ -5,6 +5,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use crds::cluster::DRCluster;
 use crds::conditions::ConditionType;
 use crds::operation::{DROperation, OperationKind};
 use crds::placement::DRPlacement;
@@ -41,6 +42,23 @@ impl Federation {
     /// The condition of the placement now, if it has one of that type.
     pub async fn condition(&self, kind: ConditionType) -> Result<Option<Condition>> {
         Ok(condition_of(&self.placement().await?, kind).cloned())
+    }
+
+    /// Waits until the hub, perhaps a new one, has heard the cluster once more.
+    pub async fn await_heartbeat(&self, cluster: &str) -> Result<()> {
+        let clusters: Api<DRCluster> = Api::all(self.hub.control_plane.client());
+        let last_heard = async || {
+            let found =
+                clusters.get(cluster).await.with_context(|| format!("reading DRCluster {cluster}"))?;
+            Ok::<_, anyhow::Error>(found.status.and_then(|status| status.last_heartbeat))
+        };
+        let before = last_heard().await?;
+        within(SLOW, &format!("the hub hears {cluster}"), async || {
+            // None right after a hub's start, which has not heard anybody.
+            let now = last_heard().await?;
+            Ok((now.is_some() && now != before).then_some(()))
+        })
+        .await
     }
 
     /// All operations, oldest first.

@@ -62,6 +62,7 @@ async fn the_holders_agent_may_die_and_come_back() -> Result<()> {
     for round in 1..=3 {
         federation.east.agent.kill9();
         federation.east.agent.start()?;
+        federation.await_heartbeat(EAST).await?;
         let wanted = before + 50 * round;
         federation.await_writes(EAST, wanted, SLOW).await?;
     }

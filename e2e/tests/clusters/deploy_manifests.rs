@@ -34,7 +34,7 @@ async fn a_hub_installs_and_can_do_its_work_and_no_more() -> Result<()> {
     a_pod_of_the_deployment_is_made(&cluster.client(), "understudy-hub").await?;
 
     let hub = cluster.client_as(&cluster.token(NAMESPACE, HUB_ACCOUNT).await?).await?;
-    may(&hub, &HUB_NEEDS, true).await?;
+    comes_to_be_allowed(&hub, &HUB_NEEDS).await?;
     may(&hub, &HUB_MUST_NOT, false).await?;
     may(&hub, &NOBODY_MUST, false).await?;
     the_hub_changes_finalizers_and_no_wishes(&cluster.client(), &hub).await?;
@@ -53,7 +53,7 @@ async fn an_agent_installs_and_can_do_its_work_and_no_more() -> Result<()> {
     a_pod_of_the_deployment_is_made(&cluster.client(), "understudy-agent").await?;
 
     let agent = cluster.client_as(&cluster.token(NAMESPACE, AGENT_ACCOUNT).await?).await?;
-    may(&agent, &AGENT_NEEDS, true).await?;
+    comes_to_be_allowed(&agent, &AGENT_NEEDS).await?;
     may(&agent, &AGENT_MUST_NOT, false).await?;
     may(&agent, &NOBODY_MUST, false).await?;
     custom_workloads_come_by_a_labelled_role(&cluster, &agent).await
@@ -348,9 +348,14 @@ rules:
 - {apiGroups: [example.org], resources: [databases/scale], verbs: [get, patch, update]}
 "#;
     cluster.apply_yaml(role).await?;
+    comes_to_be_allowed(agent, &access).await
+}
+
+/// The API server reads roles from a cache, and aggregates them by a controller.
+async fn comes_to_be_allowed(client: &Client, access: &[&str]) -> Result<()> {
     let until = Instant::now() + DEADLINE;
-    while let Err(error) = may(agent, &access, true).await {
-        ensure!(Instant::now() < until, "the role was not aggregated: {error}");
+    while let Err(error) = may(client, access, true).await {
+        ensure!(Instant::now() < until, "not allowed within {DEADLINE:?}: {error}");
         sleep(POLL).await;
     }
     Ok(())

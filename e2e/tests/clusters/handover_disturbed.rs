@@ -51,7 +51,7 @@ async fn an_autoscaler_that_scales_the_old_side_up_starts_no_pod_and_delays_noth
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_without_room_is_waited_for_and_said_so_and_nobody_goes_back() -> Result<()> {
     let say = progress();
-    let federation = Federation::protected(Options::unhurried(1), say.clone()).await?;
+    let federation = Federation::protected(patient(), say.clone()).await?;
     say("west has no room for pods; preferring it");
     let quota = json!({
         "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "no-room", "namespace": NAMESPACE},
@@ -85,6 +85,15 @@ async fn a_target_without_room_is_waited_for_and_said_so_and_nobody_goes_back() 
     federation.await_serving(WEST, 2, SLOW).await?;
     federation.await_writes(WEST, 50, SLOW).await?;
     proven_at_west(&federation).await
+}
+
+/// Where the wish changes, a move that stands still for five calls is given up; here it stands still until the quota is gone.
+fn patient() -> Options {
+    let mut options = Options::unhurried(1);
+    if let Some(timing) = &mut options.failover.timing {
+        [timing.rpc, timing.ttl, timing.hold] = ["12s", "60s", "40s"].map(|span| Some(span.to_owned()));
+    }
+    options
 }
 
 /// What has been promoted is not taken back in the middle, although the hub has seen the wish.

@@ -12,15 +12,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use crds::cluster::DRCluster;
 use crds::operation::{DROperation, StepState};
 use e2e::federation::reckoning::Announcement;
 use e2e::federation::{EAST, Federation, Options, Progress, SLOW, WEST};
-use e2e::patience::within;
 use hub_core::journal::{Entry, OperationKind};
 use hub_core::plan;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::Api;
 use proto::WallTime;
 use understudy_hub::crash::{marker_name, name};
 use understudy_hub::journal_store::JournalStore;
@@ -49,12 +45,6 @@ async fn a_failover_survives_a_hub_that_dies_after_every_sending_and_in_the_wait
 /// W of the federation's timing is a little more than seven seconds.
 const HALF_OF_THE_WAIT: Duration = Duration::from_millis(3500);
 const ASK_AGAIN: Duration = Duration::from_millis(20);
-
-/// None right after a hub's start, which has not heard anybody.
-async fn last_heard(federation: &Federation, cluster: &str) -> Result<Option<Time>> {
-    let clusters: Api<DRCluster> = Api::all(federation.hub.control_plane.client());
-    Ok(clusters.get(cluster).await?.status.and_then(|status| status.last_heartbeat))
-}
 
 fn waits_for_the_fence(operation: &DROperation) -> bool {
     let steps = operation.status.iter().flat_map(|status| &status.plan);
@@ -87,13 +77,8 @@ impl Deaths {
             .flat_map(|boundary| records.iter().map(move |record| format!("{boundary}:{record}")))
             .collect();
         let deaths = Deaths { points, markers: federation.folder().join("deaths"), say };
-        let before = last_heard(&federation, EAST).await?;
         deaths.kill_and_start_again(&federation)?;
-        within(SLOW, "the hub that is going to die hears east", async || {
-            let now = last_heard(&federation, EAST).await?;
-            Ok((now.is_some() && now != before).then_some(()))
-        })
-        .await?;
+        federation.await_heartbeat(EAST).await?;
         federation.await_protected().await?;
         Ok((federation, deaths))
     }
