@@ -87,7 +87,7 @@ async fn fail_over_and_return(
     federation.await_serving(EAST, 3, SLOW).await?;
     // Prometheus keeps what a metric says of itself for ten scrapes after it last read it.
     let forgotten = "absent_over_time(understudy_operation_proposed[6s])";
-    let calm_again = told(prometheus, &format!("absent({FIRING}) and {forgotten}")).await?;
+    let calm_again = told(prometheus, &format!("absent({FIRING}) and on () {forgotten}")).await?;
     say("nothing is alerted any more");
     prometheus.still_runs()?;
     let failover = Span { from: calm, to: failed_over };
